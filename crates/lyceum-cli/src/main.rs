@@ -1,0 +1,2 @@
+//! The `lyceum` command.
+fn main() {}

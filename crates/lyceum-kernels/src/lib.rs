@@ -1,0 +1,1 @@
+//! CPU kernels of Lyceum: forward and backward, slices in, slices out.

@@ -1,0 +1,180 @@
+//! One error type, with variants named by what the reader can do about them.
+//!
+//! `Display` never repeats its source; doors print the chain.
+
+use std::path::{Path, PathBuf};
+
+/// Everything that can go wrong in Lyceum.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A thing asked for by name is not there; `near` holds the closest names that are.
+    #[error("{kind} `{name}` not found{}", nearest(.near))]
+    NotFound {
+        /// What was looked for: "expert", "task", "file", ...
+        kind: &'static str,
+        /// The name that was asked for.
+        name: String,
+        /// The nearest names that exist, best first; may be empty.
+        near: Vec<String>,
+    },
+    /// A thing is already there and was not to be replaced.
+    #[error("{kind} `{name}` already exists")]
+    Exists {
+        /// What exists.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A value the user gave cannot be used; the text says why and what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// Two things that must belong together do not: shapes, fingerprints, widths.
+    #[error("{0}")]
+    Mismatch(String),
+    /// A router needs an artifact that is missing or stale; `command` makes it.
+    #[error("{what}; run: {command}")]
+    Underived {
+        /// What is missing or stale.
+        what: String,
+        /// The command that derives it.
+        command: String,
+    },
+    /// Somebody else changed the same thing first.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The operating system said no.
+    #[error("{path}")]
+    Io {
+        /// The file concerned.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file's content is not what its format demands.
+    #[error("{path}: {why}")]
+    Format {
+        /// The file (or store key) concerned.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A tensor computation failed.
+    #[error("tensor computation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// Where something happened, around what happened.
+    #[error("{context}")]
+    At {
+        /// Where, or doing what.
+        context: String,
+        /// What went wrong there.
+        source: Box<Error>,
+    },
+}
+
+/// The result of anything in Lyceum that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn nearest(near: &[String]) -> String {
+    match near {
+        [] => String::new(),
+        names => format!("; did you mean {}?", names.join(", ")),
+    }
+}
+
+impl Error {
+    /// A [`Error::NotFound`] that names the up to three nearest of `names`.
+    pub fn not_found<'a>(
+        kind: &'static str,
+        name: &str,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let mut near: Vec<(f64, &str)> = names
+            .into_iter()
+            .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+            .filter(|(likeness, _)| *likeness > 0.7)
+            .collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        let near = near
+            .into_iter()
+            .take(3)
+            .map(|(_, name)| name.to_owned())
+            .collect();
+        Error::NotFound {
+            kind,
+            name: name.to_owned(),
+            near,
+        }
+    }
+
+    /// An [`Error::Io`] about `path`; a missing file becomes [`Error::NotFound`].
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        let path = path.as_ref();
+        if source.kind() == std::io::ErrorKind::NotFound {
+            let name = path.display().to_string();
+            return Error::NotFound {
+                kind: "file",
+                name,
+                near: Vec::new(),
+            };
+        }
+        Error::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// An [`Error::Format`] about the file or key `path`.
+    pub fn format(path: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        Error::Format {
+            path: path.to_string(),
+            why: why.to_string(),
+        }
+    }
+
+    /// An [`Error::Invalid`].
+    pub fn invalid(why: impl Into<String>) -> Self {
+        Error::Invalid(why.into())
+    }
+}
+
+/// Adds where an error happened.
+pub trait Context<T> {
+    /// Wraps an error with `context`, computed only when there is one.
+    ///
+    /// # Errors
+    /// The same error, inside [`Error::At`].
+    fn context(self, context: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context(self, context: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::At {
+            context: context(),
+            source: Box::new(error.into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_names_are_offered() {
+        let error = Error::not_found("expert", "boolqq", ["boolq", "quoref", "squad"]);
+        assert_eq!(
+            error.to_string(),
+            "expert `boolqq` not found; did you mean boolq?"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_not_found() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert!(matches!(
+            Error::io("x", missing),
+            Error::NotFound { kind: "file", .. }
+        ));
+    }
+}
