@@ -1,1 +1,11 @@
 //! CPU kernels of Lyceum: forward and backward, slices in, slices out.
+//!
+//! Work is split into blocks of fixed size that rayon spreads over threads, so a result never
+//! depends on how many threads there are. This is the only crate with `unsafe`.
+
+pub mod activation;
+pub mod attention;
+pub mod gemm;
+pub mod loss;
+mod math;
+pub mod norm;

@@ -1,0 +1,100 @@
+//! Loops the compiler vectorises, compiled once for the baseline and once for wider registers.
+
+/// Defines `fn name(args)` that runs `body` compiled for AVX-512, AVX2 or the baseline, whichever
+/// this processor has.
+macro_rules! dispatch {
+    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn plain($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,fma")]
+                fn wide($($arg: $ty),*) $(-> $ret)? { plain($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn middle($($arg: $ty),*) $(-> $ret)? { plain($($arg),*) }
+                if is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("fma")
+                {
+                    // SAFETY: the features were just detected.
+                    return unsafe { wide($($arg),*) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the features were just detected.
+                    return unsafe { middle($($arg),*) };
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
+pub(crate) use dispatch;
+
+/// `e^x` to a relative error below 2e-7 for x in [-87, 88], clamped outside; vectorises.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    // 2^n * e^r with |r| <= ln 2 / 2, ln 2 split in two so that r is exact.
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-0.693_359_4, x);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let p = 1.987_569_1e-4f32;
+    let p = p.mul_add(r, 1.398_199_9e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 0.166_666_66);
+    let p = p.mul_add(r, 0.5);
+    let y = (p * r).mul_add(r, r) + 1.0;
+    y * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// `tanh x`, absolute error below 1e-6; vectorises.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let e = exp(2.0 * x.clamp(-10.0, 10.0));
+    (e - 1.0) / (e + 1.0)
+}
+
+const LANES: usize = 16;
+
+/// Sum of products, in sixteen running sums.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a_chunks
+        .remainder()
+        .iter()
+        .zip(b_chunks.remainder())
+        .map(|(x, y)| x * y)
+        .sum();
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for i in 0..LANES {
+            sums[i] = x[i].mul_add(y[i], sums[i]);
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+/// `y += scale * x`.
+#[inline(always)]
+pub(crate) fn axpy(scale: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = scale.mul_add(*x, *y);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn exp_and_tanh_are_accurate() {
+        for i in -8000..8000 {
+            let x = i as f32 * 0.01;
+            let want = f64::from(x).exp();
+            assert!((f64::from(super::exp(x)) / want - 1.0).abs() < 3e-7, "{x}");
+            let want = f64::from(x).tanh();
+            assert!((f64::from(super::tanh(x)) - want).abs() < 1e-6, "{x}");
+        }
+    }
+}
