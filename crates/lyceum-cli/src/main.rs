@@ -1,2 +1,21 @@
-//! The `lyceum` command.
-fn main() {}
+//! The `lyceum` command: parse, run, exit code. Every subcommand is one file in `cmd`.
+//!
+//! Exit codes: 0 done; 2 it could not be done, and stderr says why and what to do.
+
+mod args;
+mod cmd;
+mod out;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    let cli = args::Cli::parse();
+    match cmd::run(cli) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) if out::broken_pipe(&error) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            out::complain(&error);
+            std::process::ExitCode::from(2)
+        }
+    }
+}

@@ -2,9 +2,36 @@
 //! them, route between them per token, and evaluate them.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
 
+// F0: words and numbers.
 pub mod error;
+pub mod file;
 pub mod name;
 pub mod rng;
+// F1: experts.
+pub mod artifact;
+pub mod expert;
+pub mod library;
+pub mod lora;
+pub mod peft;
+pub mod store;
+// F2: data.
+pub mod data;
+// F3: mixing.
+pub mod mix;
+pub mod ops;
+// F4: routers, models.
+pub mod assets;
+pub mod backbone;
+pub mod model;
+pub mod route;
+// F5: training.
+pub mod train;
+// F6: what is done.
+pub mod eval;
+pub mod report;
+pub mod transform;
+// F7: whole experiments.
+pub mod recipe;
 
 pub use error::{Context, Error, Result};
 pub use name::{Name, Site};

@@ -1,0 +1,65 @@
+//! The logits of a model on given token ids.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use lyceum::Name;
+use lyceum::mix::Segments;
+
+use super::model;
+use crate::args::ModelArgs;
+
+pub(crate) fn logits(
+    args: &ModelArgs,
+    tasks: Option<&Path>,
+    input: &Path,
+    out: &Path,
+) -> Result<()> {
+    let bytes = std::fs::read(input).with_context(|| input.display().to_string())?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .with_context(|| format!("{} is not a safetensors file", input.display()))?;
+    let field = |name: &str| -> Result<Vec<Vec<i64>>> {
+        let tensor = tensors
+            .get(name)
+            .with_context(|| format!("the input has no `{name}`"))?;
+        Ok(tensor.to_dtype(DType::I64)?.to_vec2()?)
+    };
+    let (ids, mask) = (field("input_ids")?, field("attention_mask")?);
+    if ids.len() != mask.len() || ids.iter().zip(&mask).any(|(i, m)| i.len() != m.len()) {
+        bail!("input_ids and attention_mask must have the same shape");
+    }
+    let tasks: Vec<Name> = match tasks {
+        None => Vec::new(),
+        Some(path) => {
+            let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+            serde_json::from_slice(&text).context("--tasks must be a JSON list of task names")?
+        }
+    };
+    if !tasks.is_empty() && tasks.len() != ids.len() {
+        bail!("--tasks names {} tasks for {} rows", tasks.len(), ids.len());
+    }
+    let model = model::model(args)?;
+    let (mut packed, mut lens) = (Vec::new(), Vec::new());
+    for (row, mask) in ids.iter().zip(&mask) {
+        let before = packed.len();
+        for (id, _) in row.iter().zip(mask).filter(|(_, m)| **m != 0) {
+            packed.push(u32::try_from(*id).with_context(|| format!("{id} is not a token id"))?);
+        }
+        lens.push(packed.len() - before);
+    }
+    let logits = model
+        .logits(&packed, &Segments::new(&lens), &tasks)?
+        .to_vec2::<f32>()?;
+    let (b, t, v) = (ids.len(), ids[0].len(), logits.first().map_or(0, Vec::len));
+    let mut padded = vec![0f32; b * t * v];
+    let mut next = logits.into_iter();
+    for (position, _) in mask.iter().flatten().enumerate().filter(|(_, m)| **m != 0) {
+        let row = next.next().context("fewer logits than tokens")?;
+        padded[position * v..][..v].copy_from_slice(&row);
+    }
+    let tensor = Tensor::from_vec(padded, (b, t, v), &Device::Cpu)?;
+    let bytes = safetensors::serialize(BTreeMap::from([("logits", tensor)]), None)?;
+    Ok(lyceum::file::write(out, &bytes)?)
+}

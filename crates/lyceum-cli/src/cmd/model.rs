@@ -1,0 +1,128 @@
+//! Opening bases and models; save and generate.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use lyceum::Name;
+use lyceum::backbone::Base;
+use lyceum::data::{Dataset, Question};
+use lyceum::library::Library;
+use lyceum::mix::Mixing;
+use lyceum::model::Model;
+use lyceum::route::RouterSpec;
+
+use crate::args::{BaseArgs, ModelArgs};
+use crate::out::{self, Format};
+
+/// The base asked for, or the one shipped.
+pub(crate) fn base(args: &BaseArgs) -> Result<Arc<Base>> {
+    let precision = args.precision.into();
+    Ok(Arc::new(match &args.base {
+        Some(dir) => Base::open(dir, precision)?,
+        None => {
+            out::say("using the embedded base (--base DIR for another)");
+            lyceum::assets::base(precision)?
+        }
+    }))
+}
+
+/// The data asked for, or the tasks shipped.
+pub(crate) fn data(path: Option<&Path>) -> Result<Dataset> {
+    match path {
+        Some(path) => Ok(Dataset::open(path)?),
+        None => Ok(lyceum::assets::tasks()?),
+    }
+}
+
+/// Multiple-choice questions: `arc-easy` shipped, or a file.
+pub(crate) fn questions(name: &Path) -> Result<Vec<Question>> {
+    match name.to_str() {
+        Some("arc-easy") => Ok(lyceum::assets::arc_easy()?),
+        _ => Ok(Question::open(name)?),
+    }
+}
+
+/// The router and mixing asked for.
+pub(crate) fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
+    let spec = RouterSpec::new(&args.router, args.top_k.0, args.temperature)?;
+    Ok((spec, args.mixing.into()))
+}
+
+/// The model asked for: a saved one, the base alone, or a router over a library.
+pub(crate) fn model(args: &ModelArgs) -> Result<Model> {
+    if let Some(dir) = &args.model {
+        let saved = Model::saved_base(dir)?.map(Into::into);
+        let chosen = BaseArgs {
+            base: args.base.base.clone().or(saved),
+            precision: args.base.precision,
+        };
+        return Ok(Model::open(dir, base(&chosen)?)?);
+    }
+    let (spec, mixing) = spec(args)?;
+    let base = base(&args.base)?;
+    if matches!(spec, RouterSpec::Base {}) {
+        return Ok(Model::new(base, None));
+    }
+    Ok(Model::routed(base, &library(args)?, &spec, mixing)?)
+}
+
+fn library(args: &ModelArgs) -> Result<Library> {
+    let uri = args.library.as_deref();
+    let uri = uri.with_context(|| format!("router `{}` needs --library", args.router))?;
+    Ok(Library::open(uri)?)
+}
+
+pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {
+    let (spec, mixing) = spec(args)?;
+    let base = base(&args.base)?;
+    Ok(Model::save(
+        out,
+        &library(args)?,
+        (&base, args.base.base.as_deref()),
+        spec,
+        mixing,
+    )?)
+}
+
+pub(crate) fn generate(
+    args: &ModelArgs,
+    prompt: &str,
+    task: Option<&str>,
+    max_new: usize,
+    format: Format,
+) -> Result<()> {
+    let model = model(args)?;
+    let tokenizer = &model.base().tokenizer;
+    let positions = model.base().decoder.config().max_position_embeddings;
+    let mut ids = tokenizer.encode(prompt)?;
+    let room = positions.saturating_sub(max_new).max(1);
+    ids.drain(..ids.len().saturating_sub(room));
+    let tasks: Vec<Name> = task.map(Name::new).transpose()?.into_iter().collect();
+    let (mut new, mut shown) = (Vec::new(), 0);
+    let mut failed = None;
+    model.generate(&[ids], &tasks, max_new, |_, token| {
+        new.push(token);
+        match tokenizer.decode(&new) {
+            // A character may take several tokens: show only what is whole.
+            Ok(text) if format == Format::Text && !text.ends_with('\u{fffd}') => {
+                out::stream(text.get(shown..).unwrap_or_default());
+                shown = text.len();
+            }
+            Ok(_) => {}
+            Err(error) => failed = Some(error),
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let text = tokenizer.decode(&new)?;
+    match format {
+        Format::Text => out::stream("\n"),
+        Format::Json => {
+            let value = serde_json::json!({ "prompt": prompt, "text": text, "tokens": new.len() });
+            out::show(format, &value, |_| String::new())?;
+        }
+    }
+    Ok(())
+}

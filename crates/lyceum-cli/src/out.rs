@@ -1,0 +1,144 @@
+//! What commands print: text for people, JSON for machines, progress on stderr.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the one place that prints"
+)]
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use lyceum::recipe::Progress;
+use lyceum::train::Watch;
+use serde::Serialize;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Prints `value` as JSON, or what `text` makes of it.
+pub(crate) fn show<T: Serialize>(
+    format: Format,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    let text = match format {
+        Format::Json => serde_json::to_string_pretty(value)?,
+        Format::Text => text(value),
+    };
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", text.trim_end())?;
+    Ok(())
+}
+
+/// Prints text as it comes, without a line end.
+pub(crate) fn stream(text: &str) {
+    print!("{text}");
+    let _ = std::io::stdout().flush();
+}
+
+/// A line on stderr.
+pub(crate) fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// The whole chain of causes in one line.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            // candle adds a backtrace to its messages when asked for one; a line is enough.
+            text += cause.lines().next().unwrap_or_default();
+            for line in cause
+                .lines()
+                .skip(1)
+                .take_while(|l| !l.trim_start().starts_with("0:"))
+            {
+                text += "\n  ";
+                text += line;
+            }
+        }
+    }
+    eprintln!("error: {text}");
+}
+
+/// Whether whoever reads our output has gone, which is no failure.
+pub(crate) fn broken_pipe(error: &anyhow::Error) -> bool {
+    let io = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref().is_some_and(io))
+}
+
+/// A bar on stderr while something long runs; nothing when stderr is not a terminal.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    unit: &'static str,
+    tokens: u64,
+}
+
+impl Bar {
+    pub(crate) fn new(name: &str, unit: &'static str) -> Self {
+        let bar = match std::io::stderr().is_terminal() {
+            true => ProgressBar::new(0),
+            false => ProgressBar::hidden(),
+        };
+        let template = "{prefix:<34} {bar:24} {pos:>5}/{len:<5} {msg} {elapsed} left {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Bar {
+            bar,
+            unit,
+            tokens: 0,
+        }
+    }
+}
+
+impl Watch for Bar {
+    fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
+        self.tokens += tokens as u64;
+        let speed = self.tokens as f64 / self.bar.elapsed().as_secs_f64().max(1e-3);
+        self.bar.set_length(steps as u64);
+        self.bar.set_position(step as u64);
+        self.bar
+            .set_message(format!("{} {loss:.3}  {speed:.0} tokens/s", self.unit));
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish();
+    }
+}
+
+/// A recipe's stages: bars on a terminal, one line per stage elsewhere.
+pub(crate) struct Stages {
+    pub(crate) quiet: bool,
+}
+
+impl Progress for Stages {
+    fn stage(&mut self, name: &str, unit: &'static str) -> Box<dyn Watch + '_> {
+        if !std::io::stderr().is_terminal() && !self.quiet {
+            say(name);
+        }
+        Box::new(Bar::new(name, unit))
+    }
+
+    fn say(&mut self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+}

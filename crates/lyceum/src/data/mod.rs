@@ -1,0 +1,280 @@
+//! Examples, how they become tokens, and multiple-choice questions.
+
+mod choice;
+mod jsonl;
+mod parquet;
+mod prompt;
+mod tokens;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub use choice::Question;
+pub use prompt::join;
+pub use tokens::{Tokenizer, Tokens};
+
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// The part of the data a row belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To choose by.
+    Validation,
+    /// To report on.
+    Test,
+}
+
+impl std::str::FromStr for Split {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "train" => Ok(Split::Train),
+            "validation" | "valid" | "val" | "dev" => Ok(Split::Validation),
+            "test" => Ok(Split::Test),
+            other => Err(Error::invalid(format!(
+                "split `{other}` is not train, validation or test"
+            ))),
+        }
+    }
+}
+
+/// One row: a prompt and its accepted answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// The prompt.
+    pub source: String,
+    /// The answer to learn.
+    pub target: String,
+    /// All accepted answers.
+    pub references: Vec<String>,
+    /// Its task.
+    pub task: Name,
+    /// The collection the task is from (P3, Flan2021, ...).
+    pub task_source: String,
+    /// How its prompt was made (zs_opt, ...).
+    pub template_type: String,
+    /// Where it belongs.
+    pub split: Split,
+}
+
+/// A row as files hold it.
+#[derive(Debug, Default, Deserialize)]
+struct Row {
+    source: String,
+    target: Target,
+    task_name: String,
+    #[serde(default)]
+    task_source: String,
+    #[serde(default)]
+    template_type: String,
+    split: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Target {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Target::One(String::new())
+    }
+}
+
+impl Row {
+    fn example(self) -> Result<Example> {
+        if self.source.trim().is_empty() {
+            return Err(Error::invalid("`source` is empty"));
+        }
+        let references = match self.target {
+            Target::One(target) => vec![target],
+            Target::Many(targets) => targets,
+        };
+        let target = references
+            .first()
+            .cloned()
+            .ok_or_else(|| Error::invalid("no `target`"))?;
+        // As MTTL cleans task names.
+        let task: String = self
+            .task_name
+            .chars()
+            .map(|c| if ":/-. ".contains(c) { '_' } else { c })
+            .collect();
+        Ok(Example {
+            source: self.source,
+            target,
+            references,
+            task: Name::new(&task)?,
+            task_source: self.task_source,
+            template_type: self.template_type,
+            split: self.split.parse()?,
+        })
+    }
+}
+
+/// Examples of some tasks.
+#[derive(Debug, Clone, Default)]
+pub struct Dataset {
+    /// All rows, in the order of the files.
+    pub examples: Vec<Example>,
+}
+
+impl Dataset {
+    /// Reads a `.jsonl` or `.parquet` file, or all such files of a folder in the order of their
+    /// names.
+    ///
+    /// # Errors
+    /// When a file is missing or a row malformed; the error names file and row.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut examples = Vec::new();
+        for file in files(path)? {
+            match file.extension().and_then(|e| e.to_str()) {
+                Some("jsonl") => {
+                    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+                    jsonl::read(&bytes, &file.display().to_string(), &mut examples)?;
+                }
+                Some("parquet") => parquet::read(&file, &mut examples)?,
+                _ => {
+                    return Err(Error::format(
+                        file.display(),
+                        "not a .jsonl or .parquet file",
+                    ));
+                }
+            }
+        }
+        if examples.is_empty() {
+            return Err(Error::format(path.display(), "holds no example"));
+        }
+        Ok(Dataset { examples })
+    }
+
+    /// Reads rows from JSON lines in memory; `what` names them in errors.
+    ///
+    /// # Errors
+    /// When a row is malformed.
+    pub fn from_jsonl(bytes: &[u8], what: &str) -> Result<Self> {
+        let mut examples = Vec::new();
+        jsonl::read(bytes, what, &mut examples)?;
+        Ok(Dataset { examples })
+    }
+
+    /// The tasks, sorted.
+    pub fn tasks(&self) -> Vec<Name> {
+        let all: std::collections::BTreeSet<&Name> =
+            self.examples.iter().map(|e| &e.task).collect();
+        all.into_iter().cloned().collect()
+    }
+
+    /// The rows of `tasks` (all when absent) in `split`, in file order.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown task, [`Error::Invalid`] for a task without such rows.
+    pub fn select(&self, tasks: Option<&[Name]>, split: Split) -> Result<Vec<Example>> {
+        let known = self.tasks();
+        let wanted = tasks.unwrap_or(&known);
+        for task in wanted {
+            if !known.contains(task) {
+                let names = known.iter().map(Name::as_str);
+                return Err(Error::not_found("task", task.as_str(), names));
+            }
+            if !self
+                .examples
+                .iter()
+                .any(|e| e.task == *task && e.split == split)
+            {
+                let text = format!("task `{task}` has no row in split {split:?}").to_lowercase();
+                return Err(Error::invalid(text));
+            }
+        }
+        let chosen = self
+            .examples
+            .iter()
+            .filter(|e| e.split == split && wanted.contains(&e.task));
+        Ok(chosen.cloned().collect())
+    }
+
+    /// Hex SHA-256 over all rows.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for e in &self.examples {
+            let fields = (&e.source, &e.references, &e.task, e.split);
+            hash.update(serde_json::to_string(&fields).unwrap_or_default());
+        }
+        hash.finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
+        let file = entry.map_err(|e| Error::io(path, e))?.path();
+        if file
+            .extension()
+            .is_some_and(|e| e == "jsonl" || e == "parquet")
+        {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: &str = r#"{"source":"a?","target":["x","y"],"task_name":"t-1","split":"dev"}"#;
+
+    #[test]
+    fn rows_are_read_and_selected() {
+        let data = Dataset::from_jsonl(ROW.as_bytes(), "rows").unwrap();
+        let task = Name::new("t_1").unwrap();
+        assert_eq!(data.tasks(), [task.clone()]);
+        let rows = data
+            .select(Some(&[task.clone()]), Split::Validation)
+            .unwrap();
+        assert_eq!(
+            (rows[0].target.as_str(), rows[0].references.len()),
+            ("x", 2)
+        );
+        let error = data
+            .select(Some(&[task]), Split::Test)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("t_1") && error.contains("test"), "{error}");
+        let unknown = [Name::new("t_2").unwrap()];
+        let error = data
+            .select(Some(&unknown), Split::Test)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did you mean t_1"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_row_is_named() {
+        for bad in [
+            ROW.replace("a?", " "),
+            ROW.replace("dev", "other"),
+            ROW.replace("[\"x\",\"y\"]", "[]"),
+            "{".to_owned(),
+        ] {
+            let text = format!("{ROW}\n\n{bad}\n");
+            let error = Dataset::from_jsonl(text.as_bytes(), "rows").unwrap_err();
+            assert!(error.to_string().contains("rows:3"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Rows as parquet, only the columns needed.
+
+use std::path::Path;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::DataType;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::{Example, Row, Target};
+use crate::error::{Context, Error, Result};
+
+/// Adds the rows of the file at `path`.
+pub(super) fn read(path: &Path, examples: &mut Vec<Example>) -> Result<()> {
+    let bad = |why: String| Error::format(path.display(), why);
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.to_string()))?;
+    let columns = [
+        "source",
+        "target",
+        "task_name",
+        "task_source",
+        "template_type",
+        "split",
+    ];
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+    let reader = builder
+        .with_projection(mask)
+        .build()
+        .map_err(|e| bad(e.to_string()))?;
+    let mut number = 0;
+    for batch in reader {
+        let batch = batch.map_err(|e| bad(e.to_string()))?;
+        for row in 0..batch.num_rows() {
+            number += 1;
+            let at = || format!("{} row {number}", path.display());
+            let text = |name: &str, needed: bool| -> Result<Vec<String>> {
+                match batch.column_by_name(name) {
+                    Some(column) => strings(column.as_ref(), row)
+                        .ok_or_else(|| bad(format!("column `{name}` holds no strings"))),
+                    None if needed => Err(bad(format!("no column `{name}`"))),
+                    None => Ok(vec![String::new()]),
+                }
+            };
+            let one = |name, needed| -> Result<String> {
+                Ok(text(name, needed)?.into_iter().next().unwrap_or_default())
+            };
+            let row = Row {
+                source: one("source", true)?,
+                target: Target::Many(text("target", true)?),
+                task_name: one("task_name", true)?,
+                task_source: one("task_source", false)?,
+                template_type: one("template_type", false)?,
+                split: one("split", true)?,
+            };
+            examples.push(row.example().context(at)?);
+        }
+    }
+    Ok(())
+}
+
+/// The string or strings of one row; `None` when the column is of another type.
+fn strings(column: &dyn Array, row: usize) -> Option<Vec<String>> {
+    if column.is_null(row) {
+        return Some(vec![String::new()]);
+    }
+    match column.data_type() {
+        DataType::Utf8 => Some(vec![column.as_string::<i32>().value(row).to_owned()]),
+        DataType::LargeUtf8 => Some(vec![column.as_string::<i64>().value(row).to_owned()]),
+        DataType::Utf8View => Some(vec![column.as_string_view().value(row).to_owned()]),
+        DataType::List(_) => {
+            let values = column.as_list::<i32>().value(row);
+            let each = (0..values.len()).map(|i| strings(values.as_ref(), i));
+            Some(each.collect::<Option<Vec<_>>>()?.concat())
+        }
+        _ => None,
+    }
+}

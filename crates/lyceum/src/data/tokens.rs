@@ -1,0 +1,177 @@
+//! The tokenizer, and examples as token ids with their targets marked.
+
+use std::path::Path;
+
+use super::{Example, join};
+use crate::error::{Error, Result};
+
+/// Token ids, the targets being those from `from` on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// All ids.
+    pub ids: Vec<u32>,
+    /// Index of the first target.
+    pub from: usize,
+}
+
+/// A tokenizer that knows how prompts and labels are joined.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    eos: u32,
+    eos_text: String,
+    merges_space: bool,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn failed(error: Failure) -> Error {
+    Error::format("tokenizer", error)
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a folder, and its `tokenizer_config.json` if there is one.
+    ///
+    /// # Errors
+    /// When the file is missing or malformed, or names no end-of-text token.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|_| {
+            Error::invalid(format!(
+                "{} is missing: a base needs its tokenizer as tokenizer.json beside config.json",
+                path.display()
+            ))
+        })?;
+        let named = std::fs::read(dir.join("tokenizer_config.json"))
+            .ok()
+            .and_then(|bytes| {
+                let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+                let eos = value.get("eos_token")?;
+                let text = eos.as_str().or_else(|| eos.get("content")?.as_str())?;
+                Some(text.to_owned())
+            });
+        Self::new(&bytes, named)
+    }
+
+    /// From the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When they are malformed or name no end-of-text token.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::new(bytes, None)
+    }
+
+    fn new(bytes: &[u8], eos: Option<String>) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(failed)?;
+        let candidates = eos
+            .into_iter()
+            .chain(["<|endoftext|>", "</s>"].map(String::from));
+        let found = candidates
+            .into_iter()
+            .find_map(|text| Some((inner.token_to_id(&text)?, text)));
+        let Some((eos, eos_text)) = found else {
+            let text = "has no end-of-text token; name it as eos_token in tokenizer_config.json";
+            return Err(Error::format("tokenizer.json", text));
+        };
+        let mut this = Tokenizer {
+            inner,
+            eos,
+            eos_text,
+            merges_space: false,
+        };
+        this.merges_space = this.encode("this")?.len() == this.encode(" this")?.len();
+        Ok(this)
+    }
+
+    /// The `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(self.inner.to_string(false).map_err(failed)?.into_bytes())
+    }
+
+    /// The ids of `text`, no special tokens added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self
+            .inner
+            .encode(text, false)
+            .map_err(failed)?
+            .get_ids()
+            .to_vec())
+    }
+
+    /// The text of `ids`, special tokens left out.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(failed)
+    }
+
+    /// End-of-text.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Prompt and answer for training: tokenised together, the left end cut off beyond
+    /// `max_input`, the targets counted by tokenising the label alone (as MTTL does).
+    ///
+    /// # Errors
+    /// When the tokenizer fails or no target is left.
+    pub fn training(&self, example: &Example, max_input: usize) -> Result<Tokens> {
+        let (source, label) = join(
+            &example.source,
+            &example.target,
+            &self.eos_text,
+            self.merges_space,
+        );
+        let mut ids = self.encode(&format!("{source}{label}"))?;
+        let targets = self.encode(&label)?.len().min(ids.len());
+        cut_left(&mut ids, max_input);
+        let from = ids.len().saturating_sub(targets);
+        Ok(Tokens { ids, from })
+    }
+
+    /// The prompt alone, for generation.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn prompt(&self, example: &Example, max_input: usize) -> Result<Vec<u32>> {
+        let (source, _) = join(&example.source, "", "", self.merges_space);
+        let mut ids = self.encode(&source)?;
+        cut_left(&mut ids, max_input);
+        Ok(ids)
+    }
+
+    /// A context and its continuation as lm-eval splits them: tokenised together, the targets
+    /// beginning where the context alone would end; spaces at its end go to the continuation.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn continuation(&self, context: &str, continuation: &str, max: usize) -> Result<Tokens> {
+        let trimmed = context.trim_end_matches(' ');
+        let spaces = &context[trimmed.len()..];
+        let mut ids = self.encode(&format!("{trimmed}{spaces}{continuation}"))?;
+        let before = self.encode(trimmed)?.len().min(ids.len());
+        let targets = ids.len() - before;
+        cut_left(&mut ids, max);
+        let from = ids.len().saturating_sub(targets);
+        Ok(Tokens { ids, from })
+    }
+}
+
+fn cut_left(ids: &mut Vec<u32>, max: usize) {
+    let extra = ids.len().saturating_sub(max);
+    ids.drain(..extra);
+}

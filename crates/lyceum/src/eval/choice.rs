@@ -1,0 +1,92 @@
+//! Multiple choice by log-likelihood, as lm-eval counts it.
+//!
+//! `acc`: largest summed log-probability; `acc_norm`: divided by the option's characters;
+//! `acc_tok`: divided by its tokens. A question's shared beginning is computed once.
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Question, Tokens};
+use crate::error::Result;
+use crate::model::Model;
+use crate::train::Watch;
+
+/// A model's answer to one question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Summed log-probability of each option.
+    pub log_probs: Vec<f64>,
+    /// Tokens of each option.
+    pub tokens: Vec<usize>,
+    /// Characters of each option.
+    pub characters: Vec<usize>,
+    /// The right option.
+    pub gold: usize,
+}
+
+impl Answer {
+    fn best(&self, score: impl Fn(usize) -> f64) -> f64 {
+        let better = |best, i| if score(i) > score(best) { i } else { best };
+        f64::from(u8::from(
+            (1..self.log_probs.len()).fold(0, better) == self.gold,
+        ))
+    }
+
+    /// 1 if the option of largest log-probability is right, else 0.
+    pub fn acc(&self) -> f64 {
+        self.best(|i| self.log_probs[i])
+    }
+
+    /// The same, per character of the option.
+    pub fn acc_norm(&self) -> f64 {
+        self.best(|i| self.log_probs[i] / self.characters[i].max(1) as f64)
+    }
+
+    /// The same, per token of the option.
+    pub fn acc_tok(&self) -> f64 {
+        self.best(|i| self.log_probs[i] / self.tokens[i].max(1) as f64)
+    }
+}
+
+/// Answers `questions`, `batch` at a time.
+///
+/// # Errors
+/// When a question cannot be tokenised or the router cannot decide.
+pub fn choose(
+    model: &Model,
+    questions: &[Question],
+    batch: usize,
+    watch: &mut dyn Watch,
+) -> Result<Vec<Answer>> {
+    let longest = model.base().decoder.config().max_position_embeddings;
+    let mut answers = Vec::with_capacity(questions.len());
+    for some in questions.chunks(batch.max(1)) {
+        let groups: Vec<Vec<Tokens>> = some
+            .iter()
+            .map(|question| {
+                let option = |choice: &String| {
+                    let text = format!(" {choice}");
+                    model
+                        .base()
+                        .tokenizer
+                        .continuation(&question.query, &text, longest)
+                };
+                question.choices.iter().map(option).collect()
+            })
+            .collect::<Result<_>>()?;
+        let borrowed: Vec<&[Tokens]> = groups.iter().map(Vec::as_slice).collect();
+        let scores = model.score(&borrowed, &[])?;
+        let mut tokens = 0;
+        for ((question, group), log_probs) in some.iter().zip(&groups).zip(scores) {
+            tokens += group.iter().map(|t| t.ids.len()).sum::<usize>();
+            answers.push(Answer {
+                log_probs,
+                tokens: group.iter().map(|t| t.ids.len() - t.from).collect(),
+                characters: question.choices.iter().map(|c| c.chars().count()).collect(),
+                gold: question.gold,
+            });
+        }
+        let mean = answers.iter().map(Answer::acc).sum::<f64>() / answers.len() as f64;
+        watch.step(answers.len(), questions.len(), mean, tokens);
+    }
+    Ok(answers)
+}

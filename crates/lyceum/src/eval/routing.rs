@@ -1,0 +1,103 @@
+//! Where tokens go: the share that reaches the expert of their own task, entropy and load.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use crate::error::Result;
+use crate::mix::{Gates, Pass, Probe};
+use crate::name::{Name, Site};
+use crate::report::{LayerRouting, Routing};
+
+#[derive(Debug, Default, Clone)]
+struct Sums {
+    own: f64,
+    own_weight: f64,
+    entropy: f64,
+    tokens: f64,
+    load: Vec<f64>,
+}
+
+/// Sums up gates, block by block; give it to [`Model::losses`](crate::model::Model::losses).
+#[derive(Debug)]
+pub struct RoutingProbe {
+    experts: Vec<Name>,
+    of: BTreeMap<Name, usize>,
+    layers: Mutex<BTreeMap<usize, Sums>>,
+}
+
+impl RoutingProbe {
+    /// For `experts` in the order of the gates, each with the tasks it stands for.
+    pub fn new(experts: &[(Name, Vec<Name>)]) -> Self {
+        let tasks = |(i, (_, tasks)): (usize, &(Name, Vec<Name>))| {
+            tasks
+                .iter()
+                .map(move |t| (t.clone(), i))
+                .collect::<Vec<_>>()
+        };
+        RoutingProbe {
+            experts: experts.iter().map(|(name, _)| name.clone()).collect(),
+            of: experts.iter().enumerate().flat_map(tasks).collect(),
+            layers: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// What was seen, as the report shows it.
+    pub fn routing(&self, method: &str, library: &str) -> Routing {
+        let layers = self.layers.lock().map(|l| l.clone()).unwrap_or_default();
+        let mut load = vec![0.0; self.experts.len()];
+        for sums in layers.values() {
+            load.iter_mut()
+                .zip(&sums.load)
+                .for_each(|(total, x)| *total += x);
+        }
+        let total: f64 = load.iter().sum();
+        load.iter_mut()
+            .for_each(|x| *x /= total.max(f64::MIN_POSITIVE));
+        let layer = |(number, sums): (&usize, &Sums)| LayerRouting {
+            layer: number.to_string(),
+            own_share: sums.own / sums.tokens,
+            own_weight: sums.own_weight / sums.tokens,
+            entropy: sums.entropy / sums.tokens,
+        };
+        Routing {
+            method: method.to_owned(),
+            library: library.to_owned(),
+            layers: layers.iter().map(layer).collect(),
+            experts: self.experts.iter().map(ToString::to_string).collect(),
+            load,
+        }
+    }
+}
+
+impl Probe for RoutingProbe {
+    fn see(&self, site: &Site, gates: &Gates, pass: &Pass<'_>) -> Result<()> {
+        let block = site
+            .as_str()
+            .split('.')
+            .find_map(|part| part.parse().ok())
+            .unwrap_or(0);
+        let experts = self.experts.len();
+        let rows = match gates {
+            Gates::Token(g) => g.flatten_all()?.to_vec1::<f32>()?,
+            Gates::Shared(g) => g.to_vec1::<f32>()?.repeat(pass.segments.tokens()),
+        };
+        let Ok(mut layers) = self.layers.lock() else {
+            return Ok(());
+        };
+        let sums = layers.entry(block).or_default();
+        sums.load.resize(experts, 0.0);
+        for (row, sequence) in rows.chunks(experts).zip(pass.segments.owners()) {
+            let own = pass.tasks.get(sequence).and_then(|task| self.of.get(task));
+            let weight = own.map_or(0.0, |&e| f64::from(row[e]));
+            sums.own += f64::from(u8::from(weight > 0.0));
+            sums.own_weight += weight;
+            sums.tokens += 1.0;
+            for (load, &g) in sums.load.iter_mut().zip(row) {
+                let g = f64::from(g);
+                *load += g;
+                sums.entropy -= if g > 0.0 { g * g.ln() } else { 0.0 };
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! An expert: adapters for some sites of one base, and what is known about them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::lora::{Lora, LoraConfig};
+use crate::name::{Name, Site};
+
+/// What is known about an expert besides its weights: `card.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// Its name in the library.
+    pub name: Name,
+    /// Fingerprint of the base it was trained on.
+    pub base: String,
+    /// What that base is called.
+    pub base_name: String,
+    /// The tasks it stands for.
+    pub tasks: Vec<Name>,
+    /// Rank, scale, targets.
+    pub lora: LoraConfig,
+    /// How it was made: training settings, fingerprint of the data, version.
+    pub origin: serde_json::Value,
+    /// Its training loss, step by step.
+    pub losses: Vec<f64>,
+    /// Hex SHA-256 of the weights; what artifacts remember.
+    pub weights: String,
+}
+
+/// A card and its weights.
+#[derive(Debug, Clone)]
+pub struct Expert {
+    /// What is known.
+    pub card: Card,
+    /// The adapters, by site.
+    pub loras: BTreeMap<Site, Lora>,
+}
+
+impl Expert {
+    /// Puts weights under a card, sealing it with their fingerprint.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn new(mut card: Card, loras: BTreeMap<Site, Lora>) -> Result<Self> {
+        card.weights = fingerprint(&loras)?;
+        Ok(Expert { card, loras })
+    }
+
+    /// Hex SHA-256 of the weights.
+    pub fn fingerprint(&self) -> &str {
+        &self.card.weights
+    }
+}
+
+fn fingerprint(loras: &BTreeMap<Site, Lora>) -> Result<String> {
+    let mut hash = Sha256::new();
+    for (site, lora) in loras {
+        let shape = [lora.rank(), lora.d_in(), lora.d_out()];
+        hash.update(format!("{site} {shape:?} {:x};", lora.scale.to_bits()));
+        for factor in [&lora.a, &lora.b] {
+            for value in factor.flatten_all()?.to_vec1::<f32>()? {
+                hash.update(value.to_le_bytes());
+            }
+        }
+    }
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}

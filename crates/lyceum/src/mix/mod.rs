@@ -1,0 +1,92 @@
+//! The mixing law: how the outputs of many experts become one, per token.
+//!
+//! Tensors in, tensors out; this floor knows no architecture and no routing method. What the
+//! experts do to a frozen linear arrives in [`Pass`], a value: nothing is ever mutated.
+
+mod bank;
+mod linear;
+mod segments;
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+pub use bank::{Bank, SiteBank};
+pub(crate) use linear::Vector;
+pub use linear::{RoutedLinear, Weight};
+pub use segments::Segments;
+
+use crate::error::Result;
+use crate::name::{Name, Site};
+
+/// How expert outputs are combined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mixing {
+    /// `sum_e g_e s_e B_e A_e x`: exact, any ranks ("merge after"; PEFT's meaning).
+    Outputs,
+    /// `s (sum_f g_f B_f) (sum_e g_e A_e) x`: averages the factors ("merge before"; MTTL's
+    /// default for Uniform and Arrow). It has cross terms; equal ranks and scales only.
+    Factors,
+}
+
+/// Weights of the experts.
+#[derive(Debug, Clone)]
+pub enum Gates {
+    /// One weight per expert for every token, `[e]`.
+    Shared(Tensor),
+    /// One weight per token and expert, `[t, e]`.
+    Token(Tensor),
+}
+
+/// Decides, at each site, how much each expert contributes to each token.
+pub trait Router: Send + Sync + std::fmt::Debug {
+    /// The gates at `site` for its input `x` `[t, d_in]`.
+    ///
+    /// # Errors
+    /// When this router cannot decide, for example a task that no expert knows.
+    fn gates(&self, site: &Site, x: &Tensor, pass: &Pass<'_>) -> Result<Gates>;
+}
+
+/// Sees every routing decision; for reports and explanations.
+pub trait Probe: Send + Sync {
+    /// Called once per site with its gates.
+    ///
+    /// # Errors
+    /// Whatever the probe runs into.
+    fn see(&self, site: &Site, gates: &Gates, pass: &Pass<'_>) -> Result<()>;
+}
+
+/// A bank of experts, the router over them and the way their outputs are mixed.
+#[derive(Debug, Clone)]
+pub struct Mixture {
+    /// The experts' factors, stacked per site.
+    pub bank: Arc<Bank>,
+    /// Who decides.
+    pub router: Arc<dyn Router>,
+    /// How outputs are combined.
+    pub mixing: Mixing,
+}
+
+/// One forward pass: which sequences, of which tasks, through which mixture.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// The packed sequences.
+    pub segments: &'a Segments,
+    /// The task of each sequence; empty when unknown.
+    pub tasks: &'a [Name],
+    /// The experts, or none for the bare base.
+    pub mixture: Option<&'a Mixture>,
+    /// Who watches the gates.
+    pub probe: Option<&'a dyn Probe>,
+}
+
+impl std::fmt::Debug for Pass<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pass")
+            .field("segments", self.segments)
+            .field("tasks", &self.tasks)
+            .finish()
+    }
+}

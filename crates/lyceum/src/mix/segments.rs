@@ -1,0 +1,69 @@
+//! Ragged batches: sequences packed end to end, nothing padded.
+
+use std::sync::Arc;
+
+/// The lengths of packed sequences, and how many tokens of each came before (in a cache).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segments {
+    lens: Arc<[usize]>,
+    past: Arc<[usize]>,
+}
+
+impl Segments {
+    /// Whole sequences of `lens` tokens.
+    pub fn new(lens: &[usize]) -> Self {
+        Segments {
+            lens: lens.into(),
+            past: vec![0; lens.len()].into(),
+        }
+    }
+
+    /// Continuations: sequence `i` has `lens[i]` new tokens after `past[i]` earlier ones. Both
+    /// have one entry per sequence.
+    pub fn after(lens: &[usize], past: &[usize]) -> Self {
+        debug_assert_eq!(lens.len(), past.len());
+        Segments {
+            lens: lens.into(),
+            past: past.into(),
+        }
+    }
+
+    /// New tokens per sequence.
+    pub fn lens(&self) -> &Arc<[usize]> {
+        &self.lens
+    }
+
+    /// Tokens over all sequences.
+    pub fn tokens(&self) -> usize {
+        self.lens.iter().sum()
+    }
+
+    /// The position of every token in its sequence, `[t]`.
+    pub fn positions(&self) -> Vec<u32> {
+        let pairs = self.lens.iter().zip(self.past.iter());
+        pairs
+            .flat_map(|(&len, &past)| (past..past + len).map(|p| p as u32))
+            .collect()
+    }
+
+    /// The sequence every token belongs to, `[t]`.
+    pub fn owners(&self) -> impl Iterator<Item = usize> {
+        self.lens
+            .iter()
+            .enumerate()
+            .flat_map(|(i, &len)| std::iter::repeat_n(i, len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_continue_after_the_past() {
+        let segments = Segments::after(&[2, 1], &[0, 5]);
+        assert_eq!(segments.positions(), [0, 1, 5]);
+        assert_eq!(segments.owners().collect::<Vec<_>>(), [0, 0, 1]);
+        assert_eq!(segments.tokens(), 3);
+    }
+}

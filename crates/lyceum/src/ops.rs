@@ -1,0 +1,457 @@
+//! The kernels as candle operations: each wrapped once, each with its own backward.
+//!
+//! Frozen weights are held by the operation, not by the graph, so no gradient is ever computed
+//! for them (candle's own matrix product always computes both).
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use lyceum_kernels::attention::{self, Heads};
+use lyceum_kernels::gemm::Packed;
+use lyceum_kernels::{activation, loss, norm};
+
+type Op<T> = candle_core::Result<T>;
+
+/// The f32 values of `storage` under `layout`, which must be contiguous.
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Op<&'a [f32]> {
+    let values = storage.as_slice::<f32>()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => candle_core::bail!("a fused operation needs contiguous input"),
+    }
+}
+
+fn f32s(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), shape.into())
+}
+
+fn rows_of(layout: &Layout) -> Op<(usize, usize)> {
+    layout.shape().dims2()
+}
+
+/// `y = x W^T + bias` with frozen `W`; x `[t, d_in]`, y `[t, d_out]`.
+#[derive(Clone)]
+struct Product {
+    weight: Arc<Packed>,
+    bias: Option<Arc<[f32]>>,
+}
+
+/// `dx = dy W`.
+struct ProductBack(Arc<Packed>);
+
+impl CustomOp1 for Product {
+    fn name(&self) -> &'static str {
+        "frozen-product"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
+        let (t, _) = rows_of(layout)?;
+        let mut y = vec![0.0; t * self.weight.n_out()];
+        self.weight
+            .forward(slice(x, layout)?, self.bias.as_deref(), &mut y);
+        Ok(f32s(y, (t, self.weight.n_out())))
+    }
+    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Op<Option<Tensor>> {
+        Ok(Some(
+            dy.contiguous()?
+                .apply_op1_no_bwd(&ProductBack(self.weight.clone()))?,
+        ))
+    }
+}
+
+impl CustomOp1 for ProductBack {
+    fn name(&self) -> &'static str {
+        "frozen-product-backward"
+    }
+    fn cpu_fwd(&self, dy: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
+        let (t, _) = rows_of(layout)?;
+        let mut dx = vec![0.0; t * self.0.n_in()];
+        self.0.backward(slice(dy, layout)?, &mut dx);
+        Ok(f32s(dx, (t, self.0.n_in())))
+    }
+}
+
+/// `x W^T + bias` for a frozen matrix; x `[t, d_in]`, result `[t, d_out]`. Only `dx` is computed
+/// in the backward pass.
+///
+/// # Errors
+/// When `x` is not `[t, d_in]` in f32.
+pub fn product(x: &Tensor, weight: &Arc<Packed>, bias: Option<&Arc<[f32]>>) -> Op<Tensor> {
+    if x.dims2()?.1 != weight.n_in() {
+        candle_core::bail!(
+            "a matrix of {} inputs got rows of {}",
+            weight.n_in(),
+            x.dims2()?.1
+        );
+    }
+    x.contiguous()?.apply_op1(Product {
+        weight: weight.clone(),
+        bias: bias.cloned(),
+    })
+}
+
+/// Layer norm with parameters that are constants (no gradient for them).
+#[derive(Clone)]
+struct FrozenNorm {
+    weight: Arc<[f32]>,
+    bias: Arc<[f32]>,
+    eps: f32,
+}
+
+struct FrozenNormBack(FrozenNorm);
+
+impl CustomOp1 for FrozenNorm {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
+        let x = slice(x, layout)?;
+        let mut y = vec![0.0; x.len()];
+        norm::layer_norm(
+            x,
+            &self.weight,
+            &self.bias,
+            self.eps,
+            self.weight.len(),
+            &mut y,
+        );
+        Ok(f32s(y, layout.shape()))
+    }
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Op<Option<Tensor>> {
+        let back = FrozenNormBack(self.clone());
+        Ok(Some(
+            x.contiguous()?.apply_op2_no_bwd(&dy.contiguous()?, &back)?,
+        ))
+    }
+}
+
+impl CustomOp2 for FrozenNormBack {
+    fn name(&self) -> &'static str {
+        "layer-norm-backward"
+    }
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Op<(CpuStorage, Shape)> {
+        let (x, dy) = (slice(x, x_layout)?, slice(dy, dy_layout)?);
+        let mut dx = vec![0.0; x.len()];
+        let FrozenNorm { weight, eps, .. } = &self.0;
+        norm::layer_norm_backward(x, weight, *eps, weight.len(), dy, &mut dx, None);
+        Ok(f32s(dx, x_layout.shape()))
+    }
+}
+
+/// Layer norm over the last axis with frozen weight and bias `[d]`.
+///
+/// # Errors
+/// When `x` is not f32 rows of `weight.len()` values.
+pub fn frozen_norm(x: &Tensor, weight: &Arc<[f32]>, bias: &Arc<[f32]>, eps: f32) -> Op<Tensor> {
+    let op = FrozenNorm {
+        weight: weight.clone(),
+        bias: bias.clone(),
+        eps,
+    };
+    x.contiguous()?.apply_op1(op)
+}
+
+/// Layer norm whose parameters are variables: gradients for all three.
+struct Norm {
+    eps: f32,
+}
+
+/// Gradients of [`Norm`], packed as `[t + 2, d]`: dx, then dweight, then dbias.
+struct NormBack {
+    eps: f32,
+}
+
+impl CustomOp3 for Norm {
+    fn name(&self) -> &'static str {
+        "layer-norm-trained"
+    }
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Op<(CpuStorage, Shape)> {
+        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
+        let mut y = vec![0.0; x.len()];
+        let bias = slice(bias, bias_layout)?;
+        norm::layer_norm(x, weight, bias, self.eps, weight.len(), &mut y);
+        Ok(f32s(y, x_layout.shape()))
+    }
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Op<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let all = x.contiguous()?.apply_op3_no_bwd(
+            weight,
+            &dy.contiguous()?,
+            &NormBack { eps: self.eps },
+        )?;
+        let t = x.dims2()?.0;
+        let dx = all.narrow(0, 0, t)?;
+        Ok((Some(dx), Some(all.get(t)?), Some(all.get(t + 1)?)))
+    }
+}
+
+impl CustomOp3 for NormBack {
+    fn name(&self) -> &'static str {
+        "layer-norm-trained-backward"
+    }
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Op<(CpuStorage, Shape)> {
+        let (t, d) = rows_of(x_layout)?;
+        let mut all = vec![0.0; (t + 2) * d];
+        let (dx, params) = all.split_at_mut(t * d);
+        let params = params.split_at_mut(d);
+        norm::layer_norm_backward(
+            slice(x, x_layout)?,
+            slice(weight, weight_layout)?,
+            self.eps,
+            d,
+            slice(dy, dy_layout)?,
+            dx,
+            Some(params),
+        );
+        Ok(f32s(all, (t + 2, d)))
+    }
+}
+
+/// Layer norm over the last axis with trained weight and bias `[d]`; x `[t, d]`.
+///
+/// # Errors
+/// When the shapes do not agree.
+pub fn trained_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Op<Tensor> {
+    x.contiguous()?.apply_op3(weight, bias, Norm { eps })
+}
+
+struct Gelu;
+struct GeluBack;
+
+impl CustomOp1 for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu-new"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
+        let x = slice(x, layout)?;
+        let mut y = vec![0.0; x.len()];
+        activation::gelu_new(x, &mut y);
+        Ok(f32s(y, layout.shape()))
+    }
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Op<Option<Tensor>> {
+        Ok(Some(
+            x.contiguous()?
+                .apply_op2_no_bwd(&dy.contiguous()?, &GeluBack)?,
+        ))
+    }
+}
+
+impl CustomOp2 for GeluBack {
+    fn name(&self) -> &'static str {
+        "gelu-new-backward"
+    }
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Op<(CpuStorage, Shape)> {
+        let (x, dy) = (slice(x, x_layout)?, slice(dy, dy_layout)?);
+        let mut dx = vec![0.0; x.len()];
+        activation::gelu_new_backward(x, dy, &mut dx);
+        Ok(f32s(dx, x_layout.shape()))
+    }
+}
+
+/// The tanh approximation of GELU ("gelu_new").
+///
+/// # Errors
+/// When `x` is not f32.
+pub fn gelu_new(x: &Tensor) -> Op<Tensor> {
+    x.contiguous()?.apply_op1(Gelu)
+}
+
+/// Causal attention over packed sequences of `lens` tokens.
+#[derive(Clone)]
+struct Attention {
+    lens: Arc<[usize]>,
+    heads: Heads,
+}
+
+impl Attention {
+    fn spans<'a>(&self, k: &'a [f32], v: &'a [f32]) -> Vec<attention::Span<'a>> {
+        let width = self.heads.heads * self.heads.dim;
+        let mut start = 0;
+        let span = |&len: &usize| {
+            let range = start * width..(start + len) * width;
+            start += len;
+            let part = attention::Part {
+                k: &k[range.clone()],
+                v: &v[range],
+            };
+            attention::Span {
+                rows: len,
+                parts: vec![part],
+            }
+        };
+        self.lens.iter().map(span).collect()
+    }
+}
+
+/// Gradients of [`Attention`], `[3, t, d]` for q, k and v; the arguments are `qkv` `[3, t, d]`
+/// and the gradient of the output.
+struct AttentionBack(Attention);
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "ragged-attention"
+    }
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Op<(CpuStorage, Shape)> {
+        let (q, k, v) = (
+            slice(q, q_layout)?,
+            slice(k, k_layout)?,
+            slice(v, v_layout)?,
+        );
+        let mut out = vec![0.0; q.len()];
+        attention::forward(q, &self.spans(k, v), &self.heads, &mut out);
+        Ok(f32s(out, q_layout.shape()))
+    }
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        dout: &Tensor,
+    ) -> Op<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let qkv = Tensor::stack(&[q, k, v], 0)?;
+        let all = qkv.apply_op2_no_bwd(&dout.contiguous()?, &AttentionBack(self.clone()))?;
+        Ok((Some(all.get(0)?), Some(all.get(1)?), Some(all.get(2)?)))
+    }
+}
+
+impl CustomOp2 for AttentionBack {
+    fn name(&self) -> &'static str {
+        "ragged-attention-backward"
+    }
+    fn cpu_fwd(
+        &self,
+        qkv: &CpuStorage,
+        qkv_layout: &Layout,
+        dout: &CpuStorage,
+        dout_layout: &Layout,
+    ) -> Op<(CpuStorage, Shape)> {
+        let (qkv, dout) = (slice(qkv, qkv_layout)?, slice(dout, dout_layout)?);
+        let n = dout.len();
+        let mut all = vec![0.0; 3 * n];
+        let (dq, rest) = all.split_at_mut(n);
+        let (dk, dv) = rest.split_at_mut(n);
+        let (q, k, v) = (&qkv[..n], &qkv[n..2 * n], &qkv[2 * n..]);
+        attention::backward(q, k, v, dout, &self.0.lens, &self.0.heads, dq, dk, dv);
+        Ok(f32s(all, qkv_layout.shape()))
+    }
+}
+
+/// Causal attention of packed sequences: q, k, v and the result are `[t, heads * dim]`, `lens`
+/// sums to `t`.
+///
+/// # Errors
+/// When shapes do not agree.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, lens: &Arc<[usize]>, heads: Heads) -> Op<Tensor> {
+    let op = Attention {
+        lens: lens.clone(),
+        heads,
+    };
+    q.contiguous()?
+        .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+/// Cross-entropy of `[n, v]` logits at `n` ids.
+struct CrossEntropy(Arc<[u32]>);
+struct CrossEntropyBack(Arc<[u32]>);
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross-entropy"
+    }
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
+        let mut losses = vec![0.0; self.0.len()];
+        loss::cross_entropy(slice(logits, layout)?, &self.0, &mut losses);
+        Ok(f32s(losses, self.0.len()))
+    }
+    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Op<Option<Tensor>> {
+        let back = CrossEntropyBack(self.0.clone());
+        Ok(Some(
+            logits
+                .contiguous()?
+                .apply_op2_no_bwd(&grad.contiguous()?, &back)?,
+        ))
+    }
+}
+
+impl CustomOp2 for CrossEntropyBack {
+    fn name(&self) -> &'static str {
+        "cross-entropy-backward"
+    }
+    fn cpu_fwd(
+        &self,
+        logits: &CpuStorage,
+        layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Op<(CpuStorage, Shape)> {
+        let (logits, grad) = (slice(logits, layout)?, slice(grad, grad_layout)?);
+        let mut out = vec![0.0; logits.len()];
+        loss::cross_entropy_backward(logits, &self.0, grad, &mut out);
+        Ok(f32s(out, layout.shape()))
+    }
+}
+
+/// `-log softmax(logits)[id]` per row: logits `[n, v]`, result `[n]`.
+///
+/// # Errors
+/// When there are not as many ids as rows, or an id is outside the vocabulary.
+pub fn cross_entropy(logits: &Tensor, ids: &Arc<[u32]>) -> Op<Tensor> {
+    let (n, v) = logits.dims2()?;
+    if n != ids.len() || ids.iter().any(|&id| id as usize >= v) {
+        candle_core::bail!(
+            "{} target ids for {n} rows over a vocabulary of {v}",
+            ids.len()
+        );
+    }
+    logits.contiguous()?.apply_op1(CrossEntropy(ids.clone()))
+}
+
+/// The rows of `table` `[n, d]` at `ids` `[t]`: `[t, d]`.
+///
+/// # Errors
+/// When an id is out of range.
+pub fn rows(table: &Tensor, ids: &Tensor) -> Op<Tensor> {
+    table.index_select(ids, 0)
+}

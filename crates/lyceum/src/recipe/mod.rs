@@ -1,0 +1,169 @@
+//! Whole experiments as data: train experts, cluster them, retrain on clusters, evaluate every
+//! router, write the report. `recipes/tutorial.toml` is the MTTL tutorial.
+//!
+//! A run that was interrupted continues: experts already in a library with the same
+//! specification are kept, and so is every evaluation whose inputs are the same.
+
+mod run;
+mod stages;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use run::{Progress, run};
+pub use stages::{origin, train_missing};
+
+use crate::backbone::Precision;
+use crate::error::{Error, Result};
+use crate::eval::Limits;
+use crate::lora::LoraConfig;
+use crate::mix::Mixing;
+use crate::name::Name;
+use crate::route::RouterSpec;
+use crate::train::How;
+use crate::transform::{Mbc, Phatgoose};
+
+/// An experiment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Title of the report.
+    pub title: String,
+    /// Seed of everything; replaces the seeds below.
+    pub seed: u64,
+    /// Folder of the base; `embedded` is the one shipped.
+    pub base: PathBuf,
+    /// Task file or folder; `embedded` is the ten shipped.
+    pub data: PathBuf,
+    /// Only these tasks; all when empty.
+    #[serde(default)]
+    pub tasks: Vec<Name>,
+    /// Arithmetic of the frozen matrices.
+    #[serde(default)]
+    pub precision: Precision,
+    /// What is adapted.
+    pub lora: LoraConfig,
+    /// How experts are trained.
+    #[serde(default)]
+    pub train: How,
+    /// How they are clustered.
+    #[serde(default)]
+    pub mbc: Mbc,
+    /// How gates are trained.
+    #[serde(default)]
+    pub phatgoose: Phatgoose,
+    /// How text is generated.
+    #[serde(default)]
+    pub eval: Limits,
+    /// What is compared.
+    pub methods: Vec<Method>,
+    /// Multiple-choice file for downstream evaluation; `arc-easy` is the one shipped.
+    #[serde(default)]
+    pub downstream: Option<PathBuf>,
+    /// Only so many downstream questions.
+    #[serde(default)]
+    pub downstream_limit: Option<usize>,
+}
+
+/// One bar of the report, over the private and the clustered library.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Method {
+    /// `base`, `oracle`, `uniform`, `arrow`, `phatgoose`.
+    pub router: String,
+    /// Experts per token; all when absent.
+    #[serde(default)]
+    pub top_k: Option<usize>,
+    /// Divides the logits.
+    #[serde(default)]
+    pub temperature: Option<f64>,
+    /// `outputs` (exact) or `factors` (the tutorial's).
+    #[serde(default = "outputs")]
+    pub mixing: Mixing,
+    /// Whether it is also evaluated downstream.
+    #[serde(default)]
+    pub downstream: bool,
+}
+
+fn outputs() -> Mixing {
+    Mixing::Outputs
+}
+
+impl Method {
+    /// The router it names.
+    ///
+    /// # Errors
+    /// When there is no such router or a knob is out of range.
+    pub fn spec(&self) -> Result<RouterSpec> {
+        RouterSpec::new(&self.router, self.top_k, self.temperature)
+    }
+
+    /// The mixing as reports show it: only where it makes a difference.
+    pub fn mixing_label(&self) -> &'static str {
+        match (self.router.as_str(), self.mixing) {
+            ("base" | "oracle", _) => "",
+            (_, Mixing::Outputs) => "outputs",
+            (_, Mixing::Factors) => "factors",
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// When the file is missing or malformed; an unknown key is named with the nearest known one.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let mut recipe: Recipe =
+            toml::from_str(&text).map_err(|e| Error::format(path.display(), explain(&e)))?;
+        recipe.train.seed = recipe.seed;
+        recipe.mbc.seed = recipe.seed;
+        recipe.phatgoose.seed = recipe.seed;
+        recipe.train.check()?;
+        recipe.lora.check()?;
+        for method in &recipe.methods {
+            method.spec()?;
+        }
+        Ok(recipe)
+    }
+
+    /// Replaces the seed everywhere.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        (self.seed, self.train.seed, self.mbc.seed) = (seed, seed, seed);
+        self.phatgoose.seed = seed;
+        self
+    }
+}
+
+/// What is wrong with a TOML file, and for an unknown key the nearest one that exists.
+pub fn explain(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let mut quoted = error.message().split('`').skip(1).step_by(2);
+    let near = match (error.message().starts_with("unknown field"), quoted.next()) {
+        (true, Some(unknown)) => quoted
+            .map(|known| (strsim::jaro_winkler(unknown, known), known))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, known)| format!("did you mean `{known}`?"))
+            .unwrap_or_default(),
+        _ => String::new(),
+    };
+    format!("{text}{near}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let error = toml::from_str::<Method>("router = \"arrow\"\ntopk = 2").unwrap_err();
+        let text = explain(&error);
+        assert!(
+            text.contains("topk") && text.contains("did you mean `top_k`?"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,413 @@
+//! Running a recipe from end to end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::stages::train_missing;
+use super::{Method, Recipe};
+use crate::backbone::Base;
+use crate::data::{Dataset, Example, Question, Split, Tokens};
+use crate::error::{Error, Result};
+use crate::eval::{Answer, Prediction, RoutingProbe, choose, rouge_l};
+use crate::library::Library;
+use crate::mix::Mixing;
+use crate::model::{Batch, Model};
+use crate::name::Name;
+use crate::report::{Curve, Provenance, Report, Row, Similarity, Stage, mean_stderr};
+use crate::train::Watch;
+use crate::transform::{arrow, cluster, phatgoose};
+
+/// Shows a run's stages as they go.
+pub trait Progress {
+    /// A stage begins; the watch sees its steps. `unit` is what it shows: "loss", "rouge-l", ...
+    fn stage(&mut self, name: &str, unit: &'static str) -> Box<dyn Watch + '_>;
+    /// Something worth a line: what was reused, what was found.
+    fn say(&mut self, text: &str);
+}
+
+struct Counted<'a> {
+    inner: Box<dyn Watch + 'a>,
+    tokens: u64,
+}
+
+impl Watch for Counted<'_> {
+    fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
+        self.tokens += tokens as u64;
+        self.inner.step(step, steps, loss, tokens);
+    }
+}
+
+struct Run<'a> {
+    recipe: &'a Recipe,
+    base: Arc<Base>,
+    data: Dataset,
+    out: &'a Path,
+    progress: &'a mut dyn Progress,
+    report: Report,
+}
+
+/// Runs `recipe` into the folder `out`, over `base` and `data`; `questions` are the downstream
+/// ones. Writes the report there and returns it.
+///
+/// # Errors
+/// Whatever a stage runs into; what was done before stays and is reused by the next run.
+pub fn run(
+    recipe: &Recipe,
+    (base, data, questions): (Arc<Base>, Dataset, Vec<Question>),
+    out: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Report> {
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
+    let report = Report {
+        title: recipe.title.clone(),
+        provenance: provenance(recipe, &base),
+        stages: Vec::new(),
+        rows: Vec::new(),
+        similarity: Vec::new(),
+        routing: Vec::new(),
+        curves: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut run = Run {
+        recipe,
+        base,
+        data,
+        out,
+        progress,
+        report,
+    };
+    let tasks = if recipe.tasks.is_empty() {
+        run.data.tasks()
+    } else {
+        recipe.tasks.clone()
+    };
+    let test = run.data.select(Some(&tasks), Split::Test)?;
+    let private = run.library("private")?;
+    let each: Vec<(Name, Vec<Name>)> = tasks.iter().map(|t| (t.clone(), vec![t.clone()])).collect();
+    run.experts("private", &private, &each)?;
+    let clusters = run.cluster(&private)?;
+    let mbc = run.library("mbc")?;
+    run.experts("mbc", &mbc, &clusters)?;
+    for (label, library) in [("private", &private), ("mbc", &mbc)] {
+        run.derive(label, library)?;
+    }
+    for (label, library) in [("private", &private), ("mbc", &mbc)] {
+        let fingerprint = library.fingerprint()?;
+        run.report
+            .provenance
+            .libraries
+            .insert(label.into(), fingerprint);
+        for method in &recipe.methods {
+            // The base needs no library: once is enough.
+            if method.router != "base" || label == "private" {
+                run.method(method, label, library, &test, &questions)?;
+            }
+        }
+    }
+    run.report.write(out)?;
+    Ok(run.report)
+}
+
+impl Run<'_> {
+    fn library(&self, label: &str) -> Result<Library> {
+        Library::create(&self.out.join("libraries").join(label).display().to_string())
+    }
+
+    /// Runs `work` as a stage, its time, tokens and memory noted. `work` says whether it found
+    /// its result already there.
+    fn timed<T>(
+        &mut self,
+        name: String,
+        unit: &'static str,
+        work: impl FnOnce(&mut dyn Watch) -> Result<(T, bool)>,
+    ) -> Result<T> {
+        let begun = Instant::now();
+        let mut watch = Counted {
+            inner: self.progress.stage(&name, unit),
+            tokens: 0,
+        };
+        let (value, resumed) = work(&mut watch)?;
+        let tokens = watch.tokens;
+        drop(watch);
+        if resumed {
+            self.progress.say(&format!("{name}: already there, reused"));
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let peak_memory_mib = peak_memory_mib();
+        self.report.stages.push(Stage {
+            name,
+            seconds,
+            tokens,
+            peak_memory_mib,
+            resumed,
+        });
+        Ok(value)
+    }
+
+    fn experts(
+        &mut self,
+        label: &str,
+        library: &Library,
+        groups: &[(Name, Vec<Name>)],
+    ) -> Result<()> {
+        let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
+        let what = (&recipe.lora, &recipe.train);
+        self.timed(format!("train {label} experts"), "loss", |watch| {
+            let trained = train_missing(&base, library, &data, groups, what, watch)?;
+            Ok(((), trained.is_empty()))
+        })?;
+        for (name, _) in groups {
+            let losses = library.card(name)?.losses;
+            let steps = (1..=losses.len() as u64).collect();
+            self.report.curves.push(Curve {
+                name: format!("{label}/{name}"),
+                steps,
+                losses,
+            });
+        }
+        Ok(())
+    }
+
+    fn cluster(&mut self, library: &Library) -> Result<Vec<(Name, Vec<Name>)>> {
+        let how = self.recipe.mbc.clone();
+        let (clusters, names, cosines) = self.timed("cluster (MBC)".into(), "", |_| {
+            Ok((cluster(library, &how)?, false))
+        })?;
+        let text = serde_json::to_vec_pretty(&clusters)
+            .map_err(|e| Error::format("mbc_clusters.json", e))?;
+        crate::file::write(&self.out.join("mbc_clusters.json"), &text)?;
+        let strings = |names: &[Name]| names.iter().map(ToString::to_string).collect();
+        self.report.similarity.push(Similarity {
+            library: "private".into(),
+            names: strings(&names),
+            cosines,
+            clusters: clusters
+                .iter()
+                .map(|(k, v)| (k.to_string(), strings(v)))
+                .collect(),
+        });
+        // An expert's tasks, not its name, are what a cluster is retrained on.
+        let mut groups = Vec::new();
+        for (name, members) in clusters {
+            let mut tasks = Vec::new();
+            for member in members {
+                tasks.extend(library.card(&member)?.tasks);
+            }
+            groups.push((name, tasks));
+        }
+        Ok(groups)
+    }
+
+    fn derive(&mut self, label: &str, library: &Library) -> Result<()> {
+        let needs = |kind: &str| self.recipe.methods.iter().any(|m| m.router == kind);
+        let (needs_arrow, needs_gates) = (needs("arrow"), needs("phatgoose"));
+        if needs_arrow {
+            self.timed(format!("derive arrow ({label})"), "", |_| {
+                Ok(((), arrow(library)?.is_empty()))
+            })?;
+        }
+        if needs_gates {
+            let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
+            self.timed(format!("derive phatgoose ({label})"), "loss", |watch| {
+                let derived = phatgoose(&base, library, &data, &recipe.phatgoose, watch)?;
+                Ok(((), derived.is_empty()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn method(
+        &mut self,
+        method: &Method,
+        label: &str,
+        library: &Library,
+        test: &[Example],
+        questions: &[Question],
+    ) -> Result<()> {
+        let mut spec = method.spec()?;
+        spec.limit(library.names()?.len());
+        let mut mixing = method.mixing;
+        if method.mixing_label().is_empty() {
+            mixing = Mixing::Outputs;
+        }
+        let model = Model::routed(self.base.clone(), library, &spec, mixing)?;
+        let library_label = if method.router == "base" { "" } else { label };
+        let row = |task: &str, metric: &str, values: &[f64]| {
+            let (mean, stderr) = mean_stderr(values);
+            Row {
+                method: method.router.clone(),
+                library: library_label.into(),
+                mixing: method.mixing_label().into(),
+                task: task.into(),
+                metric: metric.into(),
+                mean,
+                stderr,
+                n: values.len(),
+            }
+        };
+        let tag = [method.router.as_str(), library_label, method.mixing_label()];
+        let tag: Vec<&str> = tag.into_iter().filter(|t| !t.is_empty()).collect();
+        let tag = tag.join("-");
+        let key = self.key(&(&spec, mixing, &self.recipe.eval, library.fingerprint()?))?;
+        let limits = self.recipe.eval.clone();
+        let path = self.out.join("predictions").join(format!("{tag}.jsonl"));
+        let predictions: Vec<Prediction> =
+            self.timed(format!("rouge-l {tag}"), "rouge-l", |watch| {
+                kept(&path, &key, || rouge_l(&model, test, &limits, watch))
+            })?;
+        let mut tasks: Vec<&Name> = predictions.iter().map(|p| &p.task).collect();
+        tasks.sort();
+        tasks.dedup();
+        for task in tasks {
+            let own = predictions.iter().filter(|p| p.task == *task);
+            let values: Vec<f64> = own.map(|p| p.score).collect();
+            self.report
+                .rows
+                .push(row(task.as_str(), "rouge-l", &values));
+        }
+        let all: Vec<f64> = predictions.iter().map(|p| p.score).collect();
+        self.report.rows.push(row("mean", "rouge-l", &all));
+        self.losses(&model, method, (library_label, library), test, &row)?;
+        if method.downstream && !questions.is_empty() {
+            let path = self
+                .out
+                .join("predictions")
+                .join(format!("{tag}-downstream.jsonl"));
+            let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
+                kept(&path, &key, || choose(&model, questions, 16, watch))
+            })?;
+            let task = self.recipe.downstream.as_ref().and_then(|p| p.file_stem());
+            let task = task.map_or("downstream".into(), |s| s.to_string_lossy().into_owned());
+            for (metric, score) in [
+                ("acc", Answer::acc as fn(&Answer) -> f64),
+                ("acc_norm", Answer::acc_norm),
+                ("acc_tok", Answer::acc_tok),
+            ] {
+                let values: Vec<f64> = answers.iter().map(score).collect();
+                self.report.rows.push(row(&task, metric, &values));
+            }
+        }
+        Ok(())
+    }
+
+    /// The loss on the test rows and, from the same pass, where the tokens went.
+    fn losses(
+        &mut self,
+        model: &Model,
+        method: &Method,
+        (label, library): (&str, &Library),
+        test: &[Example],
+        row: &dyn Fn(&str, &str, &[f64]) -> Row,
+    ) -> Result<()> {
+        let experts: Vec<(Name, Vec<Name>)> = library
+            .cards()?
+            .into_iter()
+            .map(|c| (c.name, c.tasks))
+            .collect();
+        let probe = RoutingProbe::new(&experts);
+        let tokenizer = &self.base.tokenizer;
+        let longest = self.base.decoder.config().max_position_embeddings;
+        let mut means = Vec::new();
+        for some in test.chunks(16) {
+            let tokens: Vec<Tokens> = some
+                .iter()
+                .map(|e| tokenizer.training(e, longest.min(self.recipe.train.max_input)))
+                .collect::<Result<_>>()?;
+            let batch = Batch::new(tokens.iter().zip(some.iter().map(|e| e.task.clone())));
+            let losses = model.losses(&batch, Some(&probe))?.to_vec1::<f32>()?;
+            let mut sums = vec![(0.0, 0.0); some.len()];
+            for (owner, loss) in batch.owners.iter().zip(losses) {
+                sums[*owner].0 += f64::from(loss);
+                sums[*owner].1 += 1.0;
+            }
+            means.extend(
+                sums.into_iter()
+                    .map(|(sum, n): (f64, f64)| sum / n.max(1.0)),
+            );
+        }
+        self.report.rows.push(row("mean", "loss", &means));
+        if matches!(method.router.as_str(), "arrow" | "phatgoose") {
+            let name = format!("{} {}", method.router, method.mixing_label());
+            self.report
+                .routing
+                .push(probe.routing(name.trim_end(), label));
+        }
+        Ok(())
+    }
+
+    /// What an evaluation's result depends on, hashed.
+    fn key(&self, what: &impl Serialize) -> Result<String> {
+        let all = (
+            what,
+            &self.base.fingerprint,
+            self.data.fingerprint(),
+            self.recipe.precision,
+        );
+        let all = (all, &self.recipe.tasks, &self.recipe.downstream_limit);
+        let text = serde_json::to_string(&all).map_err(|e| Error::format("recipe", e))?;
+        Ok(Sha256::digest(text)
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect())
+    }
+}
+
+/// The lines of `path` if its first one carries `key`, else what `work` makes, written there.
+fn kept<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    key: &str,
+    work: impl FnOnce() -> Result<Vec<T>>,
+) -> Result<(Vec<T>, bool)> {
+    let head = serde_json::json!({ "key": key }).to_string();
+    if let Ok(text) = std::fs::read_to_string(path)
+        && let Some(rest) = text.strip_prefix(&head)
+        && let Ok(values) = rest.lines().skip(1).map(serde_json::from_str).collect()
+    {
+        return Ok((values, true));
+    }
+    let values = work()?;
+    let mut text = head + "\n";
+    for value in &values {
+        text += &serde_json::to_string(value).map_err(|e| Error::format(path.display(), e))?;
+        text.push('\n');
+    }
+    crate::file::write(path, text.as_bytes())?;
+    Ok((values, false))
+}
+
+/// The most memory this process has held, in MiB; 0 where the system does not say.
+fn peak_memory_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
+fn provenance(recipe: &Recipe, base: &Base) -> Provenance {
+    let mixings: std::collections::BTreeSet<&str> = recipe
+        .methods
+        .iter()
+        .map(Method::mixing_label)
+        .filter(|m| !m.is_empty())
+        .collect();
+    Provenance {
+        lyceum: env!("CARGO_PKG_VERSION").into(),
+        seed: recipe.seed,
+        device: "cpu".into(),
+        precision: recipe.precision.to_string(),
+        threads: rayon::current_num_threads(),
+        mixing: mixings.into_iter().collect::<Vec<_>>().join(", "),
+        base: base.name.clone(),
+        base_fingerprint: base.fingerprint.clone(),
+        libraries: BTreeMap::new(),
+        versions: BTreeMap::from([("candle".into(), "0.11".into())]),
+        spec: serde_json::to_value(recipe).unwrap_or_default(),
+    }
+}

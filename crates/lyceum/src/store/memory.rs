@@ -1,0 +1,77 @@
+//! This process's memory, by name; for tests and scratch work.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use super::{Put, Store, check_key};
+use crate::error::{Error, Result};
+
+/// Keys held in memory.
+#[derive(Debug, Default)]
+pub struct Memory {
+    name: String,
+    keys: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+static NAMED: LazyLock<Mutex<BTreeMap<String, Arc<Memory>>>> = LazyLock::new(Mutex::default);
+
+impl Memory {
+    /// The store called `name`, shared by the whole process.
+    pub fn named(name: &str) -> Arc<Memory> {
+        let mut all = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            Arc::new(Memory {
+                name: name.to_owned(),
+                keys: Mutex::default(),
+            })
+        };
+        all.entry(name.to_owned()).or_insert_with(fresh).clone()
+    }
+
+    fn keys(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        // A panic elsewhere cannot leave a map half changed: every change is one call.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for Memory {
+    fn uri(&self) -> String {
+        format!("memory://{}", self.name)
+    }
+
+    fn get(&self, key: &str) -> Result<Vec<u8>> {
+        check_key(key)?;
+        self.keys()
+            .get(key)
+            .cloned()
+            .ok_or_else(|| Error::not_found("file", key, []))
+    }
+
+    fn put(&self, key: &str, bytes: &[u8], how: Put) -> Result<()> {
+        check_key(key)?;
+        let mut keys = self.keys();
+        if how == Put::New && keys.contains_key(key) {
+            return Err(Error::Exists {
+                kind: "key",
+                name: key.to_owned(),
+            });
+        }
+        keys.insert(key.to_owned(), bytes.to_vec());
+        Ok(())
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        check_key(key)?;
+        self.keys().remove(key);
+        Ok(())
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        Ok(self
+            .keys()
+            .keys()
+            .filter(|key| key.starts_with(prefix))
+            .cloned()
+            .collect())
+    }
+}

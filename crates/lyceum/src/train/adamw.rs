@@ -1,0 +1,79 @@
+//! AdamW (arXiv:1711.05101) as torch computes it, on slices, with clipping by the global norm.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+
+use crate::error::{Error, Result};
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+
+/// Moments of a list of variables.
+#[derive(Debug, Clone)]
+pub(crate) struct AdamW {
+    pub(crate) first: Vec<Vec<f32>>,
+    pub(crate) second: Vec<Vec<f32>>,
+    pub(crate) steps: u64,
+    decay: f64,
+}
+
+impl AdamW {
+    pub(crate) fn new(vars: &[Var], decay: f64) -> Result<Self> {
+        let zeros: Vec<Vec<f32>> = vars.iter().map(|v| vec![0.0; v.elem_count()]).collect();
+        Ok(AdamW {
+            first: zeros.clone(),
+            second: zeros,
+            steps: 0,
+            decay,
+        })
+    }
+
+    /// One update; `vars` are the list this was made for. A variable without gradient (nothing
+    /// depended on it) is treated as having a zero one.
+    pub(crate) fn step(
+        &mut self,
+        vars: &[Var],
+        gradients: &GradStore,
+        lr: f64,
+        clip: f64,
+    ) -> Result<()> {
+        let gradients: Vec<Option<Vec<f32>>> = vars
+            .iter()
+            .map(|var| {
+                gradients
+                    .get(var)
+                    .map(|g| g.flatten_all()?.to_vec1::<f32>())
+                    .transpose()
+            })
+            .collect::<Result<_, _>>()?;
+        let square = |g: &Vec<f32>| g.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        let norm = gradients.iter().flatten().map(square).sum::<f64>().sqrt();
+        if !norm.is_finite() {
+            return Err(Error::invalid(
+                "the gradient is not finite; lower the learning rate",
+            ));
+        }
+        // torch.nn.utils.clip_grad_norm_: clip / (norm + 1e-6), at most 1.
+        let shrink = (clip / (norm + 1e-6)).min(1.0) as f32;
+        self.steps += 1;
+        let correct1 = 1.0 - BETA1.powf(self.steps as f64);
+        let correct2 = (1.0 - BETA2.powf(self.steps as f64)).sqrt();
+        let (step, keep) = ((lr / correct1) as f32, (1.0 - lr * self.decay) as f32);
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for ((var, gradient), (first, second)) in vars.iter().zip(gradients).zip(moments) {
+            let Some(gradient) = gradient else { continue };
+            let mut values = var.flatten_all()?.to_vec1::<f32>()?;
+            let state = values.iter_mut().zip(first).zip(second);
+            for (((x, m), v), g) in state.zip(gradient) {
+                let g = g * shrink;
+                *m += (g - *m) * (1.0 - BETA1) as f32;
+                *v = BETA2 as f32 * *v + (1.0 - BETA2) as f32 * g * g;
+                let scale = v.sqrt() / correct2 as f32 + EPSILON as f32;
+                *x = keep * *x - step * *m / scale;
+            }
+            var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+        }
+        Ok(())
+    }
+}

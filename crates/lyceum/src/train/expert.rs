@@ -1,0 +1,321 @@
+//! Training many LoRA experts in one pass over one frozen base.
+//!
+//! Each step takes the next batch of every expert still training. Batches are packed into parts of
+//! bounded size; in a part, oracle gates send each example to its own expert and each expert's
+//! loss is the mean over its own targets, so the result equals training each expert alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+
+use super::{Batches, How, Learner, Part, Watch, fit};
+use crate::backbone::Base;
+use crate::data::{Example, Tokens};
+use crate::error::{Error, Result};
+use crate::expert::{Card, Expert};
+use crate::lora::{Lora, LoraConfig};
+use crate::mix::{Bank, Gates, Mixing, Mixture, Pass, Router};
+use crate::model::{Batch, losses};
+use crate::name::{Name, Site};
+use crate::rng::Rng;
+
+/// Most tokens in one part of a step; bounds memory.
+const PART_TOKENS: usize = 6144;
+
+/// One expert to train.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The expert's name; its initialisation and data order are seeded by it.
+    pub name: Name,
+    /// The tasks it stands for.
+    pub tasks: Vec<Name>,
+    /// What it learns from.
+    pub examples: Vec<Example>,
+    /// What to remember about its training.
+    pub origin: serde_json::Value,
+}
+
+/// Sends each sequence to the expert its pass names.
+#[derive(Debug)]
+pub(super) struct Own(pub(super) Vec<Name>);
+
+impl Router for Own {
+    fn gates(&self, _: &Site, _: &Tensor, pass: &Pass<'_>) -> Result<Gates> {
+        let experts = self.0.len();
+        let mut gates = vec![0f32; pass.segments.tokens() * experts];
+        for (row, sequence) in gates.chunks_mut(experts).zip(pass.segments.owners()) {
+            if let Some(e) = self.0.iter().position(|name| *name == pass.tasks[sequence]) {
+                row[e] = 1.0;
+            }
+        }
+        let shape = (pass.segments.tokens(), experts);
+        Ok(Gates::Token(Tensor::from_vec(gates, shape, &Device::Cpu)?))
+    }
+}
+
+/// Tokenised data and the order it comes in, for several learners at once.
+pub(crate) struct Feed {
+    names: Vec<Name>,
+    tokens: Vec<Vec<Tokens>>,
+    order: Vec<Batches>,
+}
+
+impl Feed {
+    pub(super) fn new(base: &Base, jobs: &[Job], how: &How) -> Result<Self> {
+        let longest = how
+            .max_input
+            .min(base.decoder.config().max_position_embeddings);
+        let (mut names, mut tokens, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        for job in jobs {
+            if job.examples.is_empty() {
+                return Err(Error::invalid(format!(
+                    "expert `{}` has no example",
+                    job.name
+                )));
+            }
+            let rows = job
+                .examples
+                .iter()
+                .map(|e| base.tokenizer.training(e, longest));
+            tokens.push(rows.collect::<Result<Vec<_>>>()?);
+            order.push(Batches::new(
+                job.examples.len(),
+                how.batch,
+                how.seed,
+                job.name.as_str(),
+            ));
+            names.push(job.name.clone());
+        }
+        Ok(Feed {
+            names,
+            tokens,
+            order,
+        })
+    }
+
+    pub(super) fn examples(&self, learner: usize) -> usize {
+        self.tokens[learner].len()
+    }
+
+    /// The next batches of the `active` learners, grouped into parts of bounded size.
+    pub(super) fn parts(&mut self, active: &[usize]) -> Vec<FeedPart> {
+        let mut parts: Vec<FeedPart> = Vec::new();
+        let mut room = 0;
+        for &i in active {
+            let chosen = self.order[i].next_batch();
+            let size: usize = chosen.iter().map(|&j| self.tokens[i][j].ids.len()).sum();
+            if size > room || parts.is_empty() {
+                parts.push(FeedPart {
+                    learners: Vec::new(),
+                    chosen: Vec::new(),
+                });
+                room = PART_TOKENS;
+            }
+            room = room.saturating_sub(size);
+            if let Some(part) = parts.last_mut() {
+                part.learners.push(i);
+                part.chosen.push(chosen);
+            }
+        }
+        parts
+    }
+
+    fn batch(&self, part: &FeedPart) -> Batch {
+        let one = |(&i, chosen): (&usize, &Vec<usize>)| {
+            let name = self.names[i].clone();
+            let rows = chosen.iter().map(move |&j| (i, j));
+            rows.map(move |(i, j)| (&self.tokens[i][j], name.clone()))
+                .collect::<Vec<_>>()
+        };
+        Batch::new(part.learners.iter().zip(&part.chosen).flat_map(one))
+    }
+
+    /// The mean loss of each learner of `part`, `[n]`, through `mixture`.
+    pub(super) fn losses(
+        &self,
+        base: &Base,
+        part: &FeedPart,
+        mixture: &Mixture,
+        step: usize,
+    ) -> Result<Part> {
+        let batch = self.batch(part);
+        let each = losses(&base.decoder, &batch, Some(mixture), None)?; // [n]
+        let owner = |target: &usize| {
+            let name = &batch.tasks[*target];
+            part.learners
+                .iter()
+                .position(|&i| self.names[i] == *name)
+                .unwrap_or(0)
+        };
+        let owners: Vec<usize> = batch.owners.iter().map(owner).collect();
+        self.check_finite(&each, &batch, part, step)?;
+        let mut counts = vec![0f32; part.learners.len()];
+        owners.iter().for_each(|&o| counts[o] += 1.0);
+        let n = owners.len();
+        let mut weights = vec![0f32; counts.len() * n];
+        for (target, &o) in owners.iter().enumerate() {
+            weights[o * n + target] = 1.0 / counts[o];
+        }
+        let weights = Tensor::from_vec(weights, (counts.len(), n), &Device::Cpu)?;
+        let losses = weights.matmul(&each.unsqueeze(1)?)?.squeeze(1)?;
+        Ok(Part {
+            learners: part.learners.clone(),
+            losses,
+            tokens: batch.tokens.len(),
+        })
+    }
+
+    fn check_finite(
+        &self,
+        each: &Tensor,
+        batch: &Batch,
+        part: &FeedPart,
+        step: usize,
+    ) -> Result<()> {
+        let values = each.to_vec1::<f32>()?;
+        let Some(bad) = values.iter().position(|x| !x.is_finite()) else {
+            return Ok(());
+        };
+        let sequence = batch.owners[bad];
+        let rows = part.learners.iter().zip(&part.chosen);
+        let row = rows
+            .flat_map(|(&i, chosen)| chosen.iter().map(move |&j| (i, j)))
+            .nth(sequence);
+        let (learner, example) = row.unwrap_or_default();
+        Err(Error::invalid(format!(
+            "the loss of expert `{}` is not finite at step {}, example {example} of its training \
+             rows; lower the learning rate",
+            self.names[learner],
+            step + 1
+        )))
+    }
+}
+
+/// Some learners' next batches, packed together.
+#[derive(Debug, Clone)]
+pub(crate) struct FeedPart {
+    pub(super) learners: Vec<usize>,
+    chosen: Vec<Vec<usize>>,
+}
+
+/// Variables of one expert, per site (A, B).
+struct Fresh {
+    sites: BTreeMap<Site, (Var, Var)>,
+}
+
+impl Fresh {
+    /// A uniform in `1/sqrt(3 d_in)` (MTTL's initialisation), B zero; seeded by the name.
+    fn new(base: &Base, name: &Name, lora: &LoraConfig, seed: u64) -> Result<Self> {
+        let mut sites = BTreeMap::new();
+        for (site, (d_out, d_in)) in base.decoder.config().sites() {
+            if lora.adapts(&site) {
+                let mut rng = Rng::named(seed, &format!("{name} {site}"));
+                let a = rng.uniform(lora.rank * d_in, 1.0 / (3.0 * d_in as f64).sqrt());
+                let a = Tensor::from_vec(a, (lora.rank, d_in), &Device::Cpu)?;
+                let b = Tensor::zeros((d_out, lora.rank), candle_core::DType::F32, &Device::Cpu)?;
+                sites.insert(site, (Var::from_tensor(&a)?, Var::from_tensor(&b)?));
+            }
+        }
+        if sites.is_empty() {
+            let text = format!(
+                "no layer of the base matches the targets {:?}",
+                lora.targets
+            );
+            return Err(Error::invalid(text));
+        }
+        Ok(Fresh { sites })
+    }
+
+    fn vars(&self) -> Vec<Var> {
+        self.sites
+            .values()
+            .flat_map(|(a, b)| [a.clone(), b.clone()])
+            .collect()
+    }
+
+    fn loras(&self, scale: f64, detach: bool) -> Result<BTreeMap<Site, Lora>> {
+        let part = |var: &Var| match detach {
+            true => var.as_tensor().copy().map(|t| t.detach()),
+            false => Ok(var.as_tensor().clone()),
+        };
+        let lora = |(site, (a, b)): (&Site, &(Var, Var))| {
+            Ok((
+                site.clone(),
+                Lora {
+                    a: part(a)?,
+                    b: part(b)?,
+                    scale,
+                },
+            ))
+        };
+        self.sites.iter().map(lora).collect()
+    }
+}
+
+/// Trains all `jobs` in one pass; the experts come back in the order of the jobs, each with its
+/// losses per step.
+///
+/// # Errors
+/// When a setting is out of range, a job has no example, or a loss is not finite.
+pub fn experts(
+    base: &Arc<Base>,
+    jobs: &[Job],
+    lora: &LoraConfig,
+    how: &How,
+    watch: &mut dyn Watch,
+) -> Result<Vec<(Expert, Vec<f64>)>> {
+    how.check()?;
+    lora.check()?;
+    let mut feed = Feed::new(base, jobs, how)?;
+    let fresh: Vec<Fresh> = jobs
+        .iter()
+        .map(|job| Fresh::new(base, &job.name, lora, how.seed))
+        .collect::<Result<_>>()?;
+    let mut learners: Vec<Learner> = fresh
+        .iter()
+        .enumerate()
+        .map(|(i, f)| Learner::new(f.vars(), how, how.total(feed.examples(i))))
+        .collect::<Result<_>>()?;
+    let scale = lora.scale();
+    fit(&mut learners, watch, &mut feed, |feed, part, step| {
+        let names: Vec<Name> = part
+            .learners
+            .iter()
+            .map(|&i| jobs[i].name.clone())
+            .collect();
+        let loras: Vec<BTreeMap<Site, Lora>> = part
+            .learners
+            .iter()
+            .map(|&i| fresh[i].loras(scale, false))
+            .collect::<Result<_>>()?;
+        let bank = Bank::new(names.iter().cloned().zip(&loras))?;
+        let router = Arc::new(Own(names));
+        let mixture = Mixture {
+            bank: Arc::new(bank),
+            router,
+            mixing: Mixing::Outputs,
+        };
+        feed.losses(base, part, &mixture, step)
+    })?;
+    jobs.iter()
+        .zip(&fresh)
+        .zip(learners)
+        .map(|((job, fresh), learner)| {
+            let card = Card {
+                name: job.name.clone(),
+                base: base.fingerprint.clone(),
+                base_name: base.name.clone(),
+                tasks: job.tasks.clone(),
+                lora: lora.clone(),
+                origin: job.origin.clone(),
+                losses: learner.losses.clone(),
+                weights: String::new(),
+            };
+            Ok((
+                Expert::new(card, fresh.loras(scale, true)?)?,
+                learner.losses,
+            ))
+        })
+        .collect()
+}

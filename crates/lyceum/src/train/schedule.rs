@@ -1,0 +1,113 @@
+//! Learning rates over time, and the order in which examples are seen.
+
+use crate::rng::Rng;
+
+/// A learning-rate schedule.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    peak: f64,
+    warmup: usize,
+    floor: f64,
+    cosine: bool,
+    /// Updates in all.
+    pub total: usize,
+}
+
+impl Schedule {
+    /// Rises over `warmup * total` updates, then falls linearly to 0; without warm-up the last
+    /// update uses `peak / total` (as MTTL's `linear_decay_with_warmup`).
+    pub fn linear(peak: f64, warmup: f64, total: usize) -> Self {
+        let warmup = (warmup * total as f64) as usize;
+        Schedule {
+            peak,
+            warmup,
+            floor: 0.0,
+            cosine: false,
+            total,
+        }
+    }
+
+    /// Rises over `warmup` updates, then falls along a cosine to a tenth of the peak.
+    pub fn cosine(peak: f64, warmup: usize, total: usize) -> Self {
+        Schedule {
+            peak,
+            warmup,
+            floor: 0.1,
+            cosine: true,
+            total,
+        }
+    }
+
+    /// The rate of update `step`, counted from 0.
+    pub fn rate(&self, step: usize) -> f64 {
+        let (t, w, total) = (step as f64, self.warmup as f64, self.total as f64);
+        if step < self.warmup {
+            return self.peak * t / w.max(1.0);
+        }
+        let left = ((total - t) / (total - w).max(1.0)).clamp(0.0, 1.0);
+        let shape = if self.cosine {
+            0.5 * (1.0 + ((1.0 - left) * std::f64::consts::PI).cos())
+        } else {
+            left
+        };
+        self.peak * (self.floor + (1.0 - self.floor) * shape)
+    }
+}
+
+/// An endless order of examples, reshuffled each epoch; the last batch of an epoch may be short.
+#[derive(Debug)]
+pub struct Batches {
+    order: Vec<usize>,
+    at: usize,
+    batch: usize,
+    rng: Rng,
+}
+
+impl Batches {
+    /// Batches of `batch` out of `n` examples, in an order that belongs to `name` and `seed`.
+    pub fn new(n: usize, batch: usize, seed: u64, name: &str) -> Self {
+        let rng = Rng::named(seed, &format!("order of {name}"));
+        Batches {
+            order: (0..n).collect(),
+            at: n,
+            batch,
+            rng,
+        }
+    }
+
+    /// The next batch's indices.
+    pub fn next_batch(&mut self) -> Vec<usize> {
+        if self.at >= self.order.len() {
+            self.order.sort_unstable();
+            self.rng.shuffle(&mut self.order);
+            self.at = 0;
+        }
+        let end = (self.at + self.batch).min(self.order.len());
+        let batch = self.order[self.at..end].to_vec();
+        self.at = end;
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linear_decay_ends_above_zero_without_warmup() {
+        let s = Schedule::linear(1.0, 0.0, 4);
+        assert_eq!([0, 1, 2, 3].map(|t| s.rate(t)), [1.0, 0.75, 0.5, 0.25]);
+        let s = Schedule::linear(1.0, 0.5, 4);
+        assert_eq!([0, 1, 2, 3].map(|t| s.rate(t)), [0.0, 0.5, 1.0, 0.5]);
+    }
+
+    #[test]
+    fn every_epoch_sees_every_example_once() {
+        let mut batches = Batches::new(10, 4, 1, "x");
+        for _ in 0..3 {
+            let mut seen: Vec<usize> = (0..3).flat_map(|_| batches.next_batch()).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What is derived from experts: prototypes, gates, clusters.
+//!
+//! Everything kept says what it was made from; see [`Artifact`](crate::artifact::Artifact).
+
+mod arrow;
+mod cluster;
+mod phatgoose;
+
+pub use arrow::{arrow, top_direction};
+pub use cluster::{Clusters, Mbc, cluster};
+pub use phatgoose::{Phatgoose, phatgoose};

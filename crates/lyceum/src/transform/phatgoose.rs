@@ -1,0 +1,106 @@
+//! PhatGOOSE gates (arXiv:2402.05859), trained for every expert at once and persisted.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::artifact::Artifact;
+use crate::backbone::Base;
+use crate::data::{Dataset, Split};
+use crate::error::{Error, Result};
+use crate::library::Library;
+use crate::name::Name;
+use crate::train::{How, Job, Watch, gates};
+
+/// How gates are trained; the defaults are the tutorial's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Phatgoose {
+    /// Updates per expert.
+    pub steps: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Share of the steps over which the rate rises from 0.
+    pub warmup: f64,
+    /// Examples per step.
+    pub batch: usize,
+    /// Longest input in tokens.
+    pub max_input: usize,
+    /// Seed of the data order.
+    pub seed: u64,
+}
+
+impl Default for Phatgoose {
+    fn default() -> Self {
+        Phatgoose {
+            steps: 50,
+            lr: 1e-3,
+            warmup: 0.0,
+            batch: 4,
+            max_input: 1024,
+            seed: 42,
+        }
+    }
+}
+
+/// Trains the gates of every expert that has none under this specification or has changed since,
+/// on the training rows of its tasks in `data`. Returns the names derived now.
+///
+/// # Errors
+/// When a task has no rows, an expert belongs to another base, or a loss is not finite.
+pub fn phatgoose(
+    base: &Arc<Base>,
+    library: &Library,
+    data: &Dataset,
+    how: &Phatgoose,
+    watch: &mut dyn Watch,
+) -> Result<Vec<Name>> {
+    let kind = Name::new("phatgoose")?;
+    let spec = json!({ "transform": "phatgoose", "how": how, "data": data.fingerprint() });
+    let (mut experts, mut jobs) = (Vec::new(), Vec::new());
+    for name in library.names()? {
+        let kept = library.artifact_of(&kind, &name)?;
+        if kept.is_some_and(|artifact| artifact.spec == spec) {
+            continue;
+        }
+        let expert = library.expert(&name)?;
+        if expert.card.base != base.fingerprint {
+            let text = format!("expert `{name}` was trained on another base than the one opened");
+            return Err(Error::Mismatch(text));
+        }
+        jobs.push(Job {
+            name: name.clone(),
+            tasks: expert.card.tasks.clone(),
+            examples: data.select(Some(&expert.card.tasks), Split::Train)?,
+            origin: json!(null),
+        });
+        experts.push(expert);
+    }
+    if experts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let training = How {
+        lr: how.lr,
+        batch: how.batch,
+        epochs: 1,
+        steps: Some(how.steps),
+        warmup: how.warmup,
+        max_input: how.max_input,
+        seed: how.seed,
+        ..How::default()
+    };
+    let trained = gates(base, &experts, &jobs, &training, watch)?;
+    let mut derived = Vec::new();
+    for (expert, (vectors, _)) in experts.iter().zip(trained) {
+        library.put_artifact(&Artifact {
+            kind: kind.clone(),
+            spec: spec.clone(),
+            expert: expert.card.name.clone(),
+            made_from: expert.fingerprint().to_owned(),
+            vectors,
+        })?;
+        derived.push(expert.card.name.clone());
+    }
+    Ok(derived)
+}
