@@ -463,7 +463,7 @@ mod tests {
         assert!(library.names().unwrap().is_empty() && library.remove(&a).is_err());
         library.restore(&a).unwrap();
         library.rename(&a, &b).unwrap();
-        assert_eq!(library.names().unwrap(), [b.clone()]);
+        assert_eq!(library.names().unwrap(), std::slice::from_ref(&b));
         let artifacts = library
             .artifact(&Name::new("arrow").unwrap(), None)
             .unwrap();

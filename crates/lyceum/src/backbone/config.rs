@@ -102,7 +102,7 @@ impl Config {
         if sizes.contains(&0) || self.max_position_embeddings == 0 || self.window_size == 0 {
             return Err("sizes must not be zero".into());
         }
-        if self.hidden_size % self.num_heads != 0 {
+        if !self.hidden_size.is_multiple_of(self.num_heads) {
             let (d, h) = (self.hidden_size, self.num_heads);
             return Err(format!(
                 "hidden_size {d} is not a multiple of num_heads {h}"

@@ -243,9 +243,9 @@ mod tests {
     fn rows_are_read_and_selected() {
         let data = Dataset::from_jsonl(ROW.as_bytes(), "rows").unwrap();
         let task = Name::new("t_1").unwrap();
-        assert_eq!(data.tasks(), [task.clone()]);
+        assert_eq!(data.tasks(), std::slice::from_ref(&task));
         let rows = data
-            .select(Some(&[task.clone()]), Split::Validation)
+            .select(Some(std::slice::from_ref(&task)), Split::Validation)
             .unwrap();
         assert_eq!(
             (rows[0].target.as_str(), rows[0].references.len()),

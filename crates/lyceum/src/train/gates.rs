@@ -15,6 +15,9 @@ use crate::mix::{Bank, Mixing, Mixture};
 use crate::name::{Name, Site};
 use crate::route::trained_gates;
 
+/// One expert's gates `[d_in]` by site, and its losses.
+pub type Gated = (BTreeMap<Site, Tensor>, Vec<f64>);
+
 /// Trains the gates of `experts`, each on the examples of the job at its place; gates start at 0.
 /// Returns per expert the gates `[d_in]` by site, and its losses.
 ///
@@ -26,7 +29,7 @@ pub fn gates(
     jobs: &[Job],
     how: &How,
     watch: &mut dyn Watch,
-) -> Result<Vec<(BTreeMap<Site, Tensor>, Vec<f64>)>> {
+) -> Result<Vec<Gated>> {
     how.check()?;
     let mut feed = Feed::new(base, jobs, how)?;
     let fresh: Vec<BTreeMap<Site, Var>> = experts

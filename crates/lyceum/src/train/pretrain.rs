@@ -92,7 +92,10 @@ impl Pretrain {
             self.steps,
             self.save_every,
         ];
-        if sizes.contains(&0) || self.layers % 2 != 0 || self.width % self.heads != 0 {
+        if sizes.contains(&0)
+            || !self.layers.is_multiple_of(2)
+            || !self.width.is_multiple_of(self.heads)
+        {
             let text = "sizes must not be 0, layers even, width a multiple of heads";
             return Err(Error::invalid(text));
         }
