@@ -13,7 +13,7 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 pub use expert::{Job, experts};
-pub use gates::gates;
+pub use gates::{Gated, gates};
 pub use pretrain::{Pretrain, pretrain};
 pub use schedule::{Batches, Schedule};
 
