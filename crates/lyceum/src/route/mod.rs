@@ -1,7 +1,7 @@
 //! Routers: what decides which expert sees which token.
 //!
 //! A router's *specification* is the closed enum [`RouterSpec`] plus the table [`ROUTERS`], from
-//! which help and docs are made; the *thing* is a [`Router`](crate::mix::Router). A router that
+//! which help and docs are made; the *thing* is a [`Router`]. A router that
 //! needs prototypes cannot be built without them.
 
 mod fixed;

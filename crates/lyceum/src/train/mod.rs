@@ -1,6 +1,6 @@
 //! Training: one loop for experts, gates and whole models.
 //!
-//! Each [`Learner`] has its own variables, optimiser state, schedule and gradient clipping, so
+//! Each learner has its own variables, optimiser state, schedule and gradient clipping, so
 //! many learners train in one pass over one frozen base exactly as each would alone.
 
 mod adamw;
