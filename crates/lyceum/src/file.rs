@@ -19,10 +19,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         path: path.to_owned(),
         source: e,
     };
-    let mut file = tempfile::Builder::new()
-        .prefix(".tmp-")
-        .tempfile_in(dir)
-        .map_err(io)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp-");
+    // As any new file: what the process's umask leaves, not the private mode of temporary ones.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(dir).map_err(io)?;
     file.write_all(bytes)
         .and_then(|()| file.as_file().sync_all())
         .map_err(io)?;

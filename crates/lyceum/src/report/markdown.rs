@@ -54,7 +54,7 @@ pub(super) fn render(report: &Report) -> String {
     );
     let _ = writeln!(out, "|---|---|---|---|---|");
     for s in &report.stages {
-        let speed = s.tokens as f64 / s.seconds.max(1e-9);
+        let speed = s.tokens_per_second();
         let reused = if s.resumed { "reused" } else { "" };
         let (name, seconds, memory) = (&s.name, s.seconds, s.peak_memory_mib);
         let _ = writeln!(

@@ -1,5 +1,8 @@
-//! What a run found, as data, as text and as a page.
+//! What a run found, as data, as text and as a page with charts.
 
+pub mod chart;
+mod charts;
+mod html;
 mod markdown;
 
 use std::collections::BTreeMap;
@@ -161,14 +164,25 @@ pub fn mean_stderr(values: &[f64]) -> (f64, f64) {
 }
 
 impl Report {
-    /// Writes `report.json` and `report.md` into `dir`.
+    /// The pictures this report has figures for.
+    pub fn charts(&self) -> Vec<chart::Chart> {
+        charts::charts(self)
+    }
+
+    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a chart cannot be drawn or a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let mut json =
             serde_json::to_vec_pretty(self).map_err(|e| Error::format("report.json", e))?;
         json.push(b'\n');
+        let charts = self.charts();
+        for chart in &charts {
+            chart.write(&dir.join("plots"))?;
+        }
+        let page = html::render(self, &charts)?;
+        crate::file::write(&dir.join("report.html"), page.as_bytes())?;
         crate::file::write(&dir.join("report.md"), markdown::render(self).as_bytes())?;
         crate::file::write(&dir.join("report.json"), &json)
     }
@@ -237,6 +251,13 @@ impl Report {
                 && r.task == "mean"
                 && r.metric == "rouge-l"
         })
+    }
+}
+
+impl Stage {
+    /// Tokens read per second of wall time.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.seconds.max(1e-9)
     }
 }
 
