@@ -1,0 +1,4 @@
+//! One integration test binary for the library: a module per theme.
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod floors;
