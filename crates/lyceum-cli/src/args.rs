@@ -104,7 +104,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  lyceum eval --router arrow --top-k 2 --library experts\n  \
                             lyceum eval --task arc-easy --router base --limit 200\n  lyceum eval \
-                            --model routed"
+                            --model routed --out eval-routed"
     )]
     Eval(EvalArgs),
     /// Save a routed model as a folder
@@ -327,7 +327,7 @@ pub(crate) struct EvalArgs {
     /// Only the first so many examples
     #[arg(long)]
     pub(crate) limit: Option<usize>,
-    /// Write report and predictions here
+    /// Write report, charts and every example's own result here
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }
@@ -365,6 +365,15 @@ impl From<PrecisionArg> for Precision {
 pub(crate) enum MixingArg {
     Outputs,
     Factors,
+}
+
+impl std::fmt::Display for MixingArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            MixingArg::Outputs => "outputs",
+            MixingArg::Factors => "factors",
+        })
+    }
 }
 
 impl From<MixingArg> for Mixing {

@@ -46,10 +46,34 @@ pub fn tasks() -> Result<Dataset> {
     Dataset::from_jsonl(&TASKS.concat(), "embedded tasks")
 }
 
-/// ARC-Easy, test split, 2376 questions.
+/// ARC-Easy, test split, 2376 questions, prompts as lm-eval and MTTL write them:
+/// `Question: ...`, a line end, `Answer:`.
 ///
 /// # Errors
 /// Only if the build embedded damaged files.
 pub fn arc_easy() -> Result<Vec<Question>> {
     Question::from_jsonl(asset!("eval/arc_easy_test.jsonl"), "embedded arc-easy")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn arc_easy_is_whole_and_prompts_as_lm_eval_does() {
+        let questions = super::arc_easy().unwrap();
+        assert_eq!(questions.len(), 2376);
+        let prompted = |q: &crate::data::Question| {
+            q.query.starts_with("Question: ") && q.query.ends_with("\nAnswer:")
+        };
+        assert!(questions.iter().all(prompted));
+    }
+
+    #[test]
+    fn ten_tasks_have_all_splits() {
+        use crate::data::Split::{Test, Train, Validation};
+        let data = super::tasks().unwrap();
+        assert_eq!(data.tasks().len(), 10);
+        for (split, rows) in [(Train, 1000), (Validation, 120), (Test, 200)] {
+            assert_eq!(data.select(None, split).unwrap().len(), rows);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 
 // F0: words and numbers.
 pub mod error;
+pub mod figure;
 pub mod file;
 pub mod name;
 pub mod rng;
@@ -35,3 +36,8 @@ pub mod recipe;
 
 pub use error::{Context, Error, Result};
 pub use name::{Name, Site};
+
+/// The README's Rust, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,60 +1,103 @@
 //! Evaluating a model on generated text or multiple choice.
 
+use std::path::Path;
+use std::time::Instant;
+
 use anyhow::{Result, bail};
 use lyceum::Name;
-use lyceum::data::Split;
-use lyceum::eval::{Answer, Limits, choose, rouge_l};
-use lyceum::report::mean_stderr;
+use lyceum::data::{Dataset, Example, Split};
+use lyceum::eval::{Limits, answer_rows, choose, prediction_rows, rouge_l};
+use lyceum::figure::{Row, Subject};
+use lyceum::model::Model;
+use lyceum::report::{Provenance, Report, Stage};
+use lyceum::train::Watch;
 use serde::Serialize;
 
 use super::model;
-use crate::args::EvalArgs;
+use crate::args::{EvalArgs, ModelArgs};
 use crate::out::{Bar, Format, show};
 
-/// A line of the result.
-#[derive(Serialize)]
-struct Line {
-    task: String,
-    metric: &'static str,
-    mean: f64,
-    stderr: f64,
-    n: usize,
-}
+/// Counts the tokens a bar is shown.
+struct Counted(Bar, u64);
 
-impl Line {
-    fn new(task: &str, metric: &'static str, values: &[f64]) -> Self {
-        let (mean, stderr) = mean_stderr(values);
-        Line {
-            task: task.to_owned(),
-            metric,
-            mean,
-            stderr,
-            n: values.len(),
-        }
+impl Watch for Counted {
+    fn step(&mut self, step: usize, steps: usize, value: f64, tokens: usize) {
+        self.1 += tokens as u64;
+        self.0.step(step, steps, value, tokens);
     }
 }
 
+/// Rows, what was done, and every example's own result as JSON lines.
+type Found = (Vec<Row>, Stage, String);
+
 pub(crate) fn eval(args: &EvalArgs, format: Format) -> Result<()> {
-    let (lines, predictions) = match &args.task {
-        Some(task) => choices(args, task)?,
-        None => generated(args)?,
+    // What was asked for is checked before a model is opened.
+    let (model, (rows, stage, predictions)) = match &args.task {
+        Some(task) => {
+            let mut questions = model::questions(task)?;
+            questions.truncate(args.limit.unwrap_or(usize::MAX));
+            let model = model::model(&args.model)?;
+            let found = choices(&model, &subject(&args.model), task, &questions)?;
+            (model, found)
+        }
+        None => {
+            let examples = examples(args)?;
+            let model = model::model(&args.model)?;
+            let found = generated(&model, &subject(&args.model), args, &examples)?;
+            (model, found)
+        }
     };
     if let Some(out) = &args.out {
         lyceum::file::write(&out.join("predictions.jsonl"), predictions.as_bytes())?;
-        lyceum::file::write(
-            &out.join("results.json"),
-            &serde_json::to_vec_pretty(&lines)?,
-        )?;
+        report(args, &model, &rows, stage).write(out)?;
     }
-    show(format, &lines, |lines| {
-        let line = |l: &Line| {
+    show(format, &rows, |rows| {
+        let line = |r: &Row| {
+            let (task, metric) = (&r.task, &r.metric);
             format!(
-                "{:<60} {:<8} {:>8.4} ± {:.4}  n {}\n",
-                l.task, l.metric, l.mean, l.stderr, l.n
+                "{task:<60} {metric:<8} {:>8.4} ± {:.4}  n {}\n",
+                r.mean, r.stderr, r.n
             )
         };
-        lines.iter().map(line).collect::<String>()
+        rows.iter().map(line).collect::<String>()
     })
+}
+
+fn subject(args: &ModelArgs) -> Subject {
+    let text = |path: &Path| path.display().to_string();
+    match &args.model {
+        Some(dir) => Subject {
+            method: "saved".into(),
+            library: text(dir),
+            ..Subject::default()
+        },
+        None => Subject {
+            method: args.router.clone(),
+            library: args.library.clone().unwrap_or_default(),
+            mixing: match args.router.as_str() {
+                "base" | "oracle" => String::new(),
+                _ => args.mixing.to_string(),
+            },
+        },
+    }
+}
+
+fn report(args: &EvalArgs, model: &Model, rows: &[Row], stage: Stage) -> Report {
+    let spec = serde_json::json!({
+        "router": args.model.router,
+        "top_k": args.model.top_k.0,
+        "temperature": args.model.temperature,
+        "split": args.split,
+        "limit": args.limit,
+        "max_new": args.max_new,
+    });
+    let mut provenance = Provenance::new(model.base(), 0, spec);
+    provenance.mixing = subject(&args.model).mixing;
+    let title = format!("Evaluation: {}", stage.name);
+    let mut report = Report::new(title, provenance);
+    report.rows = rows.to_vec();
+    report.stages = vec![stage];
+    report
 }
 
 fn json_lines<T: Serialize>(items: &[T]) -> Result<String> {
@@ -66,11 +109,11 @@ fn json_lines<T: Serialize>(items: &[T]) -> Result<String> {
     Ok(text)
 }
 
-fn generated(args: &EvalArgs) -> Result<(Vec<Line>, String)> {
+fn examples(args: &EvalArgs) -> Result<Vec<Example>> {
     if args.metric != "rouge-l" {
         bail!("metric `{}` is not known; there is rouge-l", args.metric);
     }
-    let data = model::data(args.data.data.as_deref())?;
+    let data: Dataset = model::data(args.data.data.as_deref())?;
     let chosen: Vec<Name> = args
         .tasks
         .iter()
@@ -80,45 +123,47 @@ fn generated(args: &EvalArgs) -> Result<(Vec<Line>, String)> {
     let chosen = Some(chosen.as_slice()).filter(|tasks| !tasks.is_empty());
     let mut examples = data.select(chosen, split)?;
     examples.truncate(args.limit.unwrap_or(usize::MAX));
-    let model = model::model(&args.model)?;
+    Ok(examples)
+}
+
+fn generated(
+    model: &Model,
+    subject: &Subject,
+    args: &EvalArgs,
+    examples: &[Example],
+) -> Result<Found> {
     let limits = Limits {
         max_new: args.max_new,
         max_input: args.data.max_input,
         ..Limits::default()
     };
-    let mut bar = Bar::new("rouge-l", "rouge-l");
-    let predictions = rouge_l(&model, &examples, &limits, &mut bar)?;
-    let mut tasks: Vec<&Name> = predictions.iter().map(|p| &p.task).collect();
-    tasks.sort();
-    tasks.dedup();
-    let mut lines = Vec::new();
-    for task in tasks {
-        let own = predictions.iter().filter(|p| p.task == *task);
-        let values: Vec<f64> = own.map(|p| p.score).collect();
-        lines.push(Line::new(task.as_str(), "rouge-l", &values));
-    }
-    let all: Vec<f64> = predictions.iter().map(|p| p.score).collect();
-    lines.push(Line::new("mean", "rouge-l", &all));
-    Ok((lines, json_lines(&predictions)?))
+    let begun = Instant::now();
+    let mut watch = Counted(Bar::new("rouge-l", "rouge-l"), 0);
+    let predictions = rouge_l(model, examples, &limits, &mut watch)?;
+    let stage = Stage::ended(format!("rouge-l {}", subject.method), begun, watch.1, false);
+    Ok((
+        prediction_rows(subject, &predictions),
+        stage,
+        json_lines(&predictions)?,
+    ))
 }
 
-fn choices(args: &EvalArgs, task: &std::path::Path) -> Result<(Vec<Line>, String)> {
-    let mut questions = model::questions(task)?;
-    questions.truncate(args.limit.unwrap_or(usize::MAX));
-    let model = model::model(&args.model)?;
-    let mut bar = Bar::new("multiple choice", "acc");
-    let answers = choose(&model, &questions, 16, &mut bar)?;
+fn choices(
+    model: &Model,
+    subject: &Subject,
+    task: &Path,
+    questions: &[lyceum::data::Question],
+) -> Result<Found> {
     let name = task
         .file_stem()
         .map_or_else(String::new, |s| s.to_string_lossy().into());
-    let line = |metric, score: fn(&Answer) -> f64| {
-        let values: Vec<f64> = answers.iter().map(score).collect();
-        Line::new(&name, metric, &values)
-    };
-    let lines = vec![
-        line("acc", Answer::acc),
-        line("acc_norm", Answer::acc_norm),
-        line("acc_tok", Answer::acc_tok),
-    ];
-    Ok((lines, json_lines(&answers)?))
+    let begun = Instant::now();
+    let mut watch = Counted(Bar::new(&name, "acc"), 0);
+    let answers = choose(model, questions, 16, &mut watch)?;
+    let stage = Stage::ended(format!("{name} {}", subject.method), begun, watch.1, false);
+    Ok((
+        answer_rows(subject, &name, &answers),
+        stage,
+        json_lines(&answers)?,
+    ))
 }

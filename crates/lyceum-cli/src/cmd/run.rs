@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use lyceum::backbone::Base;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
-use lyceum::train::Pretrain;
+use lyceum::report::chart::{Chart, Kind, Lines};
+use lyceum::train::{Pretrain, Progress};
 
 use super::model;
 use crate::args::RunArgs;
@@ -67,15 +68,41 @@ pub(crate) fn pretrain(path: &Path, root: &Path, out: &Path) -> Result<()> {
     let how: Pretrain = toml::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), recipe::explain(&error)))?;
     let mut bar = Bar::new("pretrain", "loss");
-    let curve = lyceum::train::pretrain(&how, root, out, &mut bar)?;
-    if let Some(last) = curve.last() {
-        say(&format!(
-            "loss {last:.3} after {} steps; base in {}",
-            curve.len(),
-            out.display()
-        ));
+    let progress = lyceum::train::pretrain(&how, root, out, &mut bar)?;
+    drop(bar);
+    curves(&progress, how.save_every).write(out)?;
+    let mut text = format!("{} steps; base in {}", progress.losses.len(), out.display());
+    if let Some((_, loss, bits)) = progress.held_out.last() {
+        text += &format!("\nheld out: loss {loss:.3}, {bits:.3} bits per byte");
     }
+    if let Some(bits) = progress.baseline {
+        text += &format!(" (4-gram, Witten-Bell: {bits:.3})");
+    }
+    say(&text);
     Ok(())
+}
+
+/// Training loss, averaged between held-out measurements, and held-out loss.
+fn curves(progress: &Progress, every: usize) -> Chart {
+    let means = progress.losses.chunks(every).enumerate();
+    let mean = |(i, some): (usize, &[f64])| {
+        let at = (i * every + some.len()) as f64;
+        (at, some.iter().sum::<f64>() / some.len() as f64)
+    };
+    let held = progress.held_out.iter().map(|h| (h.0 as f64, h.1));
+    Chart {
+        name: "loss".into(),
+        title: "Pre-training".into(),
+        caption: "Cross-entropy per token, nats.".into(),
+        kind: Kind::Lines(Lines {
+            x: "step".into(),
+            y: "loss".into(),
+            lines: vec![
+                ("training".into(), means.map(mean).collect()),
+                ("held out".into(), held.collect()),
+            ],
+        }),
+    }
 }
 
 pub(crate) fn plot(path: &Path, out: Option<&Path>) -> Result<()> {

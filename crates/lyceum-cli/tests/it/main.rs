@@ -1,4 +1,10 @@
 //! One end-to-end test binary: the `lyceum` command as a user runs it.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod bad_input;
+mod command;
 mod help;
+mod run;
+#[path = "../../../lyceum/tests/it/tiny.rs"]
+mod tiny;
+mod walk;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Question, Tokens};
 use crate::error::Result;
+use crate::figure::{Row, Subject};
 use crate::model::Model;
 use crate::train::Watch;
 
@@ -45,6 +46,19 @@ impl Answer {
     pub fn acc_tok(&self) -> f64 {
         self.best(|i| self.log_probs[i] / self.tokens[i].max(1) as f64)
     }
+}
+
+/// The accuracies that `answers` to the questions called `task` make.
+pub fn answer_rows(subject: &Subject, task: &str, answers: &[Answer]) -> Vec<Row> {
+    let row = |metric: &str, score: fn(&Answer) -> f64| {
+        let values: Vec<f64> = answers.iter().map(score).collect();
+        subject.row(task, metric, &values)
+    };
+    vec![
+        row("acc", Answer::acc),
+        row("acc_norm", Answer::acc_norm),
+        row("acc_tok", Answer::acc_tok),
+    ]
 }
 
 /// Answers `questions`, `batch` at a time.

@@ -10,12 +10,14 @@ pub mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use choice::{Answer, choose};
+pub use choice::{Answer, answer_rows, choose};
 pub use routing::RoutingProbe;
 
-use crate::data::Example;
+use crate::data::{Example, Tokens};
 use crate::error::Result;
-use crate::model::Model;
+use crate::figure::{Row, Subject};
+use crate::mix::Probe;
+use crate::model::{Batch, Model};
 use crate::name::Name;
 use crate::train::Watch;
 
@@ -54,6 +56,23 @@ pub struct Prediction {
     pub text: String,
     /// ROUGE-L, 0 to 100.
     pub score: f64,
+}
+
+/// ROUGE-L by task, in the order of their names, then `mean` over all examples.
+pub fn prediction_rows(subject: &Subject, predictions: &[Prediction]) -> Vec<Row> {
+    let tasks: std::collections::BTreeSet<&Name> = predictions.iter().map(|p| &p.task).collect();
+    let scores = |task: Option<&Name>| -> Vec<f64> {
+        let own = predictions
+            .iter()
+            .filter(|p| task.is_none_or(|task| p.task == *task));
+        own.map(|p| p.score).collect()
+    };
+    let by_task = tasks
+        .into_iter()
+        .map(|t| subject.row(t.as_str(), "rouge-l", &scores(Some(t))));
+    by_task
+        .chain([subject.row("mean", "rouge-l", &scores(None))])
+        .collect()
 }
 
 /// Greedy generation on `examples`, scored by ROUGE-L against their references.
@@ -98,4 +117,35 @@ pub fn rouge_l(
         watch.step(all.len(), examples.len(), mean, tokens);
     }
     Ok(all)
+}
+
+/// The mean cross-entropy over its target tokens of each example, nats; `probe` sees the routing.
+///
+/// # Errors
+/// When an example cannot be tokenised or the router cannot decide.
+pub fn mean_losses(
+    model: &Model,
+    examples: &[Example],
+    max_input: usize,
+    probe: Option<&dyn Probe>,
+) -> Result<Vec<f64>> {
+    let mut means = Vec::with_capacity(examples.len());
+    for some in examples.chunks(16) {
+        let tokens: Vec<Tokens> = some
+            .iter()
+            .map(|e| model.base().tokenizer.training(e, max_input))
+            .collect::<Result<_>>()?;
+        let batch = Batch::new(tokens.iter().zip(some.iter().map(|e| e.task.clone())));
+        let losses = model.losses(&batch, probe)?.to_vec1::<f32>()?;
+        let mut sums = vec![(0.0, 0.0); some.len()];
+        for (owner, loss) in batch.owners.iter().zip(losses) {
+            sums[*owner].0 += f64::from(loss);
+            sums[*owner].1 += 1.0;
+        }
+        means.extend(
+            sums.into_iter()
+                .map(|(sum, n): (f64, f64)| sum / n.max(1.0)),
+        );
+    }
+    Ok(means)
 }

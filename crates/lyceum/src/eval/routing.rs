@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use crate::error::Result;
+use crate::figure::{LayerRouting, Routing};
 use crate::mix::{Gates, Pass, Probe};
 use crate::name::{Name, Site};
-use crate::report::{LayerRouting, Routing};
 
 #[derive(Debug, Default, Clone)]
 struct Sums {

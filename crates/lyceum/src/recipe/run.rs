@@ -1,6 +1,5 @@
 //! Running a recipe from end to end.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,14 +11,16 @@ use sha2::{Digest, Sha256};
 use super::stages::train_missing;
 use super::{Method, Recipe};
 use crate::backbone::Base;
-use crate::data::{Dataset, Example, Question, Split, Tokens};
+use crate::data::{Dataset, Example, Question, Split};
 use crate::error::{Error, Result};
-use crate::eval::{Answer, Prediction, RoutingProbe, choose, rouge_l};
+use crate::eval::{Answer, Prediction, RoutingProbe};
+use crate::eval::{answer_rows, choose, mean_losses, prediction_rows, rouge_l};
+use crate::figure::{Curve, Similarity, Subject};
 use crate::library::Library;
 use crate::mix::Mixing;
-use crate::model::{Batch, Model};
+use crate::model::Model;
 use crate::name::Name;
-use crate::report::{Curve, Provenance, Report, Row, Similarity, Stage, mean_stderr};
+use crate::report::{Provenance, Report, Stage};
 use crate::train::Watch;
 use crate::transform::{arrow, cluster, phatgoose};
 
@@ -64,16 +65,7 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Report> {
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    let report = Report {
-        title: recipe.title.clone(),
-        provenance: provenance(recipe, &base),
-        stages: Vec::new(),
-        rows: Vec::new(),
-        similarity: Vec::new(),
-        routing: Vec::new(),
-        curves: Vec::new(),
-        notes: Vec::new(),
-    };
+    let report = Report::new(recipe.title.clone(), provenance(recipe, &base));
     let mut run = Run {
         recipe,
         base,
@@ -138,15 +130,8 @@ impl Run<'_> {
         if resumed {
             self.progress.say(&format!("{name}: already there, reused"));
         }
-        let seconds = begun.elapsed().as_secs_f64();
-        let peak_memory_mib = peak_memory_mib();
-        self.report.stages.push(Stage {
-            name,
-            seconds,
-            tokens,
-            peak_memory_mib,
-            resumed,
-        });
+        let stage = Stage::ended(name, begun, tokens, resumed);
+        self.report.stages.push(stage);
         Ok(value)
     }
 
@@ -237,61 +222,34 @@ impl Run<'_> {
             mixing = Mixing::Outputs;
         }
         let model = Model::routed(self.base.clone(), library, &spec, mixing)?;
-        let library_label = if method.router == "base" { "" } else { label };
-        let row = |task: &str, metric: &str, values: &[f64]| {
-            let (mean, stderr) = mean_stderr(values);
-            Row {
-                method: method.router.clone(),
-                library: library_label.into(),
-                mixing: method.mixing_label().into(),
-                task: task.into(),
-                metric: metric.into(),
-                mean,
-                stderr,
-                n: values.len(),
-            }
+        let subject = Subject {
+            method: method.router.clone(),
+            library: if method.router == "base" { "" } else { label }.into(),
+            mixing: method.mixing_label().into(),
         };
-        let tag = [method.router.as_str(), library_label, method.mixing_label()];
-        let tag: Vec<&str> = tag.into_iter().filter(|t| !t.is_empty()).collect();
-        let tag = tag.join("-");
+        let tag = subject.tag();
         let key = self.key(&(&spec, mixing, &self.recipe.eval, library.fingerprint()?))?;
         let limits = self.recipe.eval.clone();
-        let path = self.out.join("predictions").join(format!("{tag}.jsonl"));
+        let file = |name: String| self.out.join("predictions").join(name);
+        let path = file(format!("{tag}.jsonl"));
         let predictions: Vec<Prediction> =
             self.timed(format!("rouge-l {tag}"), "rouge-l", |watch| {
                 kept(&path, &key, || rouge_l(&model, test, &limits, watch))
             })?;
-        let mut tasks: Vec<&Name> = predictions.iter().map(|p| &p.task).collect();
-        tasks.sort();
-        tasks.dedup();
-        for task in tasks {
-            let own = predictions.iter().filter(|p| p.task == *task);
-            let values: Vec<f64> = own.map(|p| p.score).collect();
-            self.report
-                .rows
-                .push(row(task.as_str(), "rouge-l", &values));
-        }
-        let all: Vec<f64> = predictions.iter().map(|p| p.score).collect();
-        self.report.rows.push(row("mean", "rouge-l", &all));
-        self.losses(&model, method, (library_label, library), test, &row)?;
+        self.report
+            .rows
+            .extend(prediction_rows(&subject, &predictions));
+        self.losses(&model, &subject, library, test)?;
         if method.downstream && !questions.is_empty() {
-            let path = self
-                .out
-                .join("predictions")
-                .join(format!("{tag}-downstream.jsonl"));
+            let path = file(format!("{tag}-downstream.jsonl"));
             let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
                 kept(&path, &key, || choose(&model, questions, 16, watch))
             })?;
             let task = self.recipe.downstream.as_ref().and_then(|p| p.file_stem());
             let task = task.map_or("downstream".into(), |s| s.to_string_lossy().into_owned());
-            for (metric, score) in [
-                ("acc", Answer::acc as fn(&Answer) -> f64),
-                ("acc_norm", Answer::acc_norm),
-                ("acc_tok", Answer::acc_tok),
-            ] {
-                let values: Vec<f64> = answers.iter().map(score).collect();
-                self.report.rows.push(row(&task, metric, &values));
-            }
+            self.report
+                .rows
+                .extend(answer_rows(&subject, &task, &answers));
         }
         Ok(())
     }
@@ -300,10 +258,9 @@ impl Run<'_> {
     fn losses(
         &mut self,
         model: &Model,
-        method: &Method,
-        (label, library): (&str, &Library),
+        subject: &Subject,
+        library: &Library,
         test: &[Example],
-        row: &dyn Fn(&str, &str, &[f64]) -> Row,
     ) -> Result<()> {
         let experts: Vec<(Name, Vec<Name>)> = library
             .cards()?
@@ -311,32 +268,14 @@ impl Run<'_> {
             .map(|c| (c.name, c.tasks))
             .collect();
         let probe = RoutingProbe::new(&experts);
-        let tokenizer = &self.base.tokenizer;
         let longest = self.base.decoder.config().max_position_embeddings;
-        let mut means = Vec::new();
-        for some in test.chunks(16) {
-            let tokens: Vec<Tokens> = some
-                .iter()
-                .map(|e| tokenizer.training(e, longest.min(self.recipe.train.max_input)))
-                .collect::<Result<_>>()?;
-            let batch = Batch::new(tokens.iter().zip(some.iter().map(|e| e.task.clone())));
-            let losses = model.losses(&batch, Some(&probe))?.to_vec1::<f32>()?;
-            let mut sums = vec![(0.0, 0.0); some.len()];
-            for (owner, loss) in batch.owners.iter().zip(losses) {
-                sums[*owner].0 += f64::from(loss);
-                sums[*owner].1 += 1.0;
-            }
-            means.extend(
-                sums.into_iter()
-                    .map(|(sum, n): (f64, f64)| sum / n.max(1.0)),
-            );
-        }
-        self.report.rows.push(row("mean", "loss", &means));
-        if matches!(method.router.as_str(), "arrow" | "phatgoose") {
-            let name = format!("{} {}", method.router, method.mixing_label());
-            self.report
-                .routing
-                .push(probe.routing(name.trim_end(), label));
+        let longest = longest.min(self.recipe.train.max_input);
+        let means = mean_losses(model, test, longest, Some(&probe))?;
+        self.report.rows.push(subject.row("mean", "loss", &means));
+        if matches!(subject.method.as_str(), "arrow" | "phatgoose") {
+            let name = format!("{} {}", subject.method, subject.mixing);
+            let routing = probe.routing(name.trim_end(), &subject.library);
+            self.report.routing.push(routing);
         }
         Ok(())
     }
@@ -382,14 +321,6 @@ fn kept<T: Serialize + DeserializeOwned>(
     Ok((values, false))
 }
 
-/// The most memory this process has held, in MiB; 0 where the system does not say.
-fn peak_memory_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
-}
-
 fn provenance(recipe: &Recipe, base: &Base) -> Provenance {
     let mixings: std::collections::BTreeSet<&str> = recipe
         .methods
@@ -397,17 +328,8 @@ fn provenance(recipe: &Recipe, base: &Base) -> Provenance {
         .map(Method::mixing_label)
         .filter(|m| !m.is_empty())
         .collect();
-    Provenance {
-        lyceum: env!("CARGO_PKG_VERSION").into(),
-        seed: recipe.seed,
-        device: "cpu".into(),
-        precision: recipe.precision.to_string(),
-        threads: rayon::current_num_threads(),
-        mixing: mixings.into_iter().collect::<Vec<_>>().join(", "),
-        base: base.name.clone(),
-        base_fingerprint: base.fingerprint.clone(),
-        libraries: BTreeMap::new(),
-        versions: BTreeMap::from([("candle".into(), "0.11".into())]),
-        spec: serde_json::to_value(recipe).unwrap_or_default(),
-    }
+    let spec = serde_json::to_value(recipe).unwrap_or_default();
+    let mut provenance = Provenance::new(base, recipe.seed, spec);
+    provenance.mixing = mixings.into_iter().collect::<Vec<_>>().join(", ");
+    provenance
 }

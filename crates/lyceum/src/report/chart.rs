@@ -280,11 +280,12 @@ fn shade(share: f64) -> RGBColor {
 fn draw_lines<B: DrawingBackend>(area: &Area<B>, chart: &Lines) -> Drawn<B> {
     let points = || chart.lines.iter().flat_map(|(_, points)| points);
     let span = |pick: fn(&(f64, f64)) -> f64| {
-        let low = points().map(pick).fold(f64::INFINITY, f64::min);
-        let high = points().map(pick).fold(f64::NEG_INFINITY, f64::max);
-        match low < high {
-            true => (low, high),
-            false => (low.min(0.0), low.max(0.0) + 1.0),
+        let mut values: Vec<f64> = points().map(pick).filter(|v| v.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        match values.as_slice() {
+            [] => (0.0, 1.0),
+            [low, .., high] if low < high => (*low, *high),
+            [one, ..] => (one.min(0.0), one.max(0.0) + 1.0),
         }
     };
     let ((x0, x1), (y0, y1)) = (span(|p| p.0), span(|p| p.1));

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::Report;
 use super::chart::{Bar, Chart, Heat, Kind, Lines};
-use super::{LayerRouting, Report, Row, Similarity};
+use crate::figure::{LayerRouting, Row, Similarity};
 
 /// All charts that `report` has figures for.
 pub(super) fn charts(report: &Report) -> Vec<Chart> {

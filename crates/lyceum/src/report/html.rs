@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::Report;
 use super::chart::Chart;
-use super::{Report, Row};
 use crate::error::Result;
+use crate::figure::Row;
 
 const STYLE: &str = "
 :root { color-scheme: light; }

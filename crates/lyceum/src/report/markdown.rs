@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::{Report, Row};
+use super::Report;
+use crate::figure::Row;
 
 /// The whole report.
 pub(super) fn render(report: &Report) -> String {

@@ -7,11 +7,14 @@ mod markdown;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backbone::Base;
 use crate::error::{Error, Result};
+use crate::figure::{Curve, Routing, Row, Similarity};
 
 /// A run's results with everything needed to judge and repeat them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,94 +79,21 @@ pub struct Stage {
     pub resumed: bool,
 }
 
-/// One figure.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// The router.
-    pub method: String,
-    /// `private`, `mbc`; empty for the base.
-    pub library: String,
-    /// `outputs`, `factors`; empty where it makes no difference.
-    pub mixing: String,
-    /// A task, or `mean` over all examples.
-    pub task: String,
-    /// `rouge-l`, `acc`, `acc_norm`, `acc_tok`, `loss`.
-    pub metric: String,
-    /// Mean over the examples.
-    pub mean: f64,
-    /// Its standard error.
-    pub stderr: f64,
-    /// How many examples.
-    pub n: usize,
-}
-
-/// Cosines between experts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Similarity {
-    /// The library.
-    pub library: String,
-    /// Its experts.
-    pub names: Vec<String>,
-    /// One row per expert.
-    pub cosines: Vec<Vec<f64>>,
-    /// Cluster to members.
-    pub clusters: BTreeMap<String, Vec<String>>,
-}
-
-/// Where a method sent tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Routing {
-    /// The method.
-    pub method: String,
-    /// The library.
-    pub library: String,
-    /// By block of the base.
-    pub layers: Vec<LayerRouting>,
-    /// The experts.
-    pub experts: Vec<String>,
-    /// Share of the gate weight per expert; sums to 1.
-    pub load: Vec<f64>,
-}
-
-/// Where one block sent tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LayerRouting {
-    /// The block's number.
-    pub layer: String,
-    /// Share of tokens whose own task's expert was among the chosen.
-    pub own_share: f64,
-    /// Mean weight of the own expert.
-    pub own_weight: f64,
-    /// Mean entropy of the gates, nats.
-    pub entropy: f64,
-}
-
-/// A loss curve.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Curve {
-    /// Whose.
-    pub name: String,
-    /// Steps.
-    pub steps: Vec<u64>,
-    /// Loss at each.
-    pub losses: Vec<f64>,
-}
-
-/// Mean and standard error (sample deviation over `sqrt(n)`; 0 below two values).
-pub fn mean_stderr(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    if values.is_empty() {
-        return (0.0, 0.0);
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    if values.len() < 2 {
-        return (mean, 0.0);
-    }
-    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    (mean, (variance / n).sqrt())
-}
-
 impl Report {
+    /// A report without figures yet.
+    pub fn new(title: String, provenance: Provenance) -> Self {
+        Report {
+            title,
+            provenance,
+            stages: Vec::new(),
+            rows: Vec::new(),
+            similarity: Vec::new(),
+            routing: Vec::new(),
+            curves: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     /// The pictures this report has figures for.
     pub fn charts(&self) -> Vec<chart::Chart> {
         charts::charts(self)
@@ -254,22 +184,40 @@ impl Report {
     }
 }
 
-impl Stage {
-    /// Tokens read per second of wall time.
-    pub fn tokens_per_second(&self) -> f64 {
-        self.tokens as f64 / self.seconds.max(1e-9)
+impl Provenance {
+    /// What a run over `base` under `seed` on this machine starts from; `spec` is what was asked.
+    pub fn new(base: &Base, seed: u64, spec: Value) -> Self {
+        Provenance {
+            lyceum: env!("CARGO_PKG_VERSION").into(),
+            seed,
+            device: "cpu".into(),
+            precision: base.precision.to_string(),
+            threads: rayon::current_num_threads(),
+            mixing: String::new(),
+            base: base.name.clone(),
+            base_fingerprint: base.fingerprint.clone(),
+            libraries: BTreeMap::new(),
+            versions: BTreeMap::from([("candle".into(), "0.11".into())]),
+            spec,
+        }
     }
 }
 
-impl Row {
-    /// Method, library and mixing in a line.
-    pub fn label(&self) -> String {
-        let parts = [self.library.as_str(), self.mixing.as_str()];
-        let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
-        match parts.is_empty() {
-            true => self.method.clone(),
-            false => format!("{} ({})", self.method, parts.join(", ")),
+impl Stage {
+    /// A stage that began at `begun`, read `tokens` tokens and ends now.
+    pub fn ended(name: String, begun: Instant, tokens: u64, resumed: bool) -> Self {
+        Stage {
+            name,
+            seconds: begun.elapsed().as_secs_f64(),
+            tokens,
+            peak_memory_mib: peak_memory_mib(),
+            resumed,
         }
+    }
+
+    /// Tokens read per second of wall time.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.seconds.max(1e-9)
     }
 }
 
@@ -283,4 +231,12 @@ fn sentence(a: &Row, b: &Row) -> String {
     };
     let (a, b) = (a.label(), b.label());
     format!("{a} {verdict} {b}: {difference:+.1} ROUGE-L (standard error {error:.1}).")
+}
+
+/// The most memory this process has held, in MiB; 0 where the system does not say.
+fn peak_memory_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
 }

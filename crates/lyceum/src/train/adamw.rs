@@ -29,8 +29,7 @@ impl AdamW {
         })
     }
 
-    /// One update; `vars` are the list this was made for. A variable without gradient (nothing
-    /// depended on it) is treated as having a zero one.
+    /// One update from a backward pass; `vars` are the list this was made for.
     pub(crate) fn step(
         &mut self,
         vars: &[Var],
@@ -38,15 +37,25 @@ impl AdamW {
         lr: f64,
         clip: f64,
     ) -> Result<()> {
-        let gradients: Vec<Option<Vec<f32>>> = vars
-            .iter()
-            .map(|var| {
-                gradients
-                    .get(var)
-                    .map(|g| g.flatten_all()?.to_vec1::<f32>())
-                    .transpose()
-            })
-            .collect::<Result<_, _>>()?;
+        let one = |var: &Var| {
+            let gradient = gradients.get(var);
+            gradient
+                .map(|g| g.flatten_all()?.to_vec1::<f32>())
+                .transpose()
+        };
+        let gradients: Vec<Option<Vec<f32>>> = vars.iter().map(one).collect::<Result<_, _>>()?;
+        self.update(vars, &gradients, lr, clip)
+    }
+
+    /// One update from gradients in the order of `vars`. A variable without one (nothing depended
+    /// on it) is left as it is.
+    pub(crate) fn update(
+        &mut self,
+        vars: &[Var],
+        gradients: &[Option<Vec<f32>>],
+        lr: f64,
+        clip: f64,
+    ) -> Result<()> {
         let square = |g: &Vec<f32>| g.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
         let norm = gradients.iter().flatten().map(square).sum::<f64>().sqrt();
         if !norm.is_finite() {

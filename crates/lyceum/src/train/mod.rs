@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use expert::{Job, experts};
 pub use gates::{Gated, gates};
-pub use pretrain::{Pretrain, pretrain};
+pub use pretrain::{Pretrain, Progress, pretrain};
 pub use schedule::{Batches, Schedule};
 
 use adamw::AdamW;

@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod floors;
+mod tiny;
+mod training;

@@ -1,0 +1,123 @@
+//! Every subcommand alone, in the order of the README's walk-through.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, safetensors};
+
+use crate::command::{Place, read_json};
+
+fn trained() -> Place {
+    let place = Place::new();
+    place.ok("train --base base --data rows.jsonl --each-task --library lib --rank 2 --epochs 2");
+    place
+}
+
+#[test]
+fn a_library_is_trained_listed_shown_copied_and_clustered() {
+    let place = trained();
+    let cards = place.json("list lib");
+    let names: Vec<&str> = cards
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["task_0", "task_1", "task_2"]);
+    assert_eq!(cards[0]["lora"]["rank"], 2);
+    assert!(place.ok("list lib").contains("task_1"));
+    let shown = place.json("show lib task_1");
+    assert_eq!(shown["sites"].as_array().unwrap().len(), 6);
+    assert!(shown["sites"][0]["norm"].as_f64().unwrap() > 0.0);
+    place.ok("derive lib arrow");
+    place.ok("copy lib lib2");
+    assert_eq!(place.json("list lib2"), cards);
+    assert_eq!(place.json("show lib2 task_0")["artifacts"][0], "arrow");
+    place.ok("remove lib2 task_0");
+    assert_eq!(place.json("list lib2").as_array().unwrap().len(), 2);
+    place.ok("remove lib2 task_0 --restore");
+    assert_eq!(place.json("list lib2"), cards);
+    place.ok("cluster lib --k 2 --sparsity 0.2 --out clusters.json");
+    let clusters = read_json(&place.path("clusters.json"));
+    let members: usize = clusters
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|c| c.as_array().unwrap().len())
+        .sum();
+    assert_eq!(members, 3);
+    place.ok(
+        "train --base base --data rows.jsonl --clusters clusters.json --library mbc --epochs 1",
+    );
+    let experts = place.json("list mbc");
+    assert_eq!(experts[0]["name"], "cluster_0");
+    assert_eq!(
+        experts[0]["tasks"].as_array().unwrap().len()
+            + experts[1]["tasks"].as_array().unwrap().len(),
+        3
+    );
+}
+
+#[test]
+fn every_router_is_evaluated_saved_and_opened() {
+    let place = trained();
+    place.ok("derive lib arrow");
+    place.ok("derive lib phatgoose --steps 2 --lr 1e-3 --base base --data rows.jsonl");
+    for router in ["base", "oracle", "uniform", "arrow", "phatgoose"] {
+        for mixing in ["outputs", "factors"] {
+            let line = format!(
+                "eval --base base --library lib --router {router} --mixing {mixing} --data rows.jsonl --max-new 3"
+            );
+            let rows = place.json(&line);
+            let mean = rows.as_array().unwrap().last().unwrap().clone();
+            assert_eq!(
+                (mean["task"].as_str(), mean["n"].as_u64()),
+                (Some("mean"), Some(6))
+            );
+        }
+    }
+    let line = "--base base --library lib --router arrow --top-k 2";
+    place.ok(&format!("save {line} routed"));
+    let direct = place.json(&format!("eval {line} --task questions.jsonl"));
+    let saved = place.json("eval --base base --model routed --task questions.jsonl --out report");
+    assert_eq!(direct[0]["mean"], saved[0]["mean"]);
+    for file in [
+        "report.json",
+        "report.html",
+        "report.md",
+        "predictions.jsonl",
+        "plots/downstream-questions.svg",
+    ] {
+        assert!(place.path("report").join(file).exists(), "{file}");
+    }
+    let text = place.json(&format!("generate {line} --prompt Hello --max-new 3"));
+    assert!(text["tokens"].as_u64().unwrap() <= 3);
+    place.ok("generate --base base --prompt Hello --max-new 3");
+}
+
+#[test]
+fn logits_are_padded_as_they_came() {
+    let place = trained();
+    let tensor = |values: Vec<i64>| Tensor::from_vec(values, (2, 4), &Device::Cpu).unwrap();
+    let input = BTreeMap::from([
+        ("input_ids", tensor(vec![5, 6, 7, 8, 0, 0, 9, 10])),
+        ("attention_mask", tensor(vec![1, 1, 1, 1, 0, 0, 1, 1])),
+    ]);
+    let bytes = ::safetensors::serialize(input, None).unwrap();
+    std::fs::write(place.path("in.safetensors"), bytes).unwrap();
+    std::fs::write(place.path("tasks.json"), r#"["task_0", "task_1"]"#).unwrap();
+    place.ok("logits --base base --library lib --router oracle --tasks tasks.json --input in.safetensors --out out.safetensors");
+    let read = || {
+        safetensors::load(place.path("out.safetensors"), &Device::Cpu).unwrap()["logits"]
+            .to_vec3::<f32>()
+            .unwrap()
+    };
+    let oracle = read();
+    assert_eq!(
+        (oracle.len(), oracle[0].len(), oracle[0][0].len()),
+        (2, 4, 4096)
+    );
+    assert!(oracle[1][0].iter().all(|x| *x == 0.0) && oracle[1][2].iter().any(|x| *x != 0.0));
+    place.ok("logits --base base --input in.safetensors --out out.safetensors");
+    let plain = read();
+    assert_ne!(oracle[1][3], plain[1][3]);
+}

@@ -1,0 +1,257 @@
+//! Pre-training a base: the same decoder with its own weights as variables.
+//!
+//! Batches are ragged as everywhere: whole documents packed end to end, each from position 0, as
+//! prompts are at evaluation. Their order is decided by the seed alone, so a resumed run sees what
+//! an uninterrupted one would.
+
+mod corpus;
+mod ngram;
+mod state;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use super::adamw::AdamW;
+use super::{Schedule, Watch};
+use crate::backbone::{Config, Decoder, Source, write_folder};
+use crate::error::{Error, Result};
+use crate::model::{Batch, losses};
+use crate::rng::Rng;
+use corpus::Corpus;
+
+/// A pre-training recipe: `recipes/base.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pretrain {
+    /// Seed of initialisation and data order.
+    pub seed: u64,
+    /// Plain text files; paragraphs are documents.
+    pub text: Vec<PathBuf>,
+    /// At most this many bytes of each text file.
+    pub text_bytes: usize,
+    /// Task files whose training rows are used whole: prompt and answer.
+    pub tasks: Vec<PathBuf>,
+    /// Task files of which only the prompts are used, never the targets.
+    pub prompts: Vec<PathBuf>,
+    /// How often each task row and prompt is seen in one pass over the text.
+    pub repeat: usize,
+    /// Every so many documents one is held out, never trained on.
+    pub hold_out: usize,
+    /// Size of the byte-level BPE vocabulary, end-of-text included.
+    pub vocab: usize,
+    /// Width, blocks, heads, MLP width.
+    pub width: usize,
+    /// Blocks, alternating global and local attention.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Positions the model knows.
+    pub positions: usize,
+    /// Window of local layers.
+    pub window: usize,
+    /// Longest document, in tokens.
+    pub context: usize,
+    /// Tokens computed at once.
+    pub batch_tokens: usize,
+    /// Such batches per step, their gradients added up.
+    pub accumulate: usize,
+    /// Steps.
+    pub steps: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Steps over which the rate rises.
+    pub warmup: usize,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm.
+    pub clip: f64,
+    /// A checkpoint is kept every so many steps.
+    pub save_every: usize,
+}
+
+impl Pretrain {
+    fn config(&self) -> Config {
+        use crate::backbone::Span::{Global, Local};
+        Config {
+            model_type: "gpt_neo".into(),
+            vocab_size: self.vocab,
+            hidden_size: self.width,
+            num_layers: self.layers,
+            num_heads: self.heads,
+            intermediate_size: None,
+            max_position_embeddings: self.positions,
+            window_size: self.window,
+            attention_types: vec![(vec![Global, Local], self.layers / 2)],
+            layer_norm_epsilon: 1e-5,
+            activation_function: "gelu_new".into(),
+            tie_word_embeddings: true,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let sizes = [
+            self.width,
+            self.layers,
+            self.heads,
+            self.batch_tokens,
+            self.accumulate,
+            self.steps,
+            self.save_every,
+            self.hold_out,
+            self.repeat,
+        ];
+        if sizes.contains(&0)
+            || !self.layers.is_multiple_of(2)
+            || !self.width.is_multiple_of(self.heads)
+        {
+            let text = "sizes must not be 0, layers even, width a multiple of heads";
+            return Err(Error::invalid(text));
+        }
+        if self.context < 2 || self.context > self.positions || self.vocab < 300 {
+            return Err(Error::invalid(
+                "context must be 2 to positions, vocab at least 300",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What pre-training has seen so far: `pretrain.json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Loss of every step, nats per token.
+    pub losses: Vec<f64>,
+    /// Held-out figures: (steps done, nats per token, bits per byte).
+    pub held_out: Vec<(usize, f64, f64)>,
+    /// Bits per byte of an interpolated 4-gram over the same tokens (Witten-Bell), when done.
+    pub baseline: Option<f64>,
+    /// Tokens of one pass over the training text.
+    pub pass_tokens: usize,
+}
+
+/// Pre-trains into the folder `out` (a Hugging Face folder plus `pretrain.json`); continues from
+/// the checkpoint there, if any.
+///
+/// # Errors
+/// When data is missing, a setting is out of range or the loss is not finite.
+pub fn pretrain(
+    how: &Pretrain,
+    root: &Path,
+    out: &Path,
+    watch: &mut dyn Watch,
+) -> Result<Progress> {
+    how.check()?;
+    let corpus = Corpus::open(how, root, out)?;
+    let config = how.config();
+    let shapes: BTreeMap<String, Vec<usize>> = config.tensors().into_iter().collect();
+    let vars = initial(how, &shapes)?;
+    let list: Vec<Var> = vars.values().cloned().collect();
+    let mut optimiser = AdamW::new(&list, how.weight_decay)?;
+    let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
+    progress.pass_tokens = corpus.tokens();
+    let mut empty = BTreeMap::new();
+    let mut source = Source::trained(&mut empty, &vars, &shapes);
+    let decoder = Decoder::new(config.clone(), &mut source)?;
+    let schedule = Schedule::cosine(how.lr, how.warmup, how.steps);
+    let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
+    for step in progress.losses.len()..how.steps {
+        let parts = &plan[step * how.accumulate..][..how.accumulate];
+        let (loss, gradients, tokens) = gradients(&decoder, &corpus, parts, &list, step)?;
+        optimiser.update(&list, &gradients, schedule.rate(step), how.clip)?;
+        progress.losses.push(loss);
+        watch.step(step + 1, how.steps, loss, tokens);
+        let last = step + 1 == how.steps;
+        if (step + 1) % how.save_every == 0 || last {
+            let nats = held_out(&decoder, &corpus, how)?;
+            progress
+                .held_out
+                .push((step + 1, nats.0, corpus.bits_per_byte(nats.1)));
+            if last {
+                let (train, held) = corpus.documents();
+                let nats = ngram::nats(train, held, how.vocab);
+                progress.baseline = Some(corpus.bits_per_byte(nats));
+            }
+            let tensors = vars
+                .iter()
+                .map(|(n, v)| (n.clone(), v.as_tensor().clone()))
+                .collect();
+            write_folder(out, &config, &tensors, &corpus.tokenizer)?;
+            state::save(out, how, &vars, &optimiser, &progress)?;
+        }
+    }
+    Ok(progress)
+}
+
+/// A gradient per variable, where there is one.
+type Gradients = Vec<Option<Vec<f32>>>;
+
+/// Mean loss over the targets of all `parts`, its gradient by variable, and the tokens read.
+fn gradients(
+    decoder: &Decoder,
+    corpus: &Corpus,
+    parts: &[Vec<usize>],
+    vars: &[Var],
+    step: usize,
+) -> Result<(f64, Gradients, usize)> {
+    let batches: Vec<Batch> = parts
+        .iter()
+        .map(|p| corpus.batch(p))
+        .collect::<Result<_>>()?;
+    let targets: usize = batches.iter().map(|b| b.ids.len()).sum();
+    let mut sums: Gradients = vec![None; vars.len()];
+    let (mut total, mut tokens) = (0.0, 0);
+    for batch in &batches {
+        let loss = (losses(decoder, batch, None, None)?.sum_all()? / targets as f64)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            let text = format!("the loss is not finite at step {}; lower lr", step + 1);
+            return Err(Error::invalid(text));
+        }
+        total += value;
+        tokens += batch.tokens.len();
+        let store = loss.backward()?;
+        for (sum, var) in sums.iter_mut().zip(vars) {
+            let Some(gradient) = store.get(var) else {
+                continue;
+            };
+            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
+            match sum {
+                None => *sum = Some(gradient),
+                Some(sum) => sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g),
+            }
+        }
+    }
+    Ok((total, sums, tokens))
+}
+
+/// Held-out nats: per token, and over all tokens.
+fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
+    let (mut sum, mut n) = (0.0, 0.0);
+    for batch in corpus.held_out(how.batch_tokens)? {
+        for loss in losses(decoder, &batch, None, None)?.to_vec1::<f32>()? {
+            sum += f64::from(loss);
+            n += 1.0;
+        }
+    }
+    Ok((sum / n, sum))
+}
+
+fn initial(how: &Pretrain, shapes: &BTreeMap<String, Vec<usize>>) -> Result<BTreeMap<String, Var>> {
+    let residual = 0.02 / (2.0 * how.layers as f64).sqrt();
+    let one = |(name, shape): (&String, &Vec<usize>)| {
+        let n = shape.iter().product();
+        let mut rng = Rng::named(how.seed, name);
+        let values = match name {
+            path if path.ends_with(".bias") => vec![0.0; n],
+            path if path.contains("ln_") => vec![1.0; n],
+            path if path.contains("out_proj") || path.contains("c_proj") => rng.normal(n, residual),
+            _ => rng.normal(n, 0.02),
+        };
+        let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
+        Ok((name.clone(), Var::from_tensor(&tensor)?))
+    };
+    shapes.iter().map(one).collect()
+}

@@ -1,0 +1,94 @@
+//! What a pre-training run leaves to continue from: weights, moments, curves.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use super::{Pretrain, Progress};
+use crate::error::{Context, Error, Result};
+use crate::train::adamw::AdamW;
+
+const CHECKPOINT: &str = "checkpoint.safetensors";
+const PROGRESS: &str = "pretrain.json";
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    recipe: Pretrain,
+    progress: Progress,
+}
+
+/// Writes the checkpoint, then `pretrain.json`: the latter never says more than the former holds.
+pub(super) fn save(
+    out: &Path,
+    how: &Pretrain,
+    vars: &BTreeMap<String, Var>,
+    adam: &AdamW,
+    progress: &Progress,
+) -> Result<()> {
+    let path = out.join(CHECKPOINT);
+    let mut all: Vec<(String, Tensor)> = Vec::new();
+    for (i, (name, var)) in vars.iter().enumerate() {
+        let moment = |v: &Vec<f32>| Tensor::from_slice(v, v.len(), &Device::Cpu);
+        all.push((format!("weight.{name}"), var.as_tensor().clone()));
+        all.push((format!("first.{name}"), moment(&adam.first[i])?));
+        all.push((format!("second.{name}"), moment(&adam.second[i])?));
+    }
+    let losses = &progress.losses;
+    all.push((
+        "losses".into(),
+        Tensor::from_slice(losses, losses.len(), &Device::Cpu)?,
+    ));
+    let bytes = safetensors::serialize(all, None).map_err(|e| Error::format(path.display(), e))?;
+    crate::file::write(&path, &bytes)?;
+    let kept = Kept {
+        recipe: how.clone(),
+        progress: progress.clone(),
+    };
+    let json = serde_json::to_vec(&kept).map_err(|e| Error::format(PROGRESS, e))?;
+    crate::file::write(&out.join(PROGRESS), &json)
+}
+
+/// Continues what `out` holds, if anything: fills the variables and moments.
+///
+/// # Errors
+/// [`Error::Mismatch`] when it was begun under another recipe.
+pub(super) fn resume(
+    out: &Path,
+    how: &Pretrain,
+    vars: &BTreeMap<String, Var>,
+    adam: &mut AdamW,
+) -> Result<Progress> {
+    let (path, json) = (out.join(CHECKPOINT), out.join(PROGRESS));
+    if !path.exists() || !json.exists() {
+        return Ok(Progress::default());
+    }
+    let bytes = std::fs::read(&json).map_err(|e| Error::io(&json, e))?;
+    let kept: Kept =
+        serde_json::from_slice(&bytes).map_err(|e| Error::format(json.display(), e))?;
+    if kept.recipe != *how {
+        let text = format!(
+            "{} was begun under another recipe; give another --out, or the same recipe",
+            out.display()
+        );
+        return Err(Error::Mismatch(text));
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let all = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+        .context(|| format!("reading {}", path.display()))?;
+    let part = |name: String| {
+        all.get(&name)
+            .ok_or_else(|| Error::format(path.display(), format!("no `{name}`")))
+    };
+    for (i, (name, var)) in vars.iter().enumerate() {
+        var.set(&part(format!("weight.{name}"))?.to_dtype(DType::F32)?)
+            .context(|| format!("`{name}` of the checkpoint has another shape than the recipe"))?;
+        adam.first[i] = part(format!("first.{name}"))?.to_vec1()?;
+        adam.second[i] = part(format!("second.{name}"))?.to_vec1()?;
+    }
+    let mut progress = kept.progress;
+    progress.losses = part("losses".into())?.to_vec1()?;
+    adam.steps = progress.losses.len() as u64;
+    Ok(progress)
+}
