@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::backbone::Base;
 use crate::data::{Dataset, Split};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::lora::LoraConfig;
 use crate::name::Name;
@@ -59,10 +59,23 @@ pub fn train_missing(
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
-    let mut trained = Vec::new();
-    for (expert, losses) in experts(base, &jobs, lora, how, watch)? {
-        library.add(&expert, Put::Replace)?;
-        trained.push((expert.card.name, losses));
+    let trained = experts(base, &jobs, lora, how, watch)?;
+    let mut batch = library.batch()?;
+    for (expert, _) in &trained {
+        batch.add(expert, Put::Replace)?;
     }
-    Ok(trained)
+    match batch.commit() {
+        // Training took long: what nobody else touched meanwhile is kept, then the conflict told.
+        Err(Error::Conflict(_)) => {
+            let added: Vec<Result<()>> = { trained.iter() }
+                .map(|(expert, _)| library.add(expert, Put::Replace))
+                .collect();
+            added.into_iter().collect::<Result<()>>()?;
+        }
+        other => {
+            other?;
+        }
+    }
+    let names = trained.into_iter();
+    Ok(names.map(|(e, losses)| (e.card.name, losses)).collect())
 }

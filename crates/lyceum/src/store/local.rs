@@ -1,26 +1,63 @@
 //! A folder.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{Put, Store, check_key};
+use super::{Put, Store, Turn, check_key};
 use crate::error::{Error, Result};
+
+const TEMPORARY: &str = ".tmp-";
+/// How long a writer waits for its turn; after that it goes ahead, which is only slower.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A temporary file younger than this may still be being written.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// Keys are files below a folder.
 #[derive(Debug)]
 pub struct Local {
     root: PathBuf,
+    /// Folders with new names in them that are not yet safe from a power cut.
+    fresh: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Local {
     /// The folder `root`; made by the first put.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Local { root: root.into() }
+        Local {
+            root: root.into(),
+            fresh: Mutex::default(),
+        }
     }
 
     fn path(&self, key: &str) -> Result<PathBuf> {
         check_key(key)?;
         Ok(self.root.join(key))
+    }
+
+    /// Makes `dir`, remembering which folders got new names.
+    fn make(&self, dir: &Path) -> Result<()> {
+        let missing: Vec<PathBuf> = { dir.ancestors() }
+            .take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir())
+            .map(Path::to_owned)
+            .collect();
+        std::fs::create_dir_all(dir).map_err(|e| refused(dir, e))?;
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh.extend({ missing.iter() }.filter_map(|dir| dir.parent().map(Path::to_owned)));
+        fresh.insert(dir.to_owned());
+        Ok(())
+    }
+}
+
+/// As [`Error::io`], but a missing folder is no missing file.
+fn refused(path: &Path, source: std::io::Error) -> Error {
+    Error::Io {
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -34,30 +71,42 @@ impl Store for Local {
         std::fs::read(&path).map_err(|e| Error::io(path, e))
     }
 
+    fn exists(&self, key: &str) -> Result<bool> {
+        let path = self.path(key)?;
+        match path.symlink_metadata() {
+            Ok(meta) => Ok(meta.is_file()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(refused(&path, e)),
+        }
+    }
+
     fn put(&self, key: &str, bytes: &[u8], how: Put) -> Result<()> {
         let path = self.path(key)?;
+        let exists = || Error::Exists {
+            kind: "key",
+            name: key.to_owned(),
+        };
+        if how == Put::New && self.exists(key)? {
+            return Err(exists());
+        }
+        self.make(path.parent().unwrap_or(&self.root))?;
         if how == Put::Replace {
             return crate::file::write(&path, bytes);
         }
-        let io = |e| Error::Io {
-            path: path.clone(),
-            source: e,
-        };
+        let io = |e| refused(&path, e);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY);
+        // What must never change is not writable, so that no editor changes it by accident.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o444));
         let dir = path.parent().unwrap_or(&self.root);
-        std::fs::create_dir_all(dir).map_err(io)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".tmp-")
-            .tempfile_in(dir)
-            .map_err(io)?;
+        let mut file = builder.tempfile_in(dir).map_err(io)?;
         file.write_all(bytes)
             .and_then(|()| file.as_file().sync_all())
             .map_err(io)?;
         match file.persist_noclobber(&path) {
             Ok(_) => Ok(()),
-            Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists {
-                kind: "key",
-                name: key.to_owned(),
-            }),
+            Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists()),
             Err(e) => Err(io(e.error)),
         }
     }
@@ -65,36 +114,112 @@ impl Store for Local {
     fn delete(&self, key: &str) -> Result<()> {
         let path = self.path(key)?;
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(refused(&path, e)),
             _ => Ok(()),
         }
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        // Only the folder the prefix ends in can hold such keys.
+        let (at, _) = prefix
+            .rsplit_once('/')
+            .map_or(("", ""), |(at, rest)| (at, rest));
+        let (dir, at) = match at {
+            "" => (self.root.clone(), String::new()),
+            at => (self.path(at)?, format!("{at}/")),
+        };
         let mut keys = Vec::new();
-        if self.root.is_dir() {
-            walk(&self.root, "", &mut keys)?;
-        }
+        walk(&dir, &at, &mut |name, at| {
+            // Names that are not UTF-8 or are hidden were not written by a store.
+            if let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) {
+                keys.push(format!("{at}{name}"));
+            }
+        })?;
         keys.retain(|key| key.starts_with(prefix));
         keys.sort();
         Ok(keys)
     }
+
+    fn flush(&self) -> Result<()> {
+        let fresh = std::mem::take(&mut *self.fresh.lock().unwrap_or_else(PoisonError::into_inner));
+        #[cfg(unix)]
+        for dir in &fresh {
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|e| refused(dir, e))?;
+        }
+        let _ = fresh;
+        Ok(())
+    }
+
+    fn sweep(&self, age: Duration) -> Result<()> {
+        let now = SystemTime::now();
+        let mut old = Vec::new();
+        walk(&self.root, "", &mut |name, at| {
+            if name.to_string_lossy().starts_with(TEMPORARY) {
+                let path = self.root.join(at).join(name);
+                let modified = path.symlink_metadata().and_then(|meta| meta.modified());
+                let since = modified.ok().and_then(|when| now.duration_since(when).ok());
+                if since.is_some_and(|since| since >= age.max(SETTLED)) {
+                    old.push(path);
+                }
+            }
+        })?;
+        for path in old {
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(refused(&path, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&self) -> Result<Turn> {
+        let path = self.root.join(".turn");
+        // A place without locks has no turns.
+        let Ok(file) = File::create(&path) else {
+            return Ok(Turn::default());
+        };
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Turn { _held: Some(file) }),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(_) => return Ok(Turn::default()),
+            }
+        }
+    }
+
+    fn width(&self) -> usize {
+        4
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        Some(&self.root)
+    }
 }
 
-fn walk(dir: &Path, at: &str, keys: &mut Vec<String>) -> Result<()> {
-    let io = |e| Error::io(dir, e);
-    for entry in std::fs::read_dir(dir).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let name = entry.file_name();
-        // Names that are not UTF-8 or are hidden were not written by a store.
-        let Some(name) = name.to_str().filter(|n| !n.starts_with('.')) else {
-            continue;
-        };
-        let kind = entry.file_type().map_err(io)?;
-        if kind.is_dir() {
-            walk(&entry.path(), &format!("{at}{name}/"), keys)?;
-        } else if kind.is_file() {
-            keys.push(format!("{at}{name}"));
+/// Tells `file` every file below `dir`: its name, and the folders down to it with a slash after
+/// each. Hidden folders are not entered, links not followed.
+fn walk(dir: &Path, at: &str, file: &mut dyn FnMut(&OsStr, &str)) -> Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(refused(dir, e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| refused(dir, e))?;
+        let (name, kind) = (entry.file_name(), entry.file_type());
+        let kind = kind.map_err(|e| refused(dir, e))?;
+        if kind.is_file() {
+            file(&name, at);
+        } else if kind.is_dir()
+            && let Some(name) = name.to_str().filter(|name| !name.starts_with('.'))
+        {
+            walk(&entry.path(), &format!("{at}{name}/"), file)?;
         }
     }
     Ok(())

@@ -7,9 +7,9 @@ use super::{Put, Store, check_key};
 use crate::error::{Error, Result};
 
 /// Keys held in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
-    name: String,
+    uri: String,
     keys: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -19,13 +19,16 @@ impl Memory {
     /// The store called `name`, shared by the whole process.
     pub fn named(name: &str) -> Arc<Memory> {
         let mut all = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || {
-            Arc::new(Memory {
-                name: name.to_owned(),
-                keys: Mutex::default(),
-            })
-        };
+        let fresh = || Memory::private(&format!("memory://{name}"));
         all.entry(name.to_owned()).or_insert_with(fresh).clone()
+    }
+
+    /// A store that only holders of this value reach; `uri` is what it calls itself.
+    pub fn private(uri: &str) -> Arc<Memory> {
+        Arc::new(Memory {
+            uri: uri.to_owned(),
+            keys: Mutex::default(),
+        })
     }
 
     fn keys(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
@@ -36,15 +39,19 @@ impl Memory {
 
 impl Store for Memory {
     fn uri(&self) -> String {
-        format!("memory://{}", self.name)
+        self.uri.clone()
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>> {
         check_key(key)?;
-        self.keys()
-            .get(key)
-            .cloned()
-            .ok_or_else(|| Error::not_found("file", key, []))
+        let keys = self.keys();
+        let found = keys.get(key).cloned();
+        found.ok_or_else(|| Error::not_found("file", key, []))
+    }
+
+    fn exists(&self, key: &str) -> Result<bool> {
+        check_key(key)?;
+        Ok(self.keys().contains_key(key))
     }
 
     fn put(&self, key: &str, bytes: &[u8], how: Put) -> Result<()> {
@@ -67,10 +74,10 @@ impl Store for Memory {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(self
-            .keys()
-            .keys()
-            .filter(|key| key.starts_with(prefix))
+        let keys = self.keys();
+        let from = keys.range(prefix.to_owned()..).map(|(key, _)| key);
+        Ok(from
+            .take_while(|k| k.starts_with(prefix))
             .cloned()
             .collect())
     }

@@ -1,12 +1,19 @@
 //! Where a library's bytes live: a few verbs that every place offers.
 
+mod address;
 mod local;
 mod memory;
+mod probe;
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+pub use address::Address;
 pub use local::Local;
 pub use memory::Memory;
+pub use probe::probe;
 
 use crate::error::{Error, Result};
 
@@ -20,7 +27,7 @@ pub enum Put {
 }
 
 /// Keys to bytes. A put is atomic: readers see the old bytes or the new, a killed put leaves the
-/// old.
+/// old. Of several [`Put::New`] on one key exactly one succeeds, whoever makes them.
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// The address it was opened with.
     fn uri(&self) -> String;
@@ -29,6 +36,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::NotFound`] when there is no such key.
     fn get(&self, key: &str) -> Result<Vec<u8>>;
+    /// Whether there is such a key.
+    ///
+    /// # Errors
+    /// When the place cannot be read.
+    fn exists(&self, key: &str) -> Result<bool>;
     /// Puts `bytes` at `key`.
     ///
     /// # Errors
@@ -44,6 +56,44 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the place cannot be read.
     fn list(&self, prefix: &str) -> Result<Vec<String>>;
+    /// Returns once everything put before would survive a power cut.
+    ///
+    /// # Errors
+    /// When the place cannot promise it.
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Deletes what stopped writers left half-written longer than `age` ago, where a place keeps
+    /// such things.
+    ///
+    /// # Errors
+    /// When the place refuses.
+    fn sweep(&self, _age: Duration) -> Result<()> {
+        Ok(())
+    }
+    /// Waits a short while for other writers, where that is cheap. Writers that did not wait do
+    /// no harm; they only repeat more.
+    ///
+    /// # Errors
+    /// When the place refuses.
+    fn turn(&self) -> Result<Turn> {
+        Ok(Turn::default())
+    }
+    /// How many requests at once make sense.
+    fn width(&self) -> usize {
+        1
+    }
+    /// The folder whose files the keys are, if it is one.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+}
+
+/// A writer's turn; over when dropped.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The locked file; closing it releases the lock.
+    _held: Option<std::fs::File>,
 }
 
 /// Refuses keys that could leave the store.
@@ -59,19 +109,55 @@ pub fn check_key(key: &str) -> Result<()> {
     Ok(())
 }
 
-/// Opens the store at `uri`: a path, `local://DIR` or `memory://NAME`.
+/// Opens the store at `uri`; see [`Address`] for what it may be.
 ///
 /// # Errors
-/// When the scheme is not supported, or the folder cannot be made.
+/// When the address is not one, or its kind is not supported.
 pub fn open(uri: &str) -> Result<Arc<dyn Store>> {
-    match uri.split_once("://") {
-        None => Ok(Arc::new(Local::new(uri))),
-        Some(("local", path)) => Ok(Arc::new(Local::new(path))),
-        Some(("memory", name)) => Ok(Memory::named(name)),
-        Some((scheme, _)) => Err(Error::invalid(format!(
-            "`{scheme}://` is not supported; use a path, local://DIR or memory://NAME"
+    match Address::parse(uri)? {
+        Address::Local(path) => Ok(Arc::new(Local::new(path))),
+        Address::Memory(name) => Ok(Memory::named(&name)),
+        other => Err(Error::invalid(format!(
+            "{other}: this build of Lyceum reads no such place; use a path, local://DIR or \
+             memory://NAME"
         ))),
     }
+}
+
+/// `work` on every item, up to `width` at once; results in the items' order. After an error no
+/// new work is begun, and the first item's error is returned.
+pub(crate) fn each<T: Sync, R: Send>(
+    width: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let threads = width.min(items.len());
+    if threads <= 1 {
+        return items.iter().map(work).collect();
+    }
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let results: Mutex<Vec<(usize, Result<R>)>> = Mutex::new(Vec::with_capacity(items.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= items.len() || failed.load(Ordering::Relaxed) < at {
+                        break;
+                    }
+                    let result = work(&items[at]);
+                    if result.is_err() {
+                        failed.fetch_min(at, Ordering::Relaxed);
+                    }
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((at, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]
@@ -80,10 +166,12 @@ mod tests {
 
     fn laws(store: &dyn Store) {
         assert!(matches!(store.get("a/b"), Err(Error::NotFound { .. })));
+        assert!(!store.exists("a/b").unwrap());
         store.put("a/b", b"1", Put::New).unwrap();
         store.put("a/é", b"2", Put::New).unwrap();
         store.put("c", b"", Put::Replace).unwrap();
         assert_eq!(store.get("a/b").unwrap(), b"1");
+        assert!(store.exists("a/b").unwrap() && !store.exists("a").unwrap());
         assert!(matches!(
             store.put("a/b", b"3", Put::New),
             Err(Error::Exists { .. })
@@ -91,8 +179,11 @@ mod tests {
         assert_eq!(store.get("a/b").unwrap(), b"1");
         store.put("a/b", b"3", Put::Replace).unwrap();
         assert_eq!(store.get("a/b").unwrap(), b"3");
+        store.flush().unwrap();
         assert_eq!(store.list("").unwrap(), ["a/b", "a/é", "c"]);
         assert_eq!(store.list("a/").unwrap(), ["a/b", "a/é"]);
+        assert_eq!(store.list("a/é").unwrap(), ["a/é"]);
+        assert!(store.list("none/").unwrap().is_empty());
         store.delete("a/b").unwrap();
         store.delete("a/b").unwrap();
         assert_eq!(store.list("").unwrap(), ["a/é", "c"]);
@@ -100,13 +191,28 @@ mod tests {
             assert!(store.put(bad, b"x", Put::New).is_err(), "{bad}");
             assert!(store.get(bad).is_err(), "{bad}");
         }
+        let winners = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for n in 0..16u8 {
+                let winners = &winners;
+                scope.spawn(move || match store.put("race", &[n], Put::New) {
+                    Ok(()) => winners.lock().unwrap().push(n),
+                    Err(Error::Exists { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                });
+            }
+        });
+        let winners = winners.into_inner().unwrap();
+        assert_eq!(winners, store.get("race").unwrap());
+        probe(store).unwrap();
+        assert!(store.list("probe/").unwrap().is_empty());
     }
 
     #[test]
     fn every_store_obeys_the_laws() {
         let dir = tempfile::tempdir().unwrap();
         laws(&Local::new(dir.path().to_str().unwrap()));
-        laws(&*Memory::named("laws"));
+        laws(&*Memory::private("laws"));
     }
 
     #[test]
@@ -120,10 +226,32 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_write_leaves_is_not_listed() {
+    fn what_a_killed_write_leaves_is_not_listed_and_goes_when_it_is_old() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(".tmp-half"), b"ha").unwrap();
+        let below = dir.path().join("objects/0");
+        std::fs::create_dir_all(&below).unwrap();
+        let (old, new) = (below.join(".tmp-old"), below.join(".tmp-new"));
+        for path in [&old, &new] {
+            std::fs::write(path, b"ha").unwrap();
+        }
+        let ago = std::time::SystemTime::now() - Duration::from_secs(1000);
+        let file = std::fs::File::options().write(true).open(&old).unwrap();
+        file.set_modified(ago).unwrap();
         let store = Local::new(dir.path().to_str().unwrap());
         assert!(store.list("").unwrap().is_empty());
+        store.sweep(Duration::from_secs(500)).unwrap();
+        assert!(!old.exists() && new.exists());
+    }
+
+    #[test]
+    fn work_on_many_keeps_order_and_the_first_error() {
+        let items: Vec<usize> = (0..500).collect();
+        let doubled = each(8, &items, |n| Ok(2 * n)).unwrap();
+        assert_eq!(doubled, items.iter().map(|n| 2 * n).collect::<Vec<_>>());
+        let error = each(8, &items, |n| match n % 100 {
+            99 => Err(Error::invalid(n.to_string())),
+            _ => Ok(()),
+        });
+        assert_eq!(error.unwrap_err().to_string(), "99");
     }
 }

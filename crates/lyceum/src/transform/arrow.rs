@@ -17,6 +17,9 @@ use crate::library::Library;
 use crate::lora::Lora;
 use crate::name::{Name, Site};
 
+/// Prototypes per version of the library: a run that is stopped keeps what it had.
+const TOGETHER: usize = 64;
+
 /// Derives the prototypes of every expert that has none or has changed since, and persists them.
 /// Returns the names derived now.
 ///
@@ -24,31 +27,35 @@ use crate::name::{Name, Site};
 /// When an expert cannot be read, or its `B` is zero (untrained: it has no direction).
 pub fn arrow(library: &Library) -> Result<Vec<Name>> {
     let kind = Name::new("arrow")?;
-    let mut derived = Vec::new();
-    for name in library.names()? {
-        if library.artifact_of(&kind, &name)?.is_some() {
-            continue;
+    let entries = library.entries()?;
+    let missing = entries.iter().filter(|(_, entry)| !entry.has(&kind));
+    let missing: Vec<Name> = missing.map(|(name, _)| name.clone()).collect();
+    for some in missing.chunks(TOGETHER) {
+        let mut batch = library.batch()?;
+        for name in some {
+            batch.put_artifact(&prototypes(library, &kind, name)?)?;
         }
-        let expert = library.expert(&name)?;
-        let vectors = expert
-            .loras
-            .iter()
-            .map(|(site, lora)| {
-                let direction = top_direction(lora)
-                    .context(|| format!("Arrow prototype of expert `{name}` at {site}"))?;
-                Ok((site.clone(), direction))
-            })
-            .collect::<Result<BTreeMap<Site, Tensor>>>()?;
-        library.put_artifact(&Artifact {
-            kind: kind.clone(),
-            spec: json!({ "transform": "arrow" }),
-            expert: name.clone(),
-            made_from: expert.fingerprint().to_owned(),
-            vectors,
-        })?;
-        derived.push(name);
+        batch.commit()?;
     }
-    Ok(derived)
+    Ok(missing)
+}
+
+fn prototypes(library: &Library, kind: &Name, name: &Name) -> Result<Artifact> {
+    let expert = library.expert(name)?;
+    let vectors = { expert.loras.iter() }
+        .map(|(site, lora)| {
+            let direction = top_direction(lora)
+                .context(|| format!("Arrow prototype of expert `{name}` at {site}"))?;
+            Ok((site.clone(), direction))
+        })
+        .collect::<Result<BTreeMap<Site, Tensor>>>()?;
+    Ok(Artifact {
+        kind: kind.clone(),
+        spec: json!({ "transform": "arrow" }),
+        expert: name.clone(),
+        made_from: expert.fingerprint().to_owned(),
+        vectors,
+    })
 }
 
 /// The unit vector `[d_in]` that `B A` stretches most.

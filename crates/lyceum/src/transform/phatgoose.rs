@@ -92,8 +92,9 @@ pub fn phatgoose(
     };
     let trained = gates(base, &experts, &jobs, &training, watch)?;
     let mut derived = Vec::new();
+    let mut batch = library.batch()?;
     for (expert, (vectors, _)) in experts.iter().zip(trained) {
-        library.put_artifact(&Artifact {
+        batch.put_artifact(&Artifact {
             kind: kind.clone(),
             spec: spec.clone(),
             expert: expert.card.name.clone(),
@@ -102,5 +103,6 @@ pub fn phatgoose(
         })?;
         derived.push(expert.card.name.clone());
     }
+    batch.commit()?;
     Ok(derived)
 }

@@ -1,0 +1,262 @@
+//! Committing: write objects, then let one conditional create decide.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Library;
+use super::blob::Blob;
+use super::entry::{Derived, Entry};
+use super::manifest::{self, Manifest, NAMED};
+use super::plan::{Edit, Plan};
+use super::snapshot::Snapshot;
+use crate::artifact::Artifact;
+use crate::error::{Context, Error, Result};
+use crate::expert::Expert;
+use crate::name::Name;
+use crate::peft;
+use crate::store::{self, Put};
+
+/// How long a writer competes with others before it gives up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Changes that become one version, or none. Objects are written as they are added, so a batch
+/// holds no weights in memory; until [`commit`](Batch::commit) nobody sees any of it.
+#[derive(Debug)]
+#[must_use = "nothing happens before `commit`"]
+pub struct Batch<'a> {
+    library: &'a Library,
+    base: Arc<Snapshot>,
+    edits: Vec<(Name, Edit)>,
+}
+
+impl<'a> Batch<'a> {
+    pub(crate) fn new(library: &'a Library) -> Result<Self> {
+        library.check_writable()?;
+        Ok(Batch {
+            library,
+            base: library.snapshot(),
+            edits: Vec::new(),
+        })
+    }
+
+    /// The version it builds on.
+    pub(crate) fn base(&self) -> &Snapshot {
+        &self.base
+    }
+
+    /// How many changes were asked for.
+    pub fn len(&self) -> usize {
+        self.edits.len()
+    }
+
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.edits.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, name: Name, edit: Edit) {
+        self.edits.push((name, edit));
+    }
+
+    /// Adds an expert, as [`Library::add`] does.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn add(&mut self, expert: &Expert, how: Put) -> Result<()> {
+        let entry = self.library.stage(expert, self.base.epoch())?;
+        let name = expert.card.name.clone();
+        self.push(name, Edit::Put(Box::new(entry), how));
+        Ok(())
+    }
+
+    /// Keeps an artifact, as [`Library::put_artifact`] does.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_artifact(&mut self, artifact: &Artifact) -> Result<()> {
+        let objects = &self.library.shared.objects;
+        let file = objects.put(&artifact.encode()?, self.base.epoch())?;
+        let derived = Derived {
+            file,
+            made_from: artifact.made_from.clone(),
+        };
+        let edit = Edit::Derive(artifact.kind.clone(), derived);
+        self.push(artifact.expert.clone(), edit);
+        Ok(())
+    }
+
+    /// Removes an expert, as [`Library::remove`] does.
+    pub fn remove(&mut self, name: &Name) {
+        self.push(name.clone(), Edit::Remove);
+    }
+
+    /// Makes all of it one new version. When everything is so already there is no new version,
+    /// and the current one is returned.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] and [`Error::NotFound`] as the single operations,
+    /// [`Error::Conflict`] when another writer changed one of the same experts meanwhile; then
+    /// nothing of the batch happened.
+    pub fn commit(self) -> Result<u64> {
+        self.library.commit(&self.base, self.edits, false)
+    }
+}
+
+impl Library {
+    /// Begins a batch of changes that become one version.
+    ///
+    /// # Errors
+    /// When the library is read-only or its store cannot be written safely.
+    pub fn batch(&self) -> Result<Batch<'_>> {
+        Batch::new(self)
+    }
+
+    /// Refuses to write where that is not safe; a store is probed once per handle.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.shared.read_only {
+            let why = format!("{} is open for reading only", self.uri());
+            return Err(Error::invalid(why));
+        }
+        if self.shared.probed.get().is_none() {
+            store::probe(&*self.shared.objects.store)
+                .context(|| format!("{} cannot be written", self.uri()))?;
+            let _ = self.shared.probed.set(());
+        }
+        Ok(())
+    }
+
+    /// Writes an expert's files.
+    pub(crate) fn stage(&self, expert: &Expert, epoch: u64) -> Result<Entry> {
+        let mut files = BTreeMap::new();
+        for (file, bytes) in peft::encode(expert)? {
+            let blob = self.shared.objects.put(&bytes, epoch)?;
+            files.insert(file.to_owned(), blob);
+        }
+        Ok(Entry::new(&expert.card, files))
+    }
+
+    /// Commits `edits` made while looking at `base`; `purge` begins a new epoch.
+    pub(crate) fn commit(
+        &self,
+        base: &Snapshot,
+        edits: Vec<(Name, Edit)>,
+        purge: bool,
+    ) -> Result<u64> {
+        self.check_writable()?;
+        let objects = &self.shared.objects;
+        let store = &*objects.store;
+        let begun = Instant::now();
+        let mut head = self.snapshot();
+        for attempt in 0.. {
+            let _turn = store.turn()?;
+            head = Arc::new(Snapshot::latest(objects, Some(&head))?);
+            let time = manifest::now().max(head.time());
+            let plan = Plan::new(&edits, (base, &head), objects, time);
+            let mut plan = plan.map_err(|e| purged(e, base, &head))?;
+            let epoch = head.epoch() + u64::from(purge);
+            if plan.entries.is_empty() && !purge {
+                self.advance(&head)?;
+                return Ok(head.version());
+            }
+            self.carry(&mut plan, (base, &head), epoch)?;
+            let (index, root) = head.index.with(objects, &plan.entries, epoch)?;
+            // What the manifest refers to must outlive a power cut once the manifest does.
+            store.flush()?;
+            let manifest = next(&head, &plan, (epoch, time), root);
+            if manifest::create(store, &manifest)? {
+                store.flush()?;
+                manifest::hint(store, manifest.version);
+                let version = manifest.version;
+                let manifest = Some(manifest);
+                self.advance(&Arc::new(Snapshot { manifest, index }))?;
+                return Ok(version);
+            }
+            if begun.elapsed() > PATIENCE {
+                break;
+            }
+            drop(_turn);
+            std::thread::sleep(pause(attempt));
+        }
+        Err(Error::Conflict(format!(
+            "other writers of {} were faster for {} seconds; try again",
+            self.uri(),
+            PATIENCE.as_secs()
+        )))
+    }
+
+    /// Moves this handle to `head`, and the PEFT folders of a local library with it.
+    fn advance(&self, head: &Arc<Snapshot>) -> Result<()> {
+        self.pin(head.clone());
+        super::folders::follow(&self.shared.objects).context(|| {
+            let version = head.version();
+            format!(
+                "version {version} is committed, but the folders under experts/ could not follow"
+            )
+        })
+    }
+
+    /// Objects written before a purge that happened meanwhile are written again, unless `head`
+    /// refers to them: the purge may be deleting them.
+    fn carry(
+        &self,
+        plan: &mut Plan,
+        (base, head): (&Snapshot, &Snapshot),
+        epoch: u64,
+    ) -> Result<()> {
+        let objects = &self.shared.objects;
+        let staged = |blob: &Blob| blob.epoch() != epoch;
+        let old = { plan.entries.values().flatten() }.any(|entry| entry.blobs().any(staged));
+        if !old {
+            return Ok(());
+        }
+        let mut kept = std::collections::BTreeSet::new();
+        for name in plan.entries.keys() {
+            if let Some(entry) = head.index.get(objects, name)? {
+                kept.extend(entry.blobs().cloned());
+            }
+        }
+        for entry in plan.entries.values_mut().flatten() {
+            let artifacts = { entry.artifacts.values_mut() }.map(|derived| &mut derived.file);
+            for blob in entry.files.values_mut().chain(artifacts) {
+                if blob.epoch() == epoch || kept.contains(blob) {
+                    continue;
+                }
+                let bytes = objects.get(blob).map_err(|e| purged(e, base, head))?;
+                *blob = objects.put(&bytes, epoch)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An object that is missing after a purge is no damage.
+fn purged(error: Error, base: &Snapshot, head: &Snapshot) -> Error {
+    match error {
+        Error::NotFound { kind: "file", .. } if base.epoch() != head.epoch() => Error::Conflict(
+            "the library was purged while this was being written; repeat it".into(),
+        ),
+        other => other,
+    }
+}
+
+fn next(head: &Snapshot, plan: &Plan, (epoch, time): (u64, u64), root: Blob) -> Manifest {
+    Manifest {
+        version: head.version() + 1,
+        epoch,
+        time,
+        by: concat!("lyceum ", env!("CARGO_PKG_VERSION")).into(),
+        writer: manifest::mark(),
+        experts: head.experts().saturating_add_signed(plan.grown),
+        changes: plan.changes.iter().take(NAMED).cloned().collect(),
+        changed: plan.changes.len() as u64,
+        root,
+    }
+}
+
+/// Longer the more often others were first, and different for each writer.
+fn pause(attempt: u32) -> Duration {
+    let random = u64::from_str_radix(&manifest::mark()[..8], 16).unwrap_or(0);
+    let most = 10_000u64 << attempt.min(6);
+    Duration::from_micros(1000 + random % most)
+}

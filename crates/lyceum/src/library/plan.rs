@@ -1,0 +1,294 @@
+//! What a writer wants, tried against what there is now.
+//!
+//! Every edit is judged by the one cell it touches (an expert's files, or one of its artifacts):
+//! as it was when the writer looked, and as it is now. Untouched since: the edit holds. Already
+//! as wanted: nothing to do, so a job run twice changes nothing. Anything else is a conflict.
+
+use std::collections::BTreeMap;
+
+use super::blob::Objects;
+use super::entry::{Derived, Entry};
+use super::manifest::{Change, Did};
+use super::snapshot::Snapshot;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::store::Put;
+
+/// One wish about one expert.
+#[derive(Debug, Clone)]
+pub(crate) enum Edit {
+    /// These files under this name.
+    Put(Box<Entry>, Put),
+    /// No longer listed.
+    Remove,
+    /// Listed again.
+    Restore,
+    /// As this entry, under this name.
+    Rename(Name, Box<Entry>),
+    /// This artifact of this kind.
+    Derive(Name, Derived),
+    /// A removed expert given up.
+    Forget,
+}
+
+/// What a commit changes.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// The new entries; `None` is gone.
+    pub(crate) entries: BTreeMap<Name, Option<Entry>>,
+    pub(crate) changes: Vec<Change>,
+    /// By how many listed experts the version grows.
+    pub(crate) grown: i64,
+}
+
+/// A version with edits laid over it.
+struct Over<'a> {
+    snapshot: &'a Snapshot,
+    objects: &'a Objects,
+    entries: BTreeMap<Name, Option<Entry>>,
+}
+
+impl Over<'_> {
+    fn get(&self, name: &Name) -> Result<Option<Entry>> {
+        match self.entries.get(name) {
+            Some(entry) => Ok(entry.clone()),
+            None => self.snapshot.index.get(self.objects, name),
+        }
+    }
+}
+
+fn live(entry: Option<&Entry>) -> Option<&Entry> {
+    entry.filter(|entry| entry.live())
+}
+
+fn same(a: Option<&Entry>, b: Option<&Entry>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.same(b),
+        _ => false,
+    }
+}
+
+fn exists(name: &Name) -> Error {
+    Error::Exists {
+        kind: "expert",
+        name: name.to_string(),
+    }
+}
+
+/// What comes of one edit.
+enum Outcome {
+    /// It is so already.
+    Nothing,
+    /// The expert's new entry.
+    Set(Did, Option<Box<Entry>>),
+    /// The expert's entry under a new name.
+    Moved(Name, Box<Entry>),
+    /// An artifact.
+    Derived(Name, Box<Entry>),
+}
+
+struct Judge<'a> {
+    name: &'a Name,
+    was: Option<Entry>,
+    is: Option<Entry>,
+    since: u64,
+    time: u64,
+}
+
+impl Judge<'_> {
+    fn conflict(&self) -> Error {
+        Error::Conflict(format!(
+            "expert `{}` was changed by another writer after version {}; look at it and repeat",
+            self.name, self.since
+        ))
+    }
+
+    fn missing(&self, kind: &'static str) -> Error {
+        Error::not_found(kind, self.name.as_str(), [])
+    }
+
+    fn put(&self, entry: &Entry, how: Put) -> Result<Outcome> {
+        let (was, is) = (live(self.was.as_ref()), live(self.is.as_ref()));
+        if is.is_some_and(|is| is.same(entry)) {
+            return Ok(Outcome::Nothing);
+        }
+        if how == Put::New && was.is_some_and(|was| !was.same(entry)) {
+            return Err(exists(self.name));
+        }
+        if !same(was, is) {
+            return Err(self.conflict());
+        }
+        let mut next = entry.clone();
+        next.added = self.time;
+        // Artifacts of other weights stay, known to be stale.
+        if let Some(before) = &self.is {
+            for (kind, derived) in &before.artifacts {
+                let kept = next.artifacts.entry(kind.clone());
+                kept.or_insert_with(|| derived.clone());
+            }
+        }
+        let did = if is.is_some() {
+            Did::Replaced
+        } else {
+            Did::Added
+        };
+        Ok(Outcome::Set(did, Some(Box::new(next))))
+    }
+
+    fn remove(&self) -> Result<Outcome> {
+        let was = live(self.was.as_ref()).ok_or_else(|| self.missing("expert"))?;
+        let Some(is) = live(self.is.as_ref()) else {
+            return Ok(Outcome::Nothing);
+        };
+        if !is.same(was) {
+            return Err(self.conflict());
+        }
+        let mut next = is.clone();
+        next.removed = Some(self.time);
+        Ok(Outcome::Set(Did::Removed, Some(Box::new(next))))
+    }
+
+    fn restore(&self) -> Result<Outcome> {
+        let was = self.was.as_ref();
+        let was = was.ok_or_else(|| self.missing("removed expert"))?;
+        if was.live() {
+            return Err(exists(self.name));
+        }
+        match &self.is {
+            Some(is) if is.same(was) && is.live() => Ok(Outcome::Nothing),
+            Some(is) if is.same(was) => {
+                let mut next = is.clone();
+                next.removed = None;
+                Ok(Outcome::Set(Did::Restored, Some(Box::new(next))))
+            }
+            _ => Err(self.conflict()),
+        }
+    }
+
+    fn rename(&self, to: &Name, entry: &Entry, there: [Option<Entry>; 2]) -> Result<Outcome> {
+        let [was_there, is_there] = there;
+        let (was, is) = (live(self.was.as_ref()), live(self.is.as_ref()));
+        let was = was.ok_or_else(|| self.missing("expert"))?;
+        let is_there = live(is_there.as_ref());
+        if is.is_none() && is_there.is_some_and(|there| there.same(entry)) {
+            return Ok(Outcome::Nothing);
+        }
+        if live(was_there.as_ref()).is_some() {
+            return Err(exists(to));
+        }
+        let untouched = is.is_some_and(|is| is.same(was) && is.artifacts == was.artifacts);
+        if !untouched || is_there.is_some() {
+            return Err(self.conflict());
+        }
+        Ok(Outcome::Moved(to.clone(), Box::new(entry.clone())))
+    }
+
+    fn derive(&self, kind: &Name, derived: &Derived) -> Result<Outcome> {
+        let was = live(self.was.as_ref()).ok_or_else(|| self.missing("expert"))?;
+        let Some(is) = live(self.is.as_ref()) else {
+            return Err(self.conflict());
+        };
+        let equal = |a: &Derived, b: &Derived| a.file.same(&b.file) && a.made_from == b.made_from;
+        let (before, now) = (was.artifacts.get(kind), is.artifacts.get(kind));
+        if now.is_some_and(|now| equal(now, derived)) {
+            return Ok(Outcome::Nothing);
+        }
+        match (before, now) {
+            (None, None) => {}
+            (Some(before), Some(now)) if equal(before, now) => {}
+            _ => {
+                return Err(Error::Conflict(format!(
+                    "the {kind} artifact of expert `{}` was changed by another writer after \
+                     version {}; derive it again",
+                    self.name, self.since
+                )));
+            }
+        }
+        let mut next = is.clone();
+        next.artifacts.insert(kind.clone(), derived.clone());
+        Ok(Outcome::Derived(kind.clone(), Box::new(next)))
+    }
+
+    fn forget(&self) -> Outcome {
+        match &self.is {
+            // Only what has stayed removed.
+            Some(is) if !is.live() && self.was.as_ref() == Some(is) => {
+                Outcome::Set(Did::Purged, None)
+            }
+            _ => Outcome::Nothing,
+        }
+    }
+}
+
+impl Plan {
+    /// What `edits`, made while looking at `base`, come to on `head` at `time`.
+    pub(crate) fn new(
+        edits: &[(Name, Edit)],
+        (base, head): (&Snapshot, &Snapshot),
+        objects: &Objects,
+        time: u64,
+    ) -> Result<Plan> {
+        let over = |snapshot| Over {
+            snapshot,
+            objects,
+            entries: BTreeMap::new(),
+        };
+        let (mut seen, mut now) = (over(base), over(head));
+        let mut plan = Plan::default();
+        for (name, edit) in edits {
+            let judge = Judge {
+                name,
+                was: seen.get(name)?,
+                is: now.get(name)?,
+                since: base.version(),
+                time,
+            };
+            let outcome = match edit {
+                Edit::Put(entry, how) => judge.put(entry, *how)?,
+                Edit::Remove => judge.remove()?,
+                Edit::Restore => judge.restore()?,
+                Edit::Rename(to, entry) => {
+                    judge.rename(to, entry, [seen.get(to)?, now.get(to)?])?
+                }
+                Edit::Derive(kind, derived) => judge.derive(kind, derived)?,
+                Edit::Forget => judge.forget(),
+            };
+            let was_live = judge.is.as_ref().is_some_and(Entry::live);
+            let mut change = |did, to| {
+                let expert = name.clone();
+                plan.changes.push(Change { did, expert, to });
+            };
+            match outcome {
+                Outcome::Nothing => {
+                    // Later edits of this batch build on what this one found done.
+                    seen.entries.insert(name.clone(), judge.is);
+                    if let Edit::Rename(to, _) = edit {
+                        let there = now.get(to)?;
+                        seen.entries.insert(to.clone(), there);
+                    }
+                    continue;
+                }
+                Outcome::Set(did, entry) => {
+                    change(did, None);
+                    let is_live = entry.as_ref().is_some_and(|entry| entry.live());
+                    plan.grown += i64::from(is_live) - i64::from(was_live);
+                    now.entries.insert(name.clone(), entry.map(|e| *e));
+                }
+                Outcome::Derived(kind, entry) => {
+                    change(Did::Derived, Some(kind));
+                    now.entries.insert(name.clone(), Some(*entry));
+                }
+                Outcome::Moved(to, entry) => {
+                    change(Did::Renamed, Some(to.clone()));
+                    now.entries.insert(name.clone(), None);
+                    now.entries.insert(to.clone(), Some(*entry));
+                    seen.entries.insert(to.clone(), now.get(&to)?);
+                }
+            }
+            seen.entries.insert(name.clone(), now.get(name)?);
+        }
+        plan.entries = now.entries;
+        Ok(plan)
+    }
+}
