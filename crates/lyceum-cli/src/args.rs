@@ -44,11 +44,11 @@ pub(crate) enum Command {
     )]
     Train(Box<TrainArgs>),
     /// List the experts of a library
-    #[command(after_help = "Example: lyceum list experts --format json")]
-    List {
-        /// The library
-        uri: String,
-    },
+    #[command(
+        after_help = "Examples:\n  lyceum list experts --format json\n  lyceum list experts --name \
+                            'qa-*' --task boolq\n  lyceum list experts --at 12"
+    )]
+    List(ListArgs),
     /// Show one expert
     #[command(after_help = "Example: lyceum show experts boolq")]
     Show {
@@ -56,25 +56,81 @@ pub(crate) enum Command {
         uri: String,
         /// The expert
         name: String,
+        /// As it was in this version
+        #[arg(long)]
+        at: Option<u64>,
     },
-    /// Copy a library, its artifacts with it
-    #[command(after_help = "Example: lyceum copy experts experts-copy")]
+    /// List the versions of a library, newest first
+    #[command(after_help = "Example: lyceum history experts --limit 5")]
+    History {
+        /// The library
+        uri: String,
+        /// Most versions listed
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Copy experts to another library, their artifacts with them; goes on where it was stopped
+    #[command(
+        after_help = "Examples:\n  lyceum copy experts experts-copy\n  lyceum copy experts \
+                            experts-copy boolq --at 12 --replace"
+    )]
     Copy {
         /// From
         source: String,
-        /// To
+        /// To; made if there is none
         destination: String,
+        /// Only these experts
+        names: Vec<String>,
+        /// Let them replace others of the same name
+        #[arg(long)]
+        replace: bool,
+        /// As they were in this version
+        #[arg(long)]
+        at: Option<u64>,
     },
-    /// Remove an expert (it can be restored)
+    /// Remove experts (they can be restored until they are purged)
     #[command(after_help = "Example: lyceum remove experts boolq")]
     Remove {
         /// The library
         uri: String,
-        /// The expert
-        name: String,
-        /// Bring it back instead
+        /// The experts
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Bring them back instead, as `lyceum restore`
         #[arg(long)]
         restore: bool,
+    },
+    /// Bring back removed experts
+    #[command(after_help = "Example: lyceum restore experts boolq")]
+    Restore {
+        /// The library
+        uri: String,
+        /// The experts
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Rename an expert, its artifacts with it
+    #[command(after_help = "Example: lyceum rename experts boolq boolq-v1")]
+    Rename {
+        /// The library
+        uri: String,
+        /// Its name
+        from: String,
+        /// Its new name
+        to: String,
+    },
+    /// Give up removed experts and old versions, and delete what only they needed
+    #[command(after_help = "Example: lyceum purge experts --grace 14d --dry-run")]
+    Purge {
+        /// The library
+        uri: String,
+        /// Keep what was listed less than so long ago: 30m, 12h, 14d. Must exceed the longest
+        /// time anybody reads one version
+        #[arg(long, default_value = "14d", value_parser = grace)]
+        grace: std::time::Duration,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Cluster experts by their weights (MBC)
     #[command(after_help = "Example: lyceum cluster experts --k 2 --sparsity 0.2")]
@@ -187,6 +243,27 @@ pub(crate) struct RunArgs {
     /// Replaces the recipe's precision
     #[arg(long, value_enum)]
     pub(crate) precision: Option<PrecisionArg>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// Only names that match: `*` is any text, `?` any character
+    #[arg(long)]
+    pub(crate) name: Option<glob::Pattern>,
+    /// Only experts that stand for this task
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Only experts of this base: its name, or the beginning of its fingerprint
+    #[arg(long)]
+    pub(crate) base: Option<String>,
+    /// As it was in this version
+    #[arg(long)]
+    pub(crate) at: Option<u64>,
+    /// The removed experts instead
+    #[arg(long)]
+    pub(crate) removed: bool,
 }
 
 /// The base and its arithmetic.
@@ -335,6 +412,16 @@ pub(crate) struct EvalArgs {
 /// A number of experts, or all.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TopK(pub(crate) Option<usize>);
+
+fn grace(text: &str) -> Result<std::time::Duration, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+    let unit = units.iter().find_map(|(unit, seconds)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*seconds)
+    });
+    let seconds = unit.ok_or("give a time like 30m, 12h or 14d")?;
+    Ok(std::time::Duration::from_secs(seconds))
+}
 
 fn top_k(text: &str) -> Result<TopK, String> {
     match text {

@@ -106,6 +106,14 @@ impl Bar {
     }
 }
 
+impl Bar {
+    /// `done` of `all` things are.
+    pub(crate) fn at(&mut self, done: usize, all: usize) {
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+    }
+}
+
 impl Watch for Bar {
     fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
         self.tokens += tokens as u64;

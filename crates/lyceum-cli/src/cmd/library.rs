@@ -1,39 +1,113 @@
-//! list, show, copy, remove, cluster.
+//! list, show, history, copy, remove, restore, rename, purge, cluster.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use lyceum::Name;
-use lyceum::library::Library;
+use lyceum::library::{Entry, Library};
+use lyceum::store::Put;
 use lyceum::transform::{self, Mbc};
 use serde_json::json;
 
 use super::done;
-use crate::out::{Format, show};
+use crate::args::ListArgs;
+use crate::out::{Bar, Format, show};
 
-pub(crate) fn list(uri: &str, format: Format) -> Result<()> {
-    let cards = Library::open(uri)?.cards()?;
-    show(format, &cards, |cards| {
+fn open(uri: &str, at: Option<u64>) -> Result<Library> {
+    let library = Library::open(uri)?;
+    match at {
+        Some(version) => Ok(library.at(version)?),
+        None => Ok(library),
+    }
+}
+
+fn named(names: &[String]) -> Result<Vec<Name>> {
+    Ok(names
+        .iter()
+        .map(|n| Name::new(n))
+        .collect::<Result<_, _>>()?)
+}
+
+/// Seconds since 1970 as a date and time, UTC.
+fn date(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok();
+    let time = time.and_then(|s| chrono::DateTime::from_timestamp(s, 0));
+    time.map_or_else(String::new, |t| t.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+#[derive(serde::Serialize)]
+struct Row {
+    name: Name,
+    lora: serde_json::Value,
+    base: String,
+    base_name: String,
+    tasks: Vec<Name>,
+    weights: String,
+    added: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<String>,
+}
+
+impl Row {
+    fn new(name: Name, entry: Entry) -> Self {
+        Row {
+            name,
+            lora: json!({ "rank": entry.rank, "alpha": entry.alpha }),
+            base: entry.base,
+            base_name: entry.base_name,
+            tasks: entry.tasks,
+            weights: entry.fingerprint,
+            added: date(entry.added),
+            removed: entry.removed.map(date),
+        }
+    }
+}
+
+pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
+    let library = open(&args.uri, args.at)?;
+    let entries = match args.removed {
+        true => library.removed()?,
+        false => library.entries()?,
+    };
+    let wanted = |name: &Name, entry: &Entry| {
+        let matches = |pattern: &glob::Pattern| pattern.matches(name.as_str());
+        let stands = |task: &String| entry.tasks.iter().any(|t| t.as_str() == task);
+        let on = |base: &String| entry.base_name == *base || entry.base.starts_with(base);
+        args.name.as_ref().is_none_or(matches)
+            && args.task.as_ref().is_none_or(stands)
+            && args.base.as_ref().is_none_or(on)
+    };
+    let rows: Vec<Row> = { entries.into_iter() }
+        .filter(|(name, entry)| wanted(name, entry))
+        .map(|(name, entry)| Row::new(name, entry))
+        .collect();
+    show(format, &rows, |rows| {
         let mut text = format!(
-            "{:<60} {:>4} {:>6}  {:<12} tasks\n",
-            "name", "rank", "alpha", "base"
+            "{:<60} {:>4} {:>6}  {:<12} {:<20}  tasks\n",
+            "name", "rank", "alpha", "base", "added"
         );
-        for card in cards {
-            let tasks: Vec<&str> = card.tasks.iter().map(Name::as_str).collect();
-            let (rank, alpha) = (card.lora.rank, card.lora.alpha);
+        for row in rows {
+            let tasks: Vec<&str> = row.tasks.iter().map(Name::as_str).collect();
+            let number = |what: &str| row.lora[what].to_string();
+            let (rank, alpha) = (number("rank"), number("alpha"));
             text += &format!(
-                "{:<60} {rank:>4} {alpha:>6}  {:<12.12} ",
-                card.name, card.base
+                "{:<60} {rank:>4} {alpha:>6}  {:<12.12} {:<20}  {}\n",
+                row.name,
+                row.base,
+                row.added,
+                tasks.join(",")
             );
-            text += &format!("{}\n", tasks.join(","));
         }
         text
     })
 }
 
-pub(crate) fn show_expert(uri: &str, name: &str, format: Format) -> Result<()> {
-    let library = Library::open(uri)?;
-    let expert = library.expert(&Name::new(name)?)?;
+pub(crate) fn show_expert(uri: &str, at: Option<u64>, name: &str, format: Format) -> Result<()> {
+    let library = open(uri, at)?;
+    let name = Name::new(name)?;
+    let entry = library.entry(&name)?;
+    let expert = library.expert(&name)?;
     let mut sites = Vec::new();
     for (site, lora) in &expert.loras {
         let (rank, d_in, d_out) = (lora.rank(), lora.d_in(), lora.d_out());
@@ -42,30 +116,110 @@ pub(crate) fn show_expert(uri: &str, name: &str, format: Format) -> Result<()> {
             "scale": lora.scale, "norm": lora.norm()?,
         }));
     }
-    let mut derived = Vec::new();
-    for kind in library.kinds()? {
-        if library.artifact_of(&kind, &expert.card.name)?.is_some() {
-            derived.push(kind);
-        }
-    }
-    let value = json!({ "card": expert.card, "sites": sites, "artifacts": derived });
+    let derived: Vec<&Name> = entry.artifacts.keys().filter(|k| entry.has(k)).collect();
+    let value = json!({
+        "card": expert.card, "sites": sites, "artifacts": derived, "added": date(entry.added),
+        "version": library.version(),
+    });
     show(format, &value, |value| {
         serde_json::to_string_pretty(value).unwrap_or_default()
     })
 }
 
-pub(crate) fn copy(source: &str, destination: &str, format: Format) -> Result<()> {
-    let copied = Library::open(source)?.copy_to(&Library::create(destination)?)?;
-    done(format, &format!("copied {copied} experts to {destination}"))
+pub(crate) fn history(uri: &str, limit: usize, format: Format) -> Result<()> {
+    let versions = Library::open(uri)?.history(limit)?;
+    let versions: Vec<serde_json::Value> = versions
+        .iter()
+        .map(|m| {
+            let changes: Vec<String> = m.changes.iter().map(ToString::to_string).collect();
+            json!({
+                "version": m.version, "time": date(m.time), "experts": m.experts,
+                "changed": m.changed, "changes": changes, "by": m.by,
+            })
+        })
+        .collect();
+    show(format, &versions, |versions| {
+        let mut text = format!(
+            "{:>7}  {:<20} {:>7}  changes\n",
+            "version", "time", "experts"
+        );
+        for m in versions {
+            let changes = m["changes"].as_array().into_iter().flatten();
+            let changes: Vec<&str> = changes.filter_map(|c| c.as_str()).take(3).collect();
+            let more = m["changed"].as_u64().unwrap_or(0) as usize - changes.len();
+            let more = match more {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let time = m["time"].as_str().unwrap_or_default();
+            text += &format!("{:>7}  {time:<20} {:>7}  ", m["version"], m["experts"]);
+            text += &format!("{}{more}\n", changes.join(", "));
+        }
+        text
+    })
 }
 
-pub(crate) fn remove(uri: &str, name: &str, restore: bool) -> Result<()> {
-    let (library, name) = (Library::open(uri)?, Name::new(name)?);
-    match restore {
-        true => library.restore(&name)?,
-        false => library.remove(&name)?,
+pub(crate) fn copy(
+    (source, at): (&str, Option<u64>),
+    destination: &str,
+    names: &[String],
+    replace: bool,
+    format: Format,
+) -> Result<()> {
+    let names = named(names)?;
+    let only = (!names.is_empty()).then_some(names.as_slice());
+    let how = match replace {
+        true => Put::Replace,
+        false => Put::New,
+    };
+    let (from, to) = (open(source, at)?, Library::create(destination)?);
+    let mut bar = Bar::new("copy", "");
+    let copied = from.copy(&to, only, how, |done, all| bar.at(done, all))?;
+    drop(bar);
+    show(format, &copied, |copied| {
+        format!(
+            "copied {} experts and {} artifacts to {destination}; {} were there already",
+            copied.experts, copied.artifacts, copied.already
+        )
+    })
+}
+
+pub(crate) fn remove(uri: &str, names: &[String], restore: bool, format: Format) -> Result<()> {
+    let (library, names) = (Library::open(uri)?, named(names)?);
+    if restore {
+        for name in &names {
+            library.restore(name)?;
+        }
+        return done(format, &format!("restored {} experts", names.len()));
     }
-    Ok(())
+    // All or none.
+    for name in &names {
+        library.entry(name)?;
+    }
+    let mut batch = library.batch()?;
+    names.iter().for_each(|name| batch.remove(name));
+    batch.commit()?;
+    let text = format!(
+        "removed {} experts; `lyceum restore` brings them back",
+        names.len()
+    );
+    done(format, &text)
+}
+
+pub(crate) fn rename(uri: &str, from: &str, to: &str, format: Format) -> Result<()> {
+    Library::open(uri)?.rename(&Name::new(from)?, &Name::new(to)?)?;
+    done(format, &format!("renamed {from} to {to}"))
+}
+
+pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, format: Format) -> Result<()> {
+    let purged = Library::open(uri)?.purge(grace, dry_run)?;
+    show(format, &purged, |purged| {
+        let would = if dry_run { "would give" } else { "gave" };
+        format!(
+            "{would} up {} removed experts and {} objects; versions from {} on can be opened",
+            purged.experts, purged.objects, purged.oldest
+        )
+    })
 }
 
 pub(crate) fn cluster(uri: &str, how: &Mbc, out: &Path, format: Format) -> Result<()> {

@@ -58,6 +58,46 @@ fn a_library_is_trained_listed_shown_copied_and_clustered() {
 }
 
 #[test]
+fn versions_are_listed_opened_restored_and_purged() {
+    let place = trained();
+    place.ok("derive lib arrow");
+    place.ok("rename lib task_0 first");
+    place.ok("remove lib task_1 task_2");
+    let names = |line: &str| -> Vec<String> {
+        let rows = place.json(line);
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|r| r["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names("list lib"), ["first"]);
+    assert_eq!(names("list lib --removed"), ["task_1", "task_2"]);
+    assert_eq!(names("list lib --at 1"), ["task_0", "task_1", "task_2"]);
+    assert_eq!(names("list lib --at 1 --name *_[02]"), ["task_0", "task_2"]);
+    assert_eq!(names("list lib --at 1 --task task_1"), ["task_1"]);
+    assert!(names("list lib --base other").is_empty());
+    assert_eq!(place.json("show lib first")["artifacts"][0], "arrow");
+    assert_eq!(place.json("show lib task_0 --at 1")["version"], 1);
+    let history = place.json("history lib");
+    assert_eq!(history.as_array().unwrap().len(), 4);
+    assert_eq!(history[0]["changes"][1], "removed task_2");
+    assert!(place.ok("history lib").contains("renamed task_0 to first"));
+    place.ok("restore lib task_1");
+    place.ok("copy lib other task_2 --at 1");
+    assert_eq!(names("list other"), ["task_2"]);
+    let would = place.json("purge lib --grace 14d --dry-run");
+    assert_eq!(
+        (&would["experts"], &would["objects"]),
+        (&0.into(), &0.into())
+    );
+    let gone = place.json("purge lib --grace 0s");
+    assert_eq!(gone["experts"], 1);
+    assert!(place.complaint("list lib --at 1").contains("purged"));
+    assert!(place.complaint("restore lib task_2").contains("not found"));
+    assert!(place.complaint("purge lib --grace 3").contains("14d"));
+    assert_eq!(names("list lib"), ["first", "task_1"]);
+}
+
+#[test]
 fn every_router_is_evaluated_saved_and_opened() {
     let place = trained();
     place.ok("derive lib arrow");

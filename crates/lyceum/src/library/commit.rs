@@ -64,7 +64,7 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// When its files cannot be written.
     pub fn add(&mut self, expert: &Expert, how: Put) -> Result<()> {
-        let entry = self.library.stage(expert, self.base.epoch())?;
+        let entry = self.library.stage(expert, &self.base)?;
         let name = expert.card.name.clone();
         self.push(name, Edit::Put(Box::new(entry), how));
         Ok(())
@@ -99,7 +99,7 @@ impl<'a> Batch<'a> {
     /// [`Error::Conflict`] when another writer changed one of the same experts meanwhile; then
     /// nothing of the batch happened.
     pub fn commit(self) -> Result<u64> {
-        self.library.commit(&self.base, self.edits, false)
+        self.library.commit(&self.base, &self.edits, false)
     }
 }
 
@@ -126,11 +126,17 @@ impl Library {
         Ok(())
     }
 
-    /// Writes an expert's files.
-    pub(crate) fn stage(&self, expert: &Expert, epoch: u64) -> Result<Entry> {
+    /// Writes those of an expert's files that `base` does not have under its name.
+    pub(crate) fn stage(&self, expert: &Expert, base: &Snapshot) -> Result<Entry> {
+        let objects = &self.shared.objects;
+        let there = base.index.get(objects, &expert.card.name)?;
         let mut files = BTreeMap::new();
         for (file, bytes) in peft::encode(expert)? {
-            let blob = self.shared.objects.put(&bytes, epoch)?;
+            let held = there.as_ref().and_then(|entry| entry.files.get(file));
+            let blob = match held.filter(|blob| blob.same(&Blob::of(&bytes, 0))) {
+                Some(held) => held.clone(),
+                None => objects.put(&bytes, base.epoch())?,
+            };
             files.insert(file.to_owned(), blob);
         }
         Ok(Entry::new(&expert.card, files))
@@ -140,7 +146,7 @@ impl Library {
     pub(crate) fn commit(
         &self,
         base: &Snapshot,
-        edits: Vec<(Name, Edit)>,
+        edits: &[(Name, Edit)],
         purge: bool,
     ) -> Result<u64> {
         self.check_writable()?;
@@ -152,7 +158,7 @@ impl Library {
             let _turn = store.turn()?;
             head = Arc::new(Snapshot::latest(objects, Some(&head))?);
             let time = manifest::now().max(head.time());
-            let plan = Plan::new(&edits, (base, &head), objects, time);
+            let plan = Plan::new(edits, (base, &head), objects, time);
             let mut plan = plan.map_err(|e| purged(e, base, &head))?;
             let epoch = head.epoch() + u64::from(purge);
             if plan.entries.is_empty() && !purge {
@@ -233,9 +239,9 @@ impl Library {
 /// An object that is missing after a purge is no damage.
 fn purged(error: Error, base: &Snapshot, head: &Snapshot) -> Error {
     match error {
-        Error::NotFound { kind: "file", .. } if base.epoch() != head.epoch() => Error::Conflict(
-            "the library was purged while this was being written; repeat it".into(),
-        ),
+        Error::NotFound { kind: "file", .. } if base.epoch() != head.epoch() => {
+            Error::Conflict("the library was purged while this was being written; repeat it".into())
+        }
         other => other,
     }
 }

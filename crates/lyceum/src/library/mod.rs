@@ -317,8 +317,8 @@ impl Library {
             let names = removed.keys().map(Name::as_str);
             return Err(Error::not_found("removed expert", name.as_str(), names));
         }
-        let edits = vec![(name.clone(), Edit::Restore)];
-        self.commit(&snapshot, edits, false).map(|_| ())
+        let edits = [(name.clone(), Edit::Restore)];
+        self.commit(&snapshot, &edits, false).map(|_| ())
     }
 
     /// Renames an expert, its artifacts with it.
@@ -334,7 +334,7 @@ impl Library {
         let old = self.entry(from)?;
         let mut expert = self.expert_of(from, &old)?;
         expert.card.name = to.clone();
-        let mut entry = self.stage(&expert, epoch)?;
+        let mut entry = self.stage(&expert, batch.base())?;
         entry.added = old.added;
         for (kind, derived) in &old.artifacts {
             let mut artifact = self.read_artifact(derived)?;

@@ -120,7 +120,10 @@ impl Judge<'_> {
             return Err(self.conflict());
         }
         let mut next = entry.clone();
-        next.added = self.time;
+        // A copy keeps the date it has.
+        if next.added == 0 {
+            next.added = self.time;
+        }
         // Artifacts of other weights stay, known to be stale.
         if let Some(before) = &self.is {
             for (kind, derived) in &before.artifacts {

@@ -29,7 +29,8 @@ pub struct Purged {
 
 impl Library {
     /// Gives up removed experts and replaced versions older than `grace`, and deletes what only
-    /// they needed. With `dry` nothing is changed.
+    /// they needed. With `dry` nothing is changed,
+    /// and without a grace time the objects of removed experts are not counted.
     ///
     /// # Errors
     /// When the store cannot be written; then it can be repeated.
@@ -44,7 +45,7 @@ impl Library {
             .collect();
         let experts = gone.len();
         if !dry {
-            self.commit(&snapshot, gone, true)?;
+            self.commit(&snapshot, &gone, true)?;
         }
         let head = self.snapshot();
         let (oldest, needed) = self.needed(&head, cut)?;

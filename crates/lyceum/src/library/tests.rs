@@ -290,7 +290,7 @@ fn a_purge_between_writing_and_committing_loses_nothing() {
     batch.put_artifact(&artifact(&expert("a", 1))).unwrap();
     // Its version is committed, its deleting has not begun.
     let base = one.snapshot();
-    one.commit(&base, Vec::new(), true).unwrap();
+    one.commit(&base, &[], true).unwrap();
     batch.commit().unwrap();
     one.purge(std::time::Duration::ZERO, false).unwrap();
     let checked = one.check().unwrap();

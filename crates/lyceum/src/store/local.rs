@@ -144,6 +144,9 @@ impl Store for Local {
         let fresh = std::mem::take(&mut *self.fresh.lock().unwrap_or_else(PoisonError::into_inner));
         #[cfg(unix)]
         for dir in &fresh {
+            // The folder of a relative path's first part.
+            let here = dir.as_os_str().is_empty();
+            let dir = if here { Path::new(".") } else { dir };
             let synced = File::open(dir).and_then(|dir| dir.sync_all());
             synced.map_err(|e| refused(dir, e))?;
         }

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod floors;
+mod library;
 mod tiny;
 mod training;
