@@ -144,13 +144,22 @@ impl Objects {
         Ok(bytes)
     }
 
-    /// Writes `bytes` as an object of `epoch`; if it is there already nothing is written.
+    /// Writes `bytes` as an object of `epoch`; if it is there already, and whole, nothing is
+    /// written.
     pub(crate) fn put(&self, bytes: &[u8], epoch: u64) -> Result<Blob> {
         let blob = Blob::of(bytes, epoch);
-        match self.store.put(&blob.key(), bytes, Put::New) {
-            Ok(()) | Err(Error::Exists { .. }) => Ok(blob),
-            Err(error) => Err(error),
+        let key = blob.key();
+        match self.store.put(&key, bytes, Put::New) {
+            Ok(()) => {}
+            Err(Error::Exists { .. }) => {
+                if self.store.get(&key)? != bytes {
+                    // Damaged where it lies: its name says what it must be.
+                    self.store.put(&key, bytes, Put::Replace)?;
+                }
+            }
+            Err(error) => return Err(error),
         }
+        Ok(blob)
     }
 }
 
@@ -177,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_bytes_are_refused() {
+    fn changed_bytes_are_refused_and_written_again() {
         let store: Arc<dyn Store> = crate::store::Memory::private("changed");
         let objects = Objects {
             store: store.clone(),
@@ -187,5 +196,7 @@ mod tests {
         store.put(&blob.key(), b"wrong", Put::Replace).unwrap();
         let error = objects.get(&blob).unwrap_err().to_string();
         assert!(error.contains("damaged"), "{error}");
+        objects.put(b"right", 0).unwrap();
+        assert_eq!(objects.get(&blob).unwrap(), b"right");
     }
 }
