@@ -2,5 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod floors;
+mod golden;
+mod golden_derived;
+mod golden_eval;
+mod golden_peft;
+mod golden_routing;
+mod golden_training;
+mod made;
+mod mixed;
+mod router_laws;
 mod tiny;
 mod training;
