@@ -150,6 +150,18 @@ pub(crate) enum Command {
         #[arg(long, default_value = "mbc_clusters.json")]
         out: PathBuf,
     },
+    /// Merge experts into one and add it to a library
+    #[command(
+        after_help = "Examples:\n  lyceum merge experts --method cat --name all\n  lyceum merge \
+                            experts --method ties --density 0.2 --name ties --library merged\n  \
+                            lyceum merge experts --method linear --experts boolq,squad --weights \
+                            boolq=0.7,squad=0.3 --name mix\nMethods:\n  linear  weighted mean of \
+                            the A's and of the B's (as MTTL)\n  ties    keep the largest values, \
+                            elect a sign each, average those that agree\n  wudi    least \
+                            interference with every expert, by gradient descent\n  cat     exact \
+                            weighted sum of the outputs; any ranks, scales and layers"
+    )]
+    Merge(MergeArgs),
     /// Derive what a router needs: `arrow` prototypes or `phatgoose` gates
     #[command(
         after_help = "Examples:\n  lyceum derive experts arrow\n  lyceum derive experts \
@@ -378,6 +390,48 @@ pub(crate) struct DeriveArgs {
     /// Seed of the data order (phatgoose)
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// linear, ties, wudi or cat
+    #[arg(long)]
+    pub(crate) method: String,
+    /// Name of the merged expert
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Only these experts, comma-separated; all of the library when absent
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) experts: Vec<String>,
+    /// EXPERT=WEIGHT of every expert merged, comma-separated; equal ones that sum to 1 when
+    /// absent (linear, cat)
+    #[arg(long, value_delimiter = ',', value_parser = weight)]
+    pub(crate) weights: Vec<(lyceum::Name, f64)>,
+    /// Share of each expert's values that is kept, the largest; 0.2 when absent (ties)
+    #[arg(long)]
+    pub(crate) density: Option<f64>,
+    /// Most updates; 300 when absent (wudi)
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Learning rate; 1e-5 when absent (wudi)
+    #[arg(long)]
+    pub(crate) lr: Option<f64>,
+    /// The library the merged expert is added to; the same one when absent
+    #[arg(long)]
+    pub(crate) library: Option<String>,
+    /// Replace an expert of that name
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+fn weight(text: &str) -> Result<(lyceum::Name, f64), String> {
+    let (name, weight) = text.rsplit_once('=').ok_or("write EXPERT=WEIGHT")?;
+    let weight = weight
+        .parse()
+        .map_err(|_| format!("`{weight}` is not a number"))?;
+    Ok((lyceum::Name::new(name).map_err(|e| e.to_string())?, weight))
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lora::{Lora, LoraConfig};
 use crate::name::{Name, Site};
 
@@ -31,6 +31,17 @@ pub struct Card {
     pub weights: String,
 }
 
+/// A base as an expert sees it: what it is called and which linears it has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Host {
+    /// What it is called.
+    pub name: String,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Every linear an expert can adapt, with (d_out, d_in).
+    pub sites: BTreeMap<Site, (usize, usize)>,
+}
+
 /// A card and its weights.
 #[derive(Debug, Clone)]
 pub struct Expert {
@@ -44,8 +55,21 @@ impl Expert {
     /// Puts weights under a card, sealing it with their fingerprint.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
+    /// [`Error::Mismatch`] when the card's ranks or scales are not those of the weights.
     pub fn new(mut card: Card, loras: BTreeMap<Site, Lora>) -> Result<Self> {
+        for (site, lora) in &loras {
+            let said = (card.lora.rank_at(site), card.lora.scale_at(site));
+            if said != (lora.rank(), lora.scale) {
+                return Err(Error::Mismatch(format!(
+                    "expert `{}` has rank {} and scale {} at `{site}`, its card says {} and {}",
+                    card.name,
+                    lora.rank(),
+                    lora.scale,
+                    said.0,
+                    said.1
+                )));
+            }
+        }
         card.weights = fingerprint(&loras)?;
         Ok(Expert { card, loras })
     }

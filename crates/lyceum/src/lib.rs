@@ -29,6 +29,7 @@ pub mod route;
 pub mod train;
 // F6: what is done.
 pub mod eval;
+pub mod merge;
 pub mod report;
 pub mod transform;
 // F7: whole experiments.

@@ -1,5 +1,7 @@
 //! One low-rank adapter of one linear, and how adapters are configured.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -82,15 +84,21 @@ impl Lora {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank of every adapter.
+    /// Rank of every adapter, but for those in `rank_pattern`.
     pub rank: usize,
-    /// Numerator of the scale.
+    /// Numerator of the scale, but for those in `alpha_pattern`.
     pub alpha: f64,
     /// Scale by `alpha / sqrt(rank)` instead of `alpha / rank`.
     #[serde(default)]
     pub rslora: bool,
     /// Last parts of the module paths to adapt: `q_proj`, `mlp.c_fc`.
     pub targets: Vec<String>,
+    /// Other ranks, by last parts of module paths; the longest that fits counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other numerators of the scale, likewise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub alpha_pattern: BTreeMap<String, f64>,
 }
 
 impl Default for LoraConfig {
@@ -102,23 +110,102 @@ impl Default for LoraConfig {
             alpha: 1.0,
             rslora: false,
             targets,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
         }
     }
 }
 
+/// Whether `site` is `path` or ends in it after a dot (as PEFT matches names).
+pub(crate) fn ends_in(site: &str, path: &str) -> bool {
+    let rest = site.strip_suffix(path);
+    rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The value of the longest key that `site` ends in.
+fn fitting<T: Copy>(patterns: &BTreeMap<String, T>, site: &Site) -> Option<T> {
+    let fits = patterns
+        .iter()
+        .filter(|(key, _)| ends_in(site.as_str(), key));
+    fits.max_by_key(|(key, _)| key.len())
+        .map(|(_, value)| *value)
+}
+
+/// The commonest of `values` (the least of equals), and keys for the sites that have another:
+/// the last part of the path where it decides alone, else the whole path.
+fn patterns<T: Copy + PartialOrd>(values: &[(&Site, T)]) -> Option<(T, BTreeMap<String, T>)> {
+    let count = |x: T| values.iter().filter(|(_, y)| *y == x).count();
+    let mut common = values.first()?.1;
+    for &(_, x) in values {
+        if count(x) > count(common) || (count(x) == count(common) && x < common) {
+            common = x;
+        }
+    }
+    let mut keys = BTreeMap::new();
+    for &(site, x) in values.iter().filter(|(_, x)| *x != common) {
+        let last = site.last();
+        let alike = values.iter().filter(|(other, _)| other.last() == last);
+        let alone = alike.fold(true, |alone, (_, y)| alone && *y == x);
+        let key = if alone { last } else { site.as_str() };
+        keys.insert(key.to_owned(), x);
+    }
+    Some((common, keys))
+}
+
 impl LoraConfig {
-    /// What `B A` is multiplied by.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    /// The configuration of adapters of these ranks and alphas, as short as it can be said.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is none.
+    pub fn of(
+        parts: &BTreeMap<Site, (usize, f64)>,
+        rslora: bool,
+        targets: Vec<String>,
+    ) -> Result<Self> {
+        let ranks: Vec<(&Site, usize)> = parts.iter().map(|(s, p)| (s, p.0)).collect();
+        let alphas: Vec<(&Site, f64)> = parts.iter().map(|(s, p)| (s, p.1)).collect();
+        let none = || Error::invalid("there is no adapter to describe");
+        let (rank, rank_pattern) = patterns(&ranks).ok_or_else(none)?;
+        let (alpha, alpha_pattern) = patterns(&alphas).ok_or_else(none)?;
+        let config = LoraConfig {
+            rank,
+            alpha,
+            rslora,
+            targets,
+            rank_pattern,
+            alpha_pattern,
+        };
+        config.check()?;
+        let wrong = |(site, part): &(&Site, &(usize, f64))| {
+            (config.rank_at(site), config.alpha_at(site)) != **part
+        };
+        match parts.iter().find(wrong) {
+            None => Ok(config),
+            Some((site, _)) => Err(Error::invalid(format!(
+                "the rank and alpha of `{site}` cannot be told from those of a longer path"
+            ))),
+        }
+    }
+
+    /// The rank at `site`.
+    pub fn rank_at(&self, site: &Site) -> usize {
+        fitting(&self.rank_pattern, site).unwrap_or(self.rank)
+    }
+
+    /// The numerator of the scale at `site`.
+    pub fn alpha_at(&self, site: &Site) -> f64 {
+        fitting(&self.alpha_pattern, site).unwrap_or(self.alpha)
+    }
+
+    /// What `B A` is multiplied by at `site`.
+    pub fn scale_at(&self, site: &Site) -> f64 {
+        scale(self.rank_at(site), self.alpha_at(site), self.rslora)
     }
 
     /// Whether `site` is adapted: its path is a target or ends in one after a dot (as PEFT does).
     pub fn adapts(&self, site: &Site) -> bool {
-        self.targets.iter().any(|target| {
-            let rest = site.as_str().strip_suffix(target.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        })
+        let target = |target: &String| ends_in(site.as_str(), target);
+        self.targets.iter().any(target)
     }
 
     /// Checks the ranges.
@@ -126,11 +213,21 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::Invalid`] naming what is out of range.
     pub fn check(&self) -> Result<()> {
-        if self.rank == 0 || self.rank > 4096 {
+        let mut ranks = self.rank_pattern.values().chain([&self.rank]);
+        if ranks.any(|rank| !(1..=4096).contains(rank)) {
             return Err(Error::invalid("lora.rank must be 1 to 4096"));
         }
-        if !self.alpha.is_finite() || self.alpha == 0.0 {
+        let mut alphas = self.alpha_pattern.values().chain([&self.alpha]);
+        if alphas.any(|alpha| !alpha.is_finite() || *alpha == 0.0) {
             return Err(Error::invalid("lora.alpha must be a number other than 0"));
+        }
+        // PEFT reads these keys as regular expressions; such as these mean the same to it.
+        let plain = |c: char| c.is_alphanumeric() || "_.-".contains(c);
+        let mut keys = self.rank_pattern.keys().chain(self.alpha_pattern.keys());
+        if let Some(key) = keys.find(|key| key.is_empty() || !key.chars().all(plain)) {
+            return Err(Error::invalid(format!(
+                "lora: the pattern `{key}` must be the end of a module path, like q_proj"
+            )));
         }
         if self.targets.is_empty() || self.targets.iter().any(String::is_empty) {
             return Err(Error::invalid(
@@ -139,6 +236,12 @@ impl LoraConfig {
         }
         Ok(())
     }
+}
+
+/// What `B A` is multiplied by: `alpha / rank`, or `alpha / sqrt(rank)` for rslora.
+pub(crate) fn scale(rank: usize, alpha: f64, rslora: bool) -> f64 {
+    let rank = rank as f64;
+    alpha / if rslora { rank.sqrt() } else { rank }
 }
 
 #[cfg(test)]
@@ -152,7 +255,6 @@ mod tests {
         assert!(config.adapts(&Site::new("transformer.h.0.attn.attention.q_proj")));
         assert!(!config.adapts(&Site::new("transformer.h.0.attn.attention.xq_proj")));
         assert!(!config.adapts(&Site::new("transformer.h.0.mlp.c_fc")));
-        assert_eq!(config.scale(), 0.25);
     }
 
     #[test]
@@ -162,5 +264,45 @@ mod tests {
         assert!((lora.norm().unwrap() - 5.0).abs() < 1e-12);
         let wrong = Lora::new(tensor(&[3.0, 4.0], 2, 1), tensor(&[2.0, 0.0], 2, 1), 0.5);
         assert!(matches!(wrong, Err(Error::Mismatch(_))));
+    }
+
+    #[test]
+    fn other_ranks_and_alphas_are_said_shortly_and_read_back() {
+        let parts = |all: &[(&str, usize, f64)]| -> BTreeMap<Site, (usize, f64)> {
+            let part = |&(site, rank, alpha): &(&str, usize, f64)| (Site::new(site), (rank, alpha));
+            all.iter().map(part).collect()
+        };
+        let all = parts(&[
+            ("h.0.q", 8, 16.0),
+            ("h.0.k", 2, 16.0),
+            ("h.1.q", 8, 4.0),
+            ("h.1.k", 2, 16.0),
+            ("h.1.v", 8, 16.0),
+        ]);
+        let config = LoraConfig::of(&all, true, vec!["q".into()]).unwrap();
+        assert_eq!(config.rank_pattern, BTreeMap::from([("k".into(), 2)]));
+        assert_eq!(
+            config.alpha_pattern,
+            BTreeMap::from([("h.1.q".into(), 4.0)])
+        );
+        for (site, (rank, alpha)) in &all {
+            assert_eq!(
+                (config.rank_at(site), config.alpha_at(site)),
+                (*rank, *alpha)
+            );
+            assert_eq!(config.scale_at(site), alpha / (*rank as f64).sqrt());
+        }
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<LoraConfig>(&json).unwrap(), config);
+        assert!(
+            !serde_json::to_string(&LoraConfig::default())
+                .unwrap()
+                .contains("pattern")
+        );
+        let config = LoraConfig {
+            rank_pattern: BTreeMap::from([("q|k".into(), 2)]),
+            ..LoraConfig::default()
+        };
+        assert!(config.check().unwrap_err().to_string().contains("q|k"));
     }
 }

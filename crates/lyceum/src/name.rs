@@ -93,6 +93,11 @@ impl Site {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The last part of the path: `q_proj`.
+    pub fn last(&self) -> &str {
+        self.0.rsplit('.').next().unwrap_or(&self.0)
+    }
 }
 
 impl Borrow<str> for Site {

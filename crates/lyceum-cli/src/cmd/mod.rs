@@ -3,6 +3,7 @@
 mod eval;
 mod library;
 mod logits;
+mod merge;
 mod model;
 mod run;
 mod train;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out),
         Command::Plot { report, out } => run::plot(&report, out.as_deref()),
         Command::Train(args) => train::train(&args, format),
+        Command::Merge(args) => merge::merge(&args, format),
         Command::Derive(args) => train::derive(&args, format),
         Command::List(args) => library::list(&args, format),
         Command::Show { uri, name, at } => library::show_expert(&uri, at, &name, format),

@@ -41,8 +41,8 @@ pub(crate) fn train(args: &TrainArgs, format: Format) -> Result<()> {
     let lora = LoraConfig {
         rank: args.rank,
         alpha: args.alpha,
-        rslora: false,
         targets: args.targets.clone(),
+        ..LoraConfig::default()
     };
     let how = How {
         lr: args.lr,

@@ -4,6 +4,7 @@
 mod bad_input;
 mod command;
 mod help;
+mod merge;
 mod run;
 #[path = "../../../lyceum/tests/it/tiny.rs"]
 mod tiny;

@@ -1,7 +1,8 @@
 //! Multiple choice by log-likelihood, as lm-eval counts it.
 //!
 //! `acc`: largest summed log-probability; `acc_norm`: divided by the option's characters;
-//! `acc_tok`: divided by its tokens. A question's shared beginning is computed once.
+//! `acc_bytes`: by its bytes; `acc_tok`: by its tokens. A question's shared beginning is computed
+//! once.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ pub struct Answer {
     pub tokens: Vec<usize>,
     /// Characters of each option.
     pub characters: Vec<usize>,
+    /// Bytes of each option in UTF-8.
+    pub bytes: Vec<usize>,
     /// The right option.
     pub gold: usize,
 }
@@ -40,6 +43,11 @@ impl Answer {
     /// The same, per character of the option.
     pub fn acc_norm(&self) -> f64 {
         self.best(|i| self.log_probs[i] / self.characters[i].max(1) as f64)
+    }
+
+    /// The same, per byte of the option in UTF-8.
+    pub fn acc_bytes(&self) -> f64 {
+        self.best(|i| self.log_probs[i] / self.bytes[i].max(1) as f64)
     }
 
     /// The same, per token of the option.
@@ -96,6 +104,7 @@ pub fn choose(
                 log_probs,
                 tokens: group.iter().map(|t| t.ids.len() - t.from).collect(),
                 characters: question.choices.iter().map(|c| c.chars().count()).collect(),
+                bytes: question.choices.iter().map(String::len).collect(),
                 gold: question.gold,
             });
         }

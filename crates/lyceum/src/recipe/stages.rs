@@ -49,11 +49,10 @@ pub fn train_missing(
                 continue;
             }
         }
+        let examples = data.select(Some(tasks), Split::Train)?;
         jobs.push(Job {
-            name: name.clone(),
-            tasks: tasks.clone(),
-            examples: data.select(Some(tasks), Split::Train)?,
             origin: origin.clone(),
+            ..Job::new(name.clone(), tasks.clone(), examples)
         });
     }
     if jobs.is_empty() {

@@ -210,6 +210,10 @@ fn check(experts: &[Expert], library: &Library, base: &str, top_k: Option<usize>
     }
     match experts.iter().find(|e| e.card.base != base) {
         None => Ok(()),
+        Some(expert) if expert.card.base.is_empty() => Err(Error::Mismatch(format!(
+            "expert `{}` does not know its base; import it again with --base DIR",
+            expert.card.name
+        ))),
         Some(expert) => Err(Error::Mismatch(format!(
             "expert `{}` was trained on another base ({}, fingerprint {:.12}) than the one opened \
              ({base:.12})",

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor, Var};
 use super::{Batches, How, Learner, Part, Watch, fit};
 use crate::backbone::Base;
 use crate::data::{Example, Tokens};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
 use crate::lora::{Lora, LoraConfig};
 use crate::mix::{Bank, Gates, Mixing, Mixture, Pass, Router};
@@ -34,6 +34,33 @@ pub struct Job {
     pub examples: Vec<Example>,
     /// What to remember about its training.
     pub origin: serde_json::Value,
+    /// Adapters to begin from; freshly drawn ones when absent.
+    pub init: Option<BTreeMap<Site, Lora>>,
+    /// The batches, as indices into `examples`, in this order and then again from the first; a
+    /// seeded shuffle when absent.
+    pub order: Option<Vec<Vec<usize>>>,
+}
+
+impl Job {
+    /// An expert trained on `examples` from a fresh start, in a seeded order.
+    pub fn new(name: Name, tasks: Vec<Name>, examples: Vec<Example>) -> Self {
+        Job {
+            name,
+            tasks,
+            examples,
+            origin: serde_json::Value::Null,
+            init: None,
+            order: None,
+        }
+    }
+
+    fn batches(&self, how: &How) -> Result<Batches> {
+        let (n, name) = (self.examples.len(), &self.name);
+        match &self.order {
+            None => Ok(Batches::new(n, how.batch, how.seed, name.as_str())),
+            Some(order) => Batches::given(order.clone(), n).context(|| format!("expert `{name}`")),
+        }
+    }
 }
 
 /// Sends each sequence to the expert its pass names.
@@ -79,12 +106,7 @@ impl Feed {
                 .iter()
                 .map(|e| base.tokenizer.training(e, longest));
             tokens.push(rows.collect::<Result<Vec<_>>>()?);
-            order.push(Batches::new(
-                job.examples.len(),
-                how.batch,
-                how.seed,
-                job.name.as_str(),
-            ));
+            order.push(job.batches(how)?);
             names.push(job.name.clone());
         }
         Ok(Feed {
@@ -205,15 +227,18 @@ struct Fresh {
 }
 
 impl Fresh {
-    /// A uniform in `1/sqrt(3 d_in)` (MTTL's initialisation), B zero; seeded by the name.
-    fn new(base: &Base, name: &Name, lora: &LoraConfig, seed: u64) -> Result<Self> {
+    /// What `job` begins from: its own adapters, or A uniform in `1/sqrt(3 d_in)` (MTTL's
+    /// initialisation) and B zero, seeded by the name.
+    fn new(base: &Base, job: &Job, lora: &LoraConfig, seed: u64) -> Result<Self> {
         let mut sites = BTreeMap::new();
         for (site, (d_out, d_in)) in base.decoder.config().sites() {
             if lora.adapts(&site) {
-                let mut rng = Rng::named(seed, &format!("{name} {site}"));
-                let a = rng.uniform(lora.rank * d_in, 1.0 / (3.0 * d_in as f64).sqrt());
-                let a = Tensor::from_vec(a, (lora.rank, d_in), &Device::Cpu)?;
-                let b = Tensor::zeros((d_out, lora.rank), candle_core::DType::F32, &Device::Cpu)?;
+                let rank = lora.rank_at(&site);
+                let (a, b) = match &job.init {
+                    Some(init) => begin(init.get(&site), (rank, d_out, d_in))
+                        .context(|| format!("expert `{}` at {site}", job.name))?,
+                    None => fresh(&format!("{} {site}", job.name), seed, (rank, d_out, d_in))?,
+                };
                 sites.insert(site, (Var::from_tensor(&a)?, Var::from_tensor(&b)?));
             }
         }
@@ -223,6 +248,11 @@ impl Fresh {
                 lora.targets
             );
             return Err(Error::invalid(text));
+        }
+        let mut given = job.init.iter().flat_map(BTreeMap::keys);
+        if let Some(site) = given.find(|site| !sites.contains_key(*site)) {
+            let text = format!("expert `{}` begins at {site}, no target", job.name);
+            return Err(Error::Mismatch(text));
         }
         Ok(Fresh { sites })
     }
@@ -234,22 +264,42 @@ impl Fresh {
             .collect()
     }
 
-    fn loras(&self, scale: f64, detach: bool) -> Result<BTreeMap<Site, Lora>> {
+    fn loras(&self, config: &LoraConfig, detach: bool) -> Result<BTreeMap<Site, Lora>> {
         let part = |var: &Var| match detach {
             true => var.as_tensor().copy().map(|t| t.detach()),
             false => Ok(var.as_tensor().clone()),
         };
         let lora = |(site, (a, b)): (&Site, &(Var, Var))| {
-            Ok((
-                site.clone(),
-                Lora {
-                    a: part(a)?,
-                    b: part(b)?,
-                    scale,
-                },
-            ))
+            let lora = Lora {
+                a: part(a)?,
+                b: part(b)?,
+                scale: config.scale_at(site),
+            };
+            Ok((site.clone(), lora))
         };
         self.sites.iter().map(lora).collect()
+    }
+}
+
+/// Fresh factors `[r, d_in]`, `[d_out, r]`.
+fn fresh(name: &str, seed: u64, shape: (usize, usize, usize)) -> Result<(Tensor, Tensor)> {
+    let (rank, d_out, d_in) = shape;
+    let mut rng = Rng::named(seed, name);
+    let a = rng.uniform(rank * d_in, 1.0 / (3.0 * d_in as f64).sqrt());
+    let a = Tensor::from_vec(a, (rank, d_in), &Device::Cpu)?;
+    let b = Tensor::zeros((d_out, rank), candle_core::DType::F32, &Device::Cpu)?;
+    Ok((a, b))
+}
+
+/// The factors to begin from, if they have this shape.
+fn begin(lora: Option<&Lora>, shape: (usize, usize, usize)) -> Result<(Tensor, Tensor)> {
+    match lora {
+        Some(lora) if (lora.rank(), lora.d_out(), lora.d_in()) == shape => {
+            Ok((lora.a.clone(), lora.b.clone()))
+        }
+        _ => Err(Error::Mismatch(format!(
+            "there must be an adapter of (rank, d_out, d_in) {shape:?} to begin from"
+        ))),
     }
 }
 
@@ -270,14 +320,13 @@ pub fn experts(
     let mut feed = Feed::new(base, jobs, how)?;
     let fresh: Vec<Fresh> = jobs
         .iter()
-        .map(|job| Fresh::new(base, &job.name, lora, how.seed))
+        .map(|job| Fresh::new(base, job, lora, how.seed))
         .collect::<Result<_>>()?;
     let mut learners: Vec<Learner> = fresh
         .iter()
         .enumerate()
         .map(|(i, f)| Learner::new(f.vars(), how, how.total(feed.examples(i))))
         .collect::<Result<_>>()?;
-    let scale = lora.scale();
     fit(&mut learners, watch, &mut feed, |feed, part, step| {
         let names: Vec<Name> = part
             .learners
@@ -287,7 +336,7 @@ pub fn experts(
         let loras: Vec<BTreeMap<Site, Lora>> = part
             .learners
             .iter()
-            .map(|&i| fresh[i].loras(scale, false))
+            .map(|&i| fresh[i].loras(lora, false))
             .collect::<Result<_>>()?;
         let bank = Bank::new(names.iter().cloned().zip(&loras))?;
         let router = Arc::new(Own(names));
@@ -312,10 +361,7 @@ pub fn experts(
                 losses: learner.losses.clone(),
                 weights: String::new(),
             };
-            Ok((
-                Expert::new(card, fresh.loras(scale, true)?)?,
-                learner.losses,
-            ))
+            Ok((Expert::new(card, fresh.loras(lora, true)?)?, learner.losses))
         })
         .collect()
 }

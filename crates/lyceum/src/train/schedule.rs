@@ -1,5 +1,6 @@
 //! Learning rates over time, and the order in which examples are seen.
 
+use crate::error::{Error, Result};
 use crate::rng::Rng;
 
 /// A learning-rate schedule.
@@ -54,38 +55,70 @@ impl Schedule {
     }
 }
 
-/// An endless order of examples, reshuffled each epoch; the last batch of an epoch may be short.
+/// An endless order of examples, batch by batch.
 #[derive(Debug)]
 pub struct Batches {
-    order: Vec<usize>,
+    batches: Order,
     at: usize,
-    batch: usize,
-    rng: Rng,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Reshuffled each epoch; the last batch of an epoch may be short.
+    Shuffled {
+        order: Vec<usize>,
+        batch: usize,
+        rng: Rng,
+    },
+    /// These, again and again.
+    Given(Vec<Vec<usize>>),
 }
 
 impl Batches {
     /// Batches of `batch` out of `n` examples, in an order that belongs to `name` and `seed`.
     pub fn new(n: usize, batch: usize, seed: u64, name: &str) -> Self {
-        let rng = Rng::named(seed, &format!("order of {name}"));
-        Batches {
+        let batches = Order::Shuffled {
             order: (0..n).collect(),
-            at: n,
             batch,
-            rng,
+            rng: Rng::named(seed, &format!("order of {name}")),
+        };
+        Batches { batches, at: n }
+    }
+
+    /// Exactly these batches of indices into `n` examples, and then again from the first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is none, one is empty or an index has no example.
+    pub fn given(batches: Vec<Vec<usize>>, n: usize) -> Result<Self> {
+        let bad = |batch: &Vec<usize>| batch.is_empty() || batch.iter().any(|&i| i >= n);
+        if batches.is_empty() || batches.iter().any(bad) {
+            let text = format!("batches must be lists of indices below {n}, and not empty");
+            return Err(Error::invalid(text));
         }
+        let batches = Order::Given(batches);
+        Ok(Batches { batches, at: 0 })
     }
 
     /// The next batch's indices.
     pub fn next_batch(&mut self) -> Vec<usize> {
-        if self.at >= self.order.len() {
-            self.order.sort_unstable();
-            self.rng.shuffle(&mut self.order);
-            self.at = 0;
+        match &mut self.batches {
+            Order::Given(batches) => {
+                let batch = batches[self.at % batches.len()].clone();
+                self.at += 1;
+                batch
+            }
+            Order::Shuffled { order, batch, rng } => {
+                if self.at >= order.len() {
+                    order.sort_unstable();
+                    rng.shuffle(order);
+                    self.at = 0;
+                }
+                let end = (self.at + *batch).min(order.len());
+                let batch = order[self.at..end].to_vec();
+                self.at = end;
+                batch
+            }
         }
-        let end = (self.at + self.batch).min(self.order.len());
-        let batch = self.order[self.at..end].to_vec();
-        self.at = end;
-        batch
     }
 }
 
@@ -108,6 +141,16 @@ mod tests {
             let mut seen: Vec<usize> = (0..3).flat_map(|_| batches.next_batch()).collect();
             seen.sort_unstable();
             assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn given_batches_come_in_order_and_again() {
+        let mut batches = Batches::given(vec![vec![2, 0], vec![1]], 3).unwrap();
+        let seen: Vec<Vec<usize>> = (0..3).map(|_| batches.next_batch()).collect();
+        assert_eq!(seen, [vec![2, 0], vec![1], vec![2, 0]]);
+        for bad in [vec![], vec![vec![]], vec![vec![3]]] {
+            assert!(Batches::given(bad, 3).is_err());
         }
     }
 }

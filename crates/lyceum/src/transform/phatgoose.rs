@@ -69,12 +69,9 @@ pub fn phatgoose(
             let text = format!("expert `{name}` was trained on another base than the one opened");
             return Err(Error::Mismatch(text));
         }
-        jobs.push(Job {
-            name: name.clone(),
-            tasks: expert.card.tasks.clone(),
-            examples: data.select(Some(&expert.card.tasks), Split::Train)?,
-            origin: json!(null),
-        });
+        let tasks = expert.card.tasks.clone();
+        let examples = data.select(Some(&tasks), Split::Train)?;
+        jobs.push(Job::new(name.clone(), tasks, examples));
         experts.push(expert);
     }
     if experts.is_empty() {

@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["mix", "ops"],
     &["assets", "backbone", "model", "route"],
     &["train"],
-    &["eval", "report", "transform"],
+    &["eval", "merge", "report", "transform"],
     &["recipe"],
 ];
 

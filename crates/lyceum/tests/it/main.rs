@@ -3,5 +3,14 @@
 
 mod floors;
 mod library;
+mod golden;
+mod golden_derived;
+mod golden_eval;
+mod golden_peft;
+mod golden_routing;
+mod golden_training;
+mod made;
+mod mixed;
+mod router_laws;
 mod tiny;
 mod training;

@@ -38,11 +38,10 @@ fn how() -> How {
 }
 
 fn jobs(data: &Dataset) -> Vec<Job> {
-    let job = |task: Name| Job {
-        name: task.clone(),
-        tasks: vec![task.clone()],
-        examples: data.select(Some(&[task]), Split::Train).unwrap(),
-        origin: serde_json::Value::Null,
+    let job = |task: Name| {
+        let tasks = vec![task.clone()];
+        let examples = data.select(Some(&tasks), Split::Train).unwrap();
+        Job::new(task, tasks, examples)
     };
     data.tasks().into_iter().map(job).collect()
 }

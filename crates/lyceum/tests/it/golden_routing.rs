@@ -1,0 +1,84 @@
+//! Logits and losses of every routing method equal MTTL's on one batch, in f32.
+
+use lyceum::Name;
+use lyceum::mix::Mixing;
+use lyceum::model::Model;
+use lyceum::route::RouterSpec;
+
+use crate::golden;
+
+/// MTTL's name for a method, and how it is said here: router, top-k, temperature, mixing.
+type Method = (
+    &'static str,
+    &'static str,
+    Option<usize>,
+    Option<f64>,
+    Mixing,
+);
+
+/// The nine methods that were recorded.
+pub(crate) const METHODS: &[Method] = &[
+    ("base", "base", None, None, Mixing::Outputs),
+    ("task_name", "oracle", None, None, Mixing::Outputs),
+    ("uniform", "uniform", None, None, Mixing::Factors),
+    (
+        "uniform_merge_after",
+        "uniform",
+        None,
+        None,
+        Mixing::Outputs,
+    ),
+    ("arrow_top2", "arrow", Some(2), None, Mixing::Factors),
+    ("arrow_all", "arrow", None, None, Mixing::Factors),
+    (
+        "arrow_top2_merge_after",
+        "arrow",
+        Some(2),
+        None,
+        Mixing::Outputs,
+    ),
+    (
+        "arrow_top2_temp0.1",
+        "arrow",
+        Some(2),
+        Some(0.1),
+        Mixing::Factors,
+    ),
+    (
+        "phatgoose_top2",
+        "phatgoose",
+        Some(2),
+        None,
+        Mixing::Outputs,
+    ),
+];
+
+/// The model of one of [`METHODS`] over the golden experts.
+pub(crate) fn model(library: &lyceum::library::Library, method: &str) -> Model {
+    let row = METHODS.iter().find(|row| row.0 == method).unwrap();
+    let spec = RouterSpec::new(row.1, row.2, row.3).unwrap();
+    Model::routed(golden::base(), library, &spec, row.4).unwrap()
+}
+
+#[test]
+fn logits_and_losses_of_every_method_equal_the_reference() {
+    let tensors = golden::tensors("routed_logits.safetensors");
+    let rows = golden::Rows::new(&tensors, "");
+    let said = golden::json("routed.json");
+    let tasks: Vec<Name> = serde_json::from_value(said["val_task_names"].clone()).unwrap();
+    assert_eq!(said["scores"].as_object().unwrap().len(), METHODS.len());
+    let library = golden::library();
+    for (method, ..) in METHODS {
+        let model = model(&library, method);
+        let got = model
+            .logits(&rows.tokens(), &rows.segments(), &tasks)
+            .unwrap(); // [t, v]
+        let apart = golden::apart(&got, &tensors[&format!("logits.{method}")]);
+        assert!(apart <= 2e-4, "{method}: logits are {apart} apart");
+        let losses = model.losses(&rows.batch(&tasks), None).unwrap();
+        let loss = losses.mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let want = said["scores"][method]["val_batch_loss"].as_f64().unwrap();
+        let apart = (f64::from(loss) - want).abs();
+        assert!(apart <= 1e-5, "{method}: loss {loss}, reference {want}");
+    }
+}
