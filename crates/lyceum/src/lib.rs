@@ -14,6 +14,7 @@ pub mod library;
 pub mod lora;
 pub mod peft;
 pub mod store;
+pub mod torch;
 // F2: data.
 pub mod data;
 // F3: mixing.
