@@ -12,6 +12,7 @@ pub mod artifact;
 pub mod expert;
 pub mod library;
 pub mod lora;
+pub mod mttl;
 pub mod peft;
 pub mod store;
 pub mod torch;
@@ -28,6 +29,7 @@ pub mod route;
 // F5: training.
 pub mod train;
 // F6: what is done.
+pub mod check;
 pub mod eval;
 pub mod report;
 pub mod transform;

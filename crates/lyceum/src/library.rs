@@ -50,12 +50,26 @@ impl Library {
         Ok(Library { store })
     }
 
-    /// Opens the library at `uri`.
+    /// A new library in an empty store.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub(crate) fn within(store: Arc<dyn Store>) -> Result<Self> {
+        store.put(MARKER, b"{\"format\":1}\n", Put::New)?;
+        Ok(Library { store })
+    }
+
+    /// Opens the library at `uri`; a folder of MTTL's is opened for reading only.
     ///
     /// # Errors
     /// When there is none, or its format is newer.
     pub fn open(uri: &str) -> Result<Self> {
         let store = store::open(uri)?;
+        if matches!(store.get(MARKER), Err(Error::NotFound { .. }))
+            && let Some(foreign) = crate::mttl::open(uri)?
+        {
+            return Ok(foreign);
+        }
         let marker = store.get(MARKER).map_err(|error| match error {
             Error::NotFound { .. } => Error::invalid(format!(
                 "there is no library at {uri}; make one with `lyceum train --library {uri}`"
@@ -353,7 +367,7 @@ mod tests {
         let lora = Lora::new(tensor(&mut rng, 4, 6), tensor(&mut rng, 5, 4), 0.25).unwrap();
         let card = Card {
             name: Name::new(name).unwrap(),
-            base: "b".into(),
+            base: Some("b".into()),
             base_name: "base".into(),
             tasks: vec![Name::new(name).unwrap()],
             lora: LoraConfig::default(),

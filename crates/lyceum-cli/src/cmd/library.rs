@@ -23,7 +23,8 @@ pub(crate) fn list(uri: &str, format: Format) -> Result<()> {
             let (rank, alpha) = (card.lora.rank, card.lora.alpha);
             text += &format!(
                 "{:<60} {rank:>4} {alpha:>6}  {:<12.12} ",
-                card.name, card.base
+                card.name,
+                card.base.as_deref().unwrap_or("not known")
             );
             text += &format!("{}\n", tasks.join(","));
         }

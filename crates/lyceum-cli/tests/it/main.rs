@@ -2,3 +2,4 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod help;
+mod mttl;

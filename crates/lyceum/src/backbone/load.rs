@@ -14,6 +14,7 @@ use super::config::Config;
 use super::decoder::Decoder;
 use crate::data::Tokenizer;
 use crate::error::{Context, Error, Result};
+use crate::expert::Host;
 use crate::mix::{Vector, Weight};
 
 /// The arithmetic of the frozen matrices. Everything else is f32.
@@ -121,6 +122,15 @@ impl Base {
             tokenizer,
             precision,
         })
+    }
+
+    /// This base as an expert sees it.
+    pub fn host(&self) -> Host {
+        Host {
+            name: self.name.clone(),
+            fingerprint: self.fingerprint.clone(),
+            sites: self.decoder.config().sites().into_iter().collect(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["mix", "ops"],
     &["assets", "backbone", "model", "route"],
     &["train"],
-    &["eval", "report", "transform"],
+    &["check", "eval", "report", "transform"],
     &["recipe"],
 ];
 
