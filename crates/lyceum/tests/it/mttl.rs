@@ -333,7 +333,8 @@ fn seeds() -> Vec<Vec<u8>> {
 fn fuzz_zip_containers() {
     let (mut rng, seeds) = (Rng::new(1), seeds());
     for _ in 0..rounds(2000) {
-        let bytes = mutate(&mut rng, &seeds[rng.below(seeds.len())]);
+        let seed = rng.below(seeds.len());
+        let bytes = mutate(&mut rng, &seeds[seed]);
         let _ = torch::tensors(&bytes, "x");
     }
 }
@@ -354,7 +355,8 @@ fn fuzz_pickles() {
         })
         .collect();
     for _ in 0..rounds(2000) {
-        let pickle = mutate(&mut rng, &seeds[rng.below(seeds.len())]);
+        let seed = rng.below(seeds.len());
+        let pickle = mutate(&mut rng, &seeds[seed]);
         if let Ok(Value::Dict(pairs)) = torch::load(&legacy(&pickle), "x") {
             for (_, value) in pairs {
                 if let Value::Tensor(stored) = value {
