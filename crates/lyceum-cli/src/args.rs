@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 pub(crate) struct Common {
     /// Print results as text or JSON
     #[arg(long, global = true, value_enum, default_value = "text")]
-    pub(crate) format: Format,
+    pub(crate) format: FormatArg,
     /// Threads; all cores when absent. Results do not depend on it
     #[arg(long, global = true)]
     pub(crate) threads: Option<usize>,
@@ -87,6 +87,39 @@ pub(crate) enum Command {
         /// As they were in this version
         #[arg(long)]
         at: Option<u64>,
+    },
+    /// Import experts made by MTTL or PEFT, without executing anything
+    #[command(
+        after_help = "Examples:\n  lyceum import mttl-library experts --base gpt-neo-125m\n  lyceum \
+                            import my-adapter experts"
+    )]
+    Import {
+        /// A library of MTTL's, a PEFT adapter, or a folder of adapters
+        source: PathBuf,
+        /// The library they are added to
+        destination: String,
+        #[command(flatten)]
+        base: BaseArgs,
+    },
+    /// Write a library for other tools
+    #[command(
+        after_help = "Examples:\n  lyceum export experts mttl-library --format mttl\n  lyceum export \
+                            experts adapters --format peft\nFormats: mttl (one of MTTL's \
+                            libraries), peft (a folder per expert)"
+    )]
+    Export {
+        /// The library
+        uri: String,
+        /// The folder, which must be empty or absent
+        out: PathBuf,
+    },
+    /// Open everything in a library and list what is wrong (exit code 1 if anything is)
+    #[command(after_help = "Example: lyceum check experts --base gpt-neo-125m")]
+    Check {
+        /// The library
+        uri: String,
+        #[command(flatten)]
+        base: BaseArgs,
     },
     /// Remove experts (they can be restored until they are purged)
     #[command(after_help = "Example: lyceum remove experts boolq")]
@@ -484,6 +517,31 @@ fn top_k(text: &str) -> Result<TopK, String> {
             Ok(k) if k > 0 => Ok(TopK(Some(k))),
             _ => Err("give a number from 1, or `all`".into()),
         },
+    }
+}
+
+/// How results are printed, or, for `export`, whose format a library is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FormatArg {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+    /// `export` only: a library of MTTL's
+    #[value(hide = true)]
+    Mttl,
+    /// `export` only: a PEFT folder per expert
+    #[value(hide = true)]
+    Peft,
+}
+
+impl FormatArg {
+    /// How results are printed.
+    pub(crate) fn printed(self) -> Format {
+        match self {
+            FormatArg::Json => Format::Json,
+            _ => Format::Text,
+        }
     }
 }
 

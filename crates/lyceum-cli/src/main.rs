@@ -1,6 +1,6 @@
 //! The `lyceum` command: parse, run, exit code. Every subcommand is one file in `cmd`.
 //!
-//! Exit codes: 0 done; 2 it could not be done, and stderr says why and what to do.
+//! Exit codes: 0 done; 1 it ran and found something wrong (`check`); 2 it could not be done, and stderr says why and what to do.
 
 mod args;
 mod cmd;
@@ -13,6 +13,7 @@ fn main() -> std::process::ExitCode {
     match cmd::run(cli) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) if out::broken_pipe(&error) => std::process::ExitCode::SUCCESS,
+        Err(error) if error.is::<out::NotClean>() => std::process::ExitCode::from(1),
         Err(error) => {
             out::complain(&error);
             std::process::ExitCode::from(2)

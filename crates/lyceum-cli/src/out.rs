@@ -71,6 +71,18 @@ pub(crate) fn complain(error: &anyhow::Error) {
     eprintln!("error: {text}");
 }
 
+/// A command ran and found something wrong, which it has printed: exit code 1.
+#[derive(Debug)]
+pub(crate) struct NotClean;
+
+impl std::fmt::Display for NotClean {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("something is wrong")
+    }
+}
+
+impl std::error::Error for NotClean {}
+
 /// Whether whoever reads our output has gone, which is no failure.
 pub(crate) fn broken_pipe(error: &anyhow::Error) -> bool {
     let io = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;

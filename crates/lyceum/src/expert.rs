@@ -15,8 +15,10 @@ use crate::name::{Name, Site};
 pub struct Card {
     /// Its name in the library.
     pub name: Name,
-    /// Fingerprint of the base it was trained on.
-    pub base: String,
+    /// Fingerprint of the base it was trained on; absent when it came without one (MTTL and PEFT
+    /// record a name only).
+    #[serde(default)]
+    pub base: Option<String>,
     /// What that base is called.
     pub base_name: String,
     /// The tasks it stands for.
@@ -72,6 +74,43 @@ impl Expert {
         }
         card.weights = fingerprint(&loras)?;
         Ok(Expert { card, loras })
+    }
+
+    /// Checks that it belongs on `base`: it was trained there if it knows, and every site it adapts
+    /// is there with its widths.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] naming the first site that does not fit and how many do.
+    pub fn check_base(&self, base: &Host) -> Result<()> {
+        let (card, name) = (&self.card, &self.card.name);
+        if let Some(own) = card.base.as_ref().filter(|own| **own != base.fingerprint) {
+            return Err(Error::Mismatch(format!(
+                "expert `{name}` was trained on another base ({}, fingerprint {own:.12}) than the \
+                 one opened ({}, {:.12})",
+                card.base_name, base.name, base.fingerprint
+            )));
+        }
+        let shape = |lora: &Lora| (lora.d_out(), lora.d_in());
+        let wrong = |(site, lora): &(&Site, &Lora)| base.sites.get(*site) != Some(&shape(lora));
+        let bad: Vec<_> = self.loras.iter().filter(wrong).collect();
+        let n = self.loras.len();
+        let Some((site, lora)) = bad.first() else {
+            return match n {
+                0 => Err(Error::Mismatch(format!("expert `{name}` adapts nothing"))),
+                _ => Ok(()),
+            };
+        };
+        let has = match base.sites.get(*site) {
+            None => "the base has no such layer".to_owned(),
+            Some(there) => format!("the base's is {there:?}"),
+        };
+        Err(Error::Mismatch(format!(
+            "expert `{name}` fits the base `{}` at {} of its {n} sites only: `{site}` is {:?} \
+             (d_out, d_in), {has}",
+            base.name,
+            n - bad.len(),
+            shape(lora)
+        )))
     }
 
     /// Hex SHA-256 of the weights.

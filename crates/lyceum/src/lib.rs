@@ -13,8 +13,10 @@ pub mod artifact;
 pub mod expert;
 pub mod library;
 pub mod lora;
+pub mod mttl;
 pub mod peft;
 pub mod store;
+pub mod torch;
 // F2: data.
 pub mod data;
 // F3: mixing.
@@ -28,6 +30,7 @@ pub mod route;
 // F5: training.
 pub mod train;
 // F6: what is done.
+pub mod check;
 pub mod eval;
 pub mod merge;
 pub mod report;

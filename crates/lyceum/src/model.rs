@@ -97,7 +97,7 @@ impl Model {
         spec: &RouterSpec,
         mixing: Mixing,
     ) -> Result<Self> {
-        let mixture = spec.mixture(library, &base.fingerprint, mixing)?;
+        let mixture = spec.mixture(library, &base.host(), mixing)?;
         Ok(Model::new(base, mixture))
     }
 
@@ -124,7 +124,7 @@ impl Model {
         spec: RouterSpec,
         mixing: Mixing,
     ) -> Result<()> {
-        spec.mixture(library, &base.0.fingerprint, mixing)?;
+        spec.mixture(library, &base.0.host(), mixing)?;
         let uri = dir
             .to_str()
             .ok_or_else(|| Error::invalid("the folder's name is not UTF-8"))?;

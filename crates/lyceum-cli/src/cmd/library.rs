@@ -40,7 +40,7 @@ fn date(seconds: u64) -> String {
 struct Row {
     name: Name,
     lora: serde_json::Value,
-    base: String,
+    base: Option<String>,
     base_name: String,
     tasks: Vec<Name>,
     weights: String,
@@ -73,7 +73,10 @@ pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
     let wanted = |name: &Name, entry: &Entry| {
         let matches = |pattern: &glob::Pattern| pattern.matches(name.as_str());
         let stands = |task: &String| entry.tasks.iter().any(|t| t.as_str() == task);
-        let on = |base: &String| entry.base_name == *base || entry.base.starts_with(base);
+        let on = |base: &String| {
+            let known = entry.base.as_ref().is_some_and(|own| own.starts_with(base));
+            entry.base_name == *base || known
+        };
         args.name.as_ref().is_none_or(matches)
             && args.task.as_ref().is_none_or(stands)
             && args.base.as_ref().is_none_or(on)
@@ -94,7 +97,7 @@ pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
             text += &format!(
                 "{:<60} {rank:>4} {alpha:>6}  {:<12.12} {:<20}  {}\n",
                 row.name,
-                row.base,
+                row.base.as_deref().unwrap_or("not known"),
                 row.added,
                 tasks.join(",")
             );

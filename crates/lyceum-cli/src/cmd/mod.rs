@@ -1,6 +1,9 @@
 //! The subcommands, a file each.
 
+mod check;
 mod eval;
+mod export;
+mod import;
 mod library;
 mod logits;
 mod merge;
@@ -10,12 +13,17 @@ mod train;
 
 use anyhow::Result;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, FormatArg};
 use crate::out::{self, Format, show};
 
 /// Runs what was asked for.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    let format = cli.common.format;
+    let asked = cli.common.format;
+    let format = asked.printed();
+    let written = matches!(asked, FormatArg::Mttl | FormatArg::Peft);
+    if written && !matches!(cli.command, Command::Export { .. }) {
+        anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
+    }
     if cli.common.device != "cpu" {
         anyhow::bail!(
             "device `{}` is not supported in this version; use cpu",
@@ -66,6 +74,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let how = lyceum::transform::Mbc { k, sparsity, seed };
             library::cluster(&uri, &how, &out, format)
         }
+        Command::Import {
+            source,
+            destination,
+            base,
+        } => import::import(&source, &destination, &base, format),
+        Command::Export { uri, out } => export::export(&uri, &out, asked),
+        Command::Check { uri, base } => check::check(&uri, &base, format),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Save { model, out } => model::save(&model, &out),
         Command::Generate {

@@ -5,6 +5,7 @@ mod bad_input;
 mod command;
 mod help;
 mod merge;
+mod mttl;
 mod run;
 #[path = "../../../lyceum/tests/it/tiny.rs"]
 mod tiny;

@@ -22,7 +22,7 @@ fn add(library: &Library, name: &str, rank: usize) {
     let lora = Lora::new(ones((rank, 6)), ones((5, rank)), 1.0 / rank as f64).unwrap();
     let card = Card {
         name: Name::new(name).unwrap(),
-        base: "b".into(),
+        base: Some("b".into()),
         base_name: "base".into(),
         tasks: vec![Name::new(name).unwrap()],
         lora: LoraConfig {

@@ -115,7 +115,11 @@ impl Library {
     /// Refuses to write where that is not safe; a store is probed once per handle.
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.shared.read_only {
-            let why = format!("{} is open for reading only", self.uri());
+            let uri = self.uri();
+            let why = format!(
+                "{uri} is open for reading only: it is an older version, or a library of another \
+                 tool, which `lyceum import {uri} DESTINATION` makes Lyceum's own"
+            );
             return Err(Error::invalid(why));
         }
         if self.shared.probed.get().is_none() {

@@ -18,8 +18,9 @@ pub struct Entry {
     pub files: BTreeMap<String, Blob>,
     /// Hex SHA-256 of the weights, as in its card.
     pub fingerprint: String,
-    /// Fingerprint of the base it was trained on.
-    pub base: String,
+    /// Fingerprint of the base it was trained on, if it is known.
+    #[serde(default)]
+    pub base: Option<String>,
     /// What that base is called.
     pub base_name: String,
     /// The tasks it stands for.

@@ -250,7 +250,7 @@ mod tests {
         Entry {
             files: BTreeMap::from([("f".into(), Blob::of(&n.to_le_bytes(), 0))]),
             fingerprint: n.to_string(),
-            base: "b".into(),
+            base: Some("b".into()),
             base_name: "b".into(),
             tasks: Vec::new(),
             rank: 4,

@@ -84,12 +84,29 @@ impl Library {
         Ok(library)
     }
 
-    /// Opens the library at `uri`; its store is probed before the first change.
+    /// Opens the library at `uri`; its store is probed before the first change. A folder of MTTL's
+    /// is opened for reading only.
     ///
     /// # Errors
     /// When there is none, or its format is not known.
     pub fn open(uri: &str) -> Result<Self> {
-        Library::over(store::open(uri)?, false)
+        let store = store::open(uri)?;
+        if !store.exists(MARKER)?
+            && let Some(foreign) = crate::mttl::open(uri)?
+        {
+            return Ok(foreign);
+        }
+        Library::over(store, false)
+    }
+
+    /// A new library in an empty store.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub(crate) fn within(store: Arc<dyn Store>) -> Result<Self> {
+        let marker = format!("{{\"format\":{FORMAT}}}\n");
+        store.put(MARKER, marker.as_bytes(), Put::New)?;
+        Library::over(store, false)
     }
 
     /// The library in `store`.

@@ -12,7 +12,7 @@ fn expert(name: &str, seed: u64) -> Expert {
     let lora = Lora::new(tensor(&mut rng, 4, 6), tensor(&mut rng, 5, 4), 0.25).unwrap();
     let card = Card {
         name: Name::new(name).unwrap(),
-        base: "b".into(),
+        base: Some("b".into()),
         base_name: "base".into(),
         tasks: vec![Name::new(name).unwrap()],
         lora: LoraConfig::default(),

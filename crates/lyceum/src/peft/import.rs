@@ -69,9 +69,7 @@ fn read(dir: &Path, name: &Name, base: Option<&Host>) -> Result<Expert> {
     let base_name = base.map(|host| host.name.clone()).or_else(|| said.clone());
     let card = Card {
         name: name.clone(),
-        base: base
-            .map(|host| host.fingerprint.clone())
-            .unwrap_or_default(),
+        base: base.map(|host| host.fingerprint.clone()),
         base_name: base_name.unwrap_or_default(),
         tasks: vec![name.clone()],
         lora: LoraConfig::of(&parts, config.rslora, targets)?,
@@ -82,17 +80,18 @@ fn read(dir: &Path, name: &Name, base: Option<&Host>) -> Result<Expert> {
     Expert::new(card, loras)
 }
 
+/// The adapter's tensors: safetensors, or the torch pickle older adapters have.
 fn weights(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let path = dir.join(WEIGHTS);
-    match std::fs::read(&path) {
+    let read = |file: &str| {
+        let path = dir.join(file);
+        std::fs::read(&path).map_err(|e| Error::io(&path, e))
+    };
+    match read(WEIGHTS) {
         Ok(bytes) => Ok(from_bytes(&bytes).context(|| WEIGHTS.to_owned())?.0),
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, e)),
-        // SEAM: `torch::tensors(&bytes, OLD_WEIGHTS)` reads these once that module is merged.
-        Err(_) if dir.join(OLD_WEIGHTS).exists() => Err(Error::invalid(format!(
-            "{OLD_WEIGHTS} is a torch pickle, which is not read; let PEFT save the adapter again \
-             as {WEIGHTS} (save_pretrained with safe_serialization=True)"
-        ))),
-        Err(e) => Err(Error::io(&path, e)),
+        Err(Error::NotFound { .. }) if dir.join(OLD_WEIGHTS).exists() => {
+            crate::torch::tensors(&read(OLD_WEIGHTS)?, OLD_WEIGHTS)
+        }
+        Err(error) => Err(error),
     }
 }
 

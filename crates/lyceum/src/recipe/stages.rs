@@ -44,7 +44,7 @@ pub fn train_missing(
     for (name, tasks) in groups {
         if held.contains(name) {
             let card = library.card(name)?;
-            let same = card.origin == origin && card.base == base.fingerprint;
+            let same = card.origin == origin && card.base.as_ref() == Some(&base.fingerprint);
             if same && card.tasks == *tasks {
                 continue;
             }

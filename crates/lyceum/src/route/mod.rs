@@ -19,7 +19,7 @@ pub use oracle::Oracle;
 pub use prototype::{Prototypes, Score};
 
 use crate::error::{Error, Result};
-use crate::expert::Expert;
+use crate::expert::{Expert, Host};
 use crate::library::Library;
 use crate::mix::{Bank, Mixing, Mixture, Router};
 use crate::name::Name;
@@ -156,12 +156,13 @@ impl RouterSpec {
     /// Builds the mixture of all experts of `library` under this router; `None` for the base.
     ///
     /// # Errors
-    /// When the library is empty, was trained on another base than `base`, `top_k` exceeds it, or
+    /// When the library is empty, an expert does not fit `base`
+    /// ([`Expert::check_base`]), `top_k` exceeds it, or
     /// a needed artifact is missing or stale ([`Error::Underived`]).
     pub fn mixture(
         &self,
         library: &Library,
-        base: &str,
+        base: &Host,
         mixing: Mixing,
     ) -> Result<Option<Mixture>> {
         if matches!(self, RouterSpec::Base {}) {
@@ -193,7 +194,7 @@ impl RouterSpec {
     }
 }
 
-fn check(experts: &[Expert], library: &Library, base: &str, top_k: Option<usize>) -> Result<()> {
+fn check(experts: &[Expert], library: &Library, base: &Host, top_k: Option<usize>) -> Result<()> {
     if experts.is_empty() {
         let text = format!(
             "library {} holds no expert; add some with `lyceum train --library {}`",
@@ -208,18 +209,9 @@ fn check(experts: &[Expert], library: &Library, base: &str, top_k: Option<usize>
             "top-k {k} is larger than the library, which holds {n} experts; use --top-k {n} or all"
         )));
     }
-    match experts.iter().find(|e| e.card.base != base) {
-        None => Ok(()),
-        Some(expert) if expert.card.base.is_empty() => Err(Error::Mismatch(format!(
-            "expert `{}` does not know its base; import it again with --base DIR",
-            expert.card.name
-        ))),
-        Some(expert) => Err(Error::Mismatch(format!(
-            "expert `{}` was trained on another base ({}, fingerprint {:.12}) than the one opened \
-             ({base:.12})",
-            expert.card.name, expert.card.base_name, expert.card.base
-        ))),
-    }
+    experts
+        .iter()
+        .try_for_each(|expert| expert.check_base(base))
 }
 
 #[cfg(test)]

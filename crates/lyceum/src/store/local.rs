@@ -47,7 +47,12 @@ impl Local {
             .collect();
         std::fs::create_dir_all(dir).map_err(|e| refused(dir, e))?;
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.extend({ missing.iter() }.filter_map(|dir| dir.parent().map(Path::to_owned)));
+        // The parent of a plain relative name is the working directory.
+        let parent = |dir: &PathBuf| match dir.parent()? {
+            none if none.as_os_str().is_empty() => Some(PathBuf::from(".")),
+            some => Some(some.to_owned()),
+        };
+        fresh.extend(missing.iter().filter_map(parent));
         fresh.insert(dir.to_owned());
         Ok(())
     }

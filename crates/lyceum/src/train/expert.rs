@@ -353,7 +353,7 @@ pub fn experts(
         .map(|((job, fresh), learner)| {
             let card = Card {
                 name: job.name.clone(),
-                base: base.fingerprint.clone(),
+                base: Some(base.fingerprint.clone()),
                 base_name: base.name.clone(),
                 tasks: job.tasks.clone(),
                 lora: lora.clone(),

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::artifact::Artifact;
 use crate::backbone::Base;
 use crate::data::{Dataset, Split};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::library::Library;
 use crate::name::Name;
 use crate::train::{How, Job, Watch, gates};
@@ -65,10 +65,7 @@ pub fn phatgoose(
             continue;
         }
         let expert = library.expert(&name)?;
-        if expert.card.base != base.fingerprint {
-            let text = format!("expert `{name}` was trained on another base than the one opened");
-            return Err(Error::Mismatch(text));
-        }
+        expert.check_base(&base.host())?;
         let tasks = expert.card.tasks.clone();
         let examples = data.select(Some(&tasks), Split::Train)?;
         jobs.push(Job::new(name.clone(), tasks, examples));

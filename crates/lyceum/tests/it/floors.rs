@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor, lowest first. A folder counts as one module.
 const FLOORS: &[&[&str]] = &[
     &["error", "figure", "file", "name", "rng"],
-    &["artifact", "expert", "library", "lora", "peft", "store"],
+    &[
+        "artifact", "expert", "library", "lora", "mttl", "peft", "store", "torch",
+    ],
     &["data"],
     &["mix", "ops"],
     &["assets", "backbone", "model", "route"],
     &["train"],
-    &["eval", "merge", "report", "transform"],
+    &["check", "eval", "merge", "report", "transform"],
     &["recipe"],
 ];
 

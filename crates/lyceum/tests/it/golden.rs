@@ -85,7 +85,7 @@ pub(crate) fn adapters(
 pub(crate) fn card(text: &str, lora: LoraConfig) -> Card {
     Card {
         name: name(text),
-        base: base().fingerprint.clone(),
+        base: Some(base().fingerprint.clone()),
         base_name: base().name.clone(),
         tasks: vec![name(text)],
         lora,

@@ -29,7 +29,7 @@ fn expert(name: &str, seed: u64) -> Expert {
     }
     let card = Card {
         name: Name::new(name).unwrap(),
-        base: "base".into(),
+        base: Some("base".into()),
         base_name: "base".into(),
         tasks: vec![Name::new("task").unwrap()],
         lora: LoraConfig::default(),

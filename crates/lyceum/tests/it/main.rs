@@ -2,15 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod floors;
-mod library;
 mod golden;
 mod golden_derived;
 mod golden_eval;
 mod golden_peft;
 mod golden_routing;
 mod golden_training;
+mod library;
 mod made;
 mod mixed;
+mod mttl;
 mod router_laws;
 mod tiny;
 mod training;

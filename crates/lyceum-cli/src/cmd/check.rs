@@ -1,0 +1,64 @@
+//! Opening everything a library holds and saying what is wrong.
+
+use std::path::Path;
+
+use anyhow::Result;
+use lyceum::check::{self, Findings};
+use lyceum::library::Library;
+
+use super::model;
+use crate::args::BaseArgs;
+use crate::out::{Format, NotClean, show};
+
+pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
+    let base = base.base.as_ref().map(|_| model::base(base)).transpose()?;
+    let host = base.map(|base| base.host());
+    let found = match unreadable(uri)? {
+        Some(found) => found,
+        None => check::check(&Library::open(uri)?, host.as_ref())?,
+    };
+    show(format, &found, |found| {
+        let mut text = String::new();
+        for problem in &found.problems {
+            text += &format!("wrong: {problem}\n");
+        }
+        for warning in &found.warnings {
+            text += &format!("warning: {warning}\n");
+        }
+        text += &format!(
+            "{} experts and {} artifacts read, {} problems, {} warnings\n",
+            found.experts.len(),
+            found.artifacts,
+            found.problems.len(),
+            found.warnings.len()
+        );
+        text
+    })?;
+    match found.problems.is_empty() {
+        true => Ok(()),
+        false => Err(NotClean.into()),
+    }
+}
+
+/// Everything wrong with a folder of MTTL's that cannot be opened whole.
+fn unreadable(uri: &str) -> Result<Option<Findings>> {
+    let dir = Path::new(uri.strip_prefix("local://").unwrap_or(uri));
+    if dir.join("library.json").exists() || !lyceum::mttl::is_library(dir) {
+        return Ok(None);
+    }
+    let (contents, errors) = lyceum::mttl::scan(dir)?;
+    if errors.is_empty() {
+        return Ok(None);
+    }
+    let weigh = |expert| check::weigh(expert, None);
+    Ok(Some(Findings {
+        experts: contents
+            .experts
+            .iter()
+            .map(weigh)
+            .collect::<Result<_, _>>()?,
+        artifacts: contents.artifacts.len(),
+        problems: errors.iter().map(check::chain).collect(),
+        warnings: contents.notes,
+    }))
+}

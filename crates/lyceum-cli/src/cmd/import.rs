@@ -1,0 +1,133 @@
+//! Taking experts from elsewhere: a folder of MTTL's, one PEFT adapter, or a folder of them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use lyceum::Name;
+use lyceum::check::{Weighed, weigh};
+use lyceum::expert::Host;
+use lyceum::library::Library;
+use lyceum::mttl;
+use serde::Serialize;
+
+use super::model;
+use crate::args::BaseArgs;
+use crate::out::{Format, say, show};
+
+#[derive(Serialize)]
+struct Report {
+    experts: Vec<Weighed>,
+    removed: Vec<Name>,
+    artifacts: usize,
+    base: Option<String>,
+    warnings: Vec<String>,
+}
+
+pub(crate) fn import(source: &Path, to: &str, base: &BaseArgs, format: Format) -> Result<()> {
+    let base = base.base.as_ref().map(|_| model::base(base)).transpose()?;
+    let host = base.map(|base| base.host());
+    let mut contents = read(source, host.as_ref())?;
+    let mut warnings = std::mem::take(&mut contents.notes);
+    let experts = contents.experts.iter_mut().chain(&mut contents.removed);
+    if let Some(host) = &host {
+        for expert in experts {
+            expert.check_base(host)?;
+            expert.card.base = Some(host.fingerprint.clone());
+        }
+    } else {
+        let text = "the base is not known, so nothing was checked against it; --base DIR does, and \
+                    records it";
+        warnings.push(text.to_owned());
+    }
+    let weighed: Vec<Weighed> = contents
+        .experts
+        .iter()
+        .map(|expert| weigh(expert, host.as_ref()))
+        .collect::<Result<_, _>>()?;
+    for zero in weighed.iter().filter(|w| w.zero) {
+        let name = &zero.expert;
+        warnings.push(format!(
+            "expert `{name}` changes nothing: its B A is zero at every site"
+        ));
+    }
+    contents.add_to(&Library::create(to)?)?;
+    let report = Report {
+        experts: weighed,
+        removed: contents
+            .removed
+            .iter()
+            .map(|e| e.card.name.clone())
+            .collect(),
+        artifacts: contents.artifacts.len(),
+        base: host.map(|host| host.fingerprint),
+        warnings,
+    };
+    if format == Format::Text {
+        report
+            .warnings
+            .iter()
+            .for_each(|warning| say(&format!("warning: {warning}")));
+    }
+    show(format, &report, text)
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for w in &report.experts {
+        let norms = w.norms.iter().map(|(_, norm)| *norm);
+        let (low, high) = norms.fold((f64::INFINITY, 0f64), |(l, h), n| (l.min(n), h.max(n)));
+        let sites = match w.matched {
+            Some(matched) => format!("{matched}/{} sites", w.sites),
+            None => format!("{} sites", w.sites),
+        };
+        text += &format!("{:<60} {sites:<14} |dW| {low:.4} to {high:.4}\n", w.expert);
+    }
+    for name in &report.removed {
+        text += &format!("{name:<60} removed there; `lyceum remove --restore` brings it back\n");
+    }
+    let base = report.base.as_deref().unwrap_or("not known");
+    let (experts, artifacts) = (report.experts.len(), report.artifacts);
+    text + &format!("imported {experts} experts and {artifacts} artifacts; base {base:.12}\n")
+}
+
+fn read(source: &Path, host: Option<&Host>) -> Result<mttl::Contents> {
+    if mttl::is_library(source) {
+        return Ok(mttl::read(source)?);
+    }
+    let adapter = |dir: &Path| dir.join(lyceum::peft::CONFIG).is_file();
+    let mut dirs = Vec::new();
+    if adapter(source) {
+        dirs.push(source.to_owned());
+    } else {
+        let entries = source
+            .read_dir()
+            .with_context(|| source.display().to_string())?;
+        for entry in entries {
+            let dir: PathBuf = entry?.path();
+            if adapter(&dir) {
+                dirs.push(dir);
+            }
+        }
+        dirs.sort();
+    }
+    if dirs.is_empty() {
+        bail!(
+            "{} is neither a library of MTTL's (`.meta` files) nor a PEFT adapter \
+             (adapter_config.json) nor a folder of adapters",
+            source.display()
+        );
+    }
+    let mut contents = mttl::Contents::default();
+    for dir in dirs {
+        let real = dir
+            .canonicalize()
+            .with_context(|| dir.display().to_string())?;
+        let name = real
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let expert = lyceum::peft::import(&dir, &Name::new(name)?, host)?;
+        contents.experts.push(expert);
+    }
+    Ok(contents)
+}

@@ -1,0 +1,86 @@
+//! Files of `torch.save`, read without executing anything and written so that torch opens them.
+//!
+//! A saved file is a pickle, which elsewhere is a program. Here it is data: see [`mod@pickle`].
+//! Memory stays within a small multiple of the file's size whatever the file claims.
+
+mod legacy;
+mod pickle;
+mod tensor;
+mod write;
+mod zip;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+pub use pickle::Value;
+pub use tensor::{Data, Dtype, Stored};
+pub use write::save;
+
+use crate::error::{Error, Result};
+
+/// Why a file is refused; the entry points add which.
+type Why<T> = std::result::Result<T, String>;
+
+/// Reads what `torch.save` wrote, in the zip form or the one before it; `what` names the file in
+/// errors.
+///
+/// # Errors
+/// [`Error::Format`] for anything that is not tensors and plain values, naming what it is.
+pub fn load<'a>(bytes: &'a [u8], what: &str) -> Result<Value<'a>> {
+    let value = if bytes.starts_with(zip::MAGIC) {
+        zipped(bytes)
+    } else if bytes.starts_with(legacy::MAGIC) {
+        legacy::read(bytes)
+    } else {
+        Err("it is not a file of `torch.save`".into())
+    };
+    value.map_err(|why| Error::format(what, why))
+}
+
+fn zipped(bytes: &[u8]) -> Why<Value<'_>> {
+    let entries = zip::read(bytes)?;
+    let roots: Vec<&str> = entries
+        .keys()
+        .filter_map(|name| name.strip_suffix("/data.pkl"))
+        .filter(|root| !root.contains('/'))
+        .collect();
+    let [root] = roots[..] else {
+        return Err("the zip container does not hold one `data.pkl`".into());
+    };
+    let entry = |name: &str| entries.get(format!("{root}/{name}").as_str()).copied();
+    if entry("byteorder").is_some_and(|order| order != b"little") {
+        return Err("its numbers are big-endian".into());
+    }
+    let program = entry("data.pkl").unwrap_or_default();
+    let storages = |key: &str, _: usize, _: usize| {
+        entry(&format!("data/{key}")).map(|raw| Data::Raw(Cow::Borrowed(raw)))
+    };
+    let (value, len) = pickle::read(program, bytes.len(), &storages)?;
+    if len != program.len() {
+        return Err("something follows its pickle".into());
+    }
+    Ok(value)
+}
+
+/// The tensors of a saved dictionary (a state dict) in f32, by name.
+///
+/// # Errors
+/// [`Error::Format`] for a file that holds anything else, naming the entry.
+pub fn tensors(bytes: &[u8], what: &str) -> Result<BTreeMap<String, candle_core::Tensor>> {
+    let value = load(bytes, what)?;
+    let bad = |why: String| Error::format(what, why);
+    let pairs = value
+        .pairs()
+        .ok_or_else(|| bad("it holds no dictionary of tensors".into()))?;
+    let mut tensors = BTreeMap::new();
+    for (key, value) in pairs {
+        let (Value::Text(name), Value::Tensor(stored)) = (key, value) else {
+            return Err(bad(format!("entry {key:?} is not a tensor under a name")));
+        };
+        let tensor = stored
+            .to_candle()
+            .map_err(|e| bad(format!("`{name}`: {e}")))?;
+        tensors.insert(name.to_string(), tensor);
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,401 @@
+//! MTTL's library reads bit for bit, goes back and forth without loss, and nothing hostile in a
+//! file of torch's or a folder of MTTL's panics or is believed.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use lyceum::library::Library;
+use lyceum::rng::Rng;
+use lyceum::torch::{self, Stored, Value};
+use lyceum::{Name, mttl};
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(path)
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    let flat = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    flat.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn the_golden_library_reads_whole_and_its_prototypes_are_the_recorded_ones() {
+    let contents = mttl::read(&golden("mttl-library")).unwrap();
+    assert_eq!(contents.notes, Vec::<String>::new());
+    let names: Vec<&str> = contents
+        .experts
+        .iter()
+        .map(|e| e.card.name.as_str())
+        .collect();
+    assert_eq!(names, ["color_of", "is_greater", "last_word", "who_has"]);
+    assert!(contents.removed.is_empty());
+    // Per expert: Arrow, PhatGOOSE, the SVD embedding.
+    assert_eq!(contents.artifacts.len(), 12);
+    for expert in &contents.experts {
+        assert_eq!(expert.loras.len(), 12);
+        assert_eq!(expert.card.tasks, [expert.card.name.clone()]);
+        assert!(
+            expert
+                .loras
+                .values()
+                .all(|l| l.rank() == 4 && l.scale == 0.25)
+        );
+        let bytes = std::fs::read(golden(&format!("mttl-library/{}.ckpt", expert.card.name)));
+        let raw = torch::tensors(&bytes.unwrap(), "ckpt").unwrap();
+        assert_eq!(raw.len(), 24);
+        for (site, lora) in &expert.loras {
+            let (a, b) = (
+                &raw[&format!("{site}.lora_a")],
+                &raw[&format!("{site}.lora_b")],
+            );
+            assert_eq!(a.dims(), [64, 4]);
+            assert_eq!(bits(&lora.a), bits(&a.t().unwrap().contiguous().unwrap()));
+            assert_eq!(bits(&lora.b), bits(&b.t().unwrap().contiguous().unwrap()));
+        }
+    }
+    let path = golden("arrow_prototypes.safetensors");
+    let recorded = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let mut seen = 0;
+    for artifact in contents
+        .artifacts
+        .iter()
+        .filter(|a| a.kind.as_str() == "arrow")
+    {
+        for (site, vector) in &artifact.vectors {
+            let want = recorded[&format!("{}.{site}", artifact.expert)]
+                .to_vec1::<f32>()
+                .unwrap();
+            let got = vector.to_vec1::<f32>().unwrap();
+            let dot: f32 = want.iter().zip(&got).map(|(x, y)| x * y).sum();
+            assert!(dot.abs() >= 0.99999, "{site}: {dot}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 48);
+}
+
+#[test]
+fn there_and_back_loses_nothing_and_a_folder_of_mttls_is_for_reading_only() {
+    let folder = golden("mttl-library");
+    let library = Library::open(folder.to_str().unwrap()).unwrap();
+    let name = Name::new("who_has").unwrap();
+    let error = library.remove(&name).unwrap_err().to_string();
+    assert!(error.contains("lyceum import"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("mttl");
+    assert_eq!(mttl::write(&library, &out).unwrap(), Vec::<String>::new());
+    let files = |dir: &Path| -> Vec<String> {
+        let names = dir
+            .read_dir()
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files(&out), files(&folder));
+    let again = mttl::read(&out).unwrap();
+    for expert in &again.experts {
+        let first = library.expert(&expert.card.name).unwrap();
+        assert_eq!(expert.card.weights, first.card.weights);
+        assert_eq!(expert.card.lora, first.card.lora);
+    }
+    for artifact in &again.artifacts {
+        let first = library
+            .artifact_of(&artifact.kind, &artifact.expert)
+            .unwrap()
+            .unwrap();
+        assert_eq!(first.spec, artifact.spec);
+        for (site, vector) in &artifact.vectors {
+            assert_eq!(bits(vector), bits(&first.vectors[site]));
+        }
+    }
+    assert!(
+        mttl::write(&library, &out).is_err(),
+        "a folder that is not empty"
+    );
+}
+
+fn copy() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in golden("mttl-library").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn an_expert_that_cannot_be_read_is_an_error_naming_it() {
+    let dir = copy();
+    std::fs::remove_file(dir.path().join("last_word.ckpt")).unwrap();
+    let error = mttl::read(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("last_word"), "{error}");
+    let dir = copy();
+    std::fs::write(dir.path().join("is_greater.meta"), b"PK\x03\x04 not a zip").unwrap();
+    let error = mttl::read(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("is_greater"), "{error}");
+    // Another expert's weights under this name: its prototypes no longer fit them.
+    let dir = copy();
+    let path = |file: &str| dir.path().join(file);
+    std::fs::copy(path("who_has.ckpt"), path("color_of.ckpt")).unwrap();
+    let contents = mttl::read(dir.path()).unwrap();
+    let notes = contents.notes.join("\n");
+    assert!(notes.contains("older than the expert's weights"), "{notes}");
+}
+
+fn text(text: &str) -> Value<'static> {
+    Value::Text(text.to_owned().into())
+}
+
+fn meta(pairs: Vec<(&str, Value<'static>)>) -> Vec<u8> {
+    let pairs = pairs
+        .into_iter()
+        .map(|(key, value)| (text(key), value))
+        .collect();
+    torch::save(&Value::Dict(pairs)).unwrap()
+}
+
+#[test]
+fn older_generations_and_deleted_experts_are_read() {
+    let old = |extra: &[(&str, Value<'static>)]| {
+        let mut pairs = vec![
+            ("lora_rank", Value::Int(4)),
+            ("lora_alpha", Value::Float(1.0)),
+            ("model", text("gpt-neo-tiny")),
+            ("finetune_task_name", text("a,b")),
+        ];
+        pairs.extend(extra.iter().cloned());
+        Value::Dict(pairs.into_iter().map(|(k, v)| (text(k), v)).collect())
+    };
+    let json = r#"{"model_modifier":"lora","lora_rank":4,"lora_alpha":1.0,"model":"m"}"#;
+    let generations = [
+        (
+            "expert_config",
+            old(&[("__model_modifier__", text("lora"))]),
+        ),
+        ("expert_config", old(&[("model_modifier", text("lora"))])),
+        ("expert_config", text(json)),
+    ];
+    for (key, config) in generations {
+        let dir = copy();
+        let bytes = meta(vec![
+            ("expert_name", text("who_has")),
+            (key, config),
+            ("expert_task_name", text("x, y")),
+            ("expert_deleted", Value::Bool(true)),
+        ]);
+        std::fs::write(dir.path().join("who_has.meta"), bytes).unwrap();
+        let contents = mttl::read(dir.path()).unwrap();
+        assert_eq!(contents.experts.len(), 3);
+        let expert = &contents.removed[0];
+        assert_eq!(
+            expert.card.tasks,
+            [Name::new("x").unwrap(), Name::new("y").unwrap()]
+        );
+        assert_eq!((expert.card.lora.rank, expert.card.lora.alpha), (4, 1.0));
+    }
+    let dir = copy();
+    let config = old(&[("model_modifier", text("ia3"))]);
+    let bytes = meta(vec![
+        ("expert_name", text("who_has")),
+        ("expert_config", config),
+    ]);
+    std::fs::write(dir.path().join("who_has.meta"), bytes).unwrap();
+    let error = mttl::read(dir.path()).unwrap_err();
+    assert!(lyceum::check::chain(&error).contains("ia3"), "{error}");
+}
+
+#[test]
+fn names_cannot_leave_the_folder() {
+    let dir = copy();
+    let bytes = meta(vec![
+        ("expert_name", text("../../evil")),
+        ("expert_config", Value::None),
+    ]);
+    std::fs::write(dir.path().join("who_has.meta"), bytes).unwrap();
+    let error = lyceum::check::chain(&mttl::read(dir.path()).unwrap_err());
+    assert!(error.contains("says it is `../../evil`"), "{error}");
+}
+
+/// A file of `torch.save` around a pickle given byte for byte.
+fn legacy(pickle: &[u8]) -> Vec<u8> {
+    let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec();
+    file.extend(b"\x80\x02M\xe9\x03.");
+    file.extend(b"\x80\x02}X\x0d\x00\x00\x00little_endian\x88s.");
+    file.extend(pickle);
+    file.extend(b"\x80\x02].");
+    file
+}
+
+#[test]
+fn hostile_pickles_are_refused_by_name() {
+    let refused = |pickle: &[u8], why: &str| {
+        let file = legacy(pickle);
+        let error = torch::load(&file, "x").unwrap_err().to_string();
+        assert!(error.contains(why), "{error} does not say {why}");
+    };
+    assert!(torch::load(&legacy(b"\x80\x02}X\x01\x00\x00\x00aK\x07s."), "x").is_ok());
+    refused(
+        b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.",
+        "os.system",
+    );
+    refused(b"\x80\x02cbuiltins\neval\n.", "builtins.eval");
+    refused(b"\x80\x02]q\x00h\x00a.", "contains itself");
+    refused(
+        &[
+            b"\x80\x02",
+            &b"]".repeat(90)[..],
+            &b"a".repeat(89)[..],
+            b".",
+        ]
+        .concat(),
+        "deeper",
+    );
+    refused(
+        b"\x80\x02}X\x01\x00\x00\x00aK\x07sX\x01\x00\x00\x00aK\x08s.",
+        "twice",
+    );
+    refused(b"\x80\x02X\xff\xff\xff\x7fa.", "cut off");
+    refused(b"\x80\x04K\x01.", "protocol 2");
+    // Lists of lists by reference: 2^40 values from some hundred bytes.
+    let mut laughs = b"\x80\x02]q\x00".to_vec();
+    for i in 0..40u8 {
+        laughs.extend([b']', b'q', i + 1, b'h', i, b'a', b'h', i, b'a']);
+    }
+    laughs.push(b'.');
+    refused(&laughs, "more than its own size");
+    // A tensor of a terabyte without bytes.
+    let claim = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n\
+        FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu\x8a\x06\x00\x00\x00\x00\x00\x01tQK\x00\
+        K\x01\x85K\x01\x85\x89}tR.";
+    refused(claim, "holds no storage");
+}
+
+fn rounds(usual: usize) -> usize {
+    let asked = std::env::var("LYCEUM_FUZZ")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    asked.unwrap_or(usual)
+}
+
+/// Cuts, doubles, overwrites and flips bytes.
+fn mutate(rng: &mut Rng, seed: &[u8]) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=rng.below(4) {
+        let n = bytes.len().max(1);
+        let at = rng.below(n);
+        match rng.below(6) {
+            0 => bytes.truncate(at),
+            1 => {
+                let piece = bytes[at..(at + rng.below(40)).min(bytes.len())].to_vec();
+                let to = rng.below(n).min(bytes.len());
+                bytes.splice(to..to, piece);
+            }
+            2 => {
+                let end = (at + 4).min(bytes.len());
+                bytes[at.min(end)..end].fill(0xff);
+            }
+            3 => {
+                let ops = b"()]}.bRQhqjrtueasNKMJGXc\x81\x85\x86\x87\x88\x89\x8a";
+                bytes.insert(at.min(bytes.len()), ops[rng.below(ops.len())]);
+            }
+            _ => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << rng.below(8);
+                }
+            }
+        }
+    }
+    bytes
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    let small = [
+        "who_has.meta",
+        "who_has.phatgoosetransformconfig-38fe97c3dc9c5e1f6c8f1d50b9bbb8f3.bin",
+    ];
+    let mut seeds: Vec<Vec<u8>> = small
+        .iter()
+        .map(|file| std::fs::read(golden(&format!("mttl-library/{file}"))).unwrap())
+        .collect();
+    let tensor = Value::Tensor(Box::new(Stored::tensor(
+        &[2, 3],
+        &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+    )));
+    seeds.push(torch::save(&Value::Dict(vec![(text("h.lora_a"), tensor)])).unwrap());
+    seeds
+}
+
+#[test]
+fn fuzz_zip_containers() {
+    let (mut rng, seeds) = (Rng::new(1), seeds());
+    for _ in 0..rounds(2000) {
+        let seed = rng.below(seeds.len());
+        let bytes = mutate(&mut rng, &seeds[seed]);
+        let _ = torch::tensors(&bytes, "x");
+    }
+}
+
+#[test]
+fn fuzz_pickles() {
+    let mut rng = Rng::new(2);
+    let seeds: Vec<Vec<u8>> = seeds()
+        .iter()
+        .map(|file| {
+            // The pickle inside the stored zip: from its header to its end.
+            let start = file.windows(2).position(|w| w == b"\x80\x02").unwrap();
+            let end = file
+                .windows(4)
+                .skip(start)
+                .position(|w| w == b"PK\x03\x04" || w == b"PK\x07\x08");
+            file[start..start + end.unwrap()].to_vec()
+        })
+        .collect();
+    for _ in 0..rounds(2000) {
+        let seed = rng.below(seeds.len());
+        let pickle = mutate(&mut rng, &seeds[seed]);
+        if let Ok(Value::Dict(pairs)) = torch::load(&legacy(&pickle), "x") {
+            for (_, value) in pairs {
+                if let Value::Tensor(stored) = value {
+                    let _ = stored.to_f32();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let mut rng = Rng::new(3);
+    for _ in 0..50 {
+        let values = rng.normal(6, 1.0);
+        let dict: Vec<(Value<'_>, Value<'_>)> = vec![
+            (
+                text("t"),
+                Value::Tensor(Box::new(Stored::tensor(&[2, 3], &values))),
+            ),
+            (
+                text("n"),
+                Value::Tensor(Box::new(Stored::ndarray(&[6], &values))),
+            ),
+            (text("i"), Value::Int(rng.below(1 << 40) as i64 - (1 << 39))),
+            (
+                text("l"),
+                Value::List(vec![Value::None, Value::Bool(true), Value::Float(0.1)]),
+            ),
+        ];
+        let bytes = torch::save(&Value::Dict(dict.clone())).unwrap();
+        let read = torch::load(&bytes, "x").unwrap();
+        assert_eq!(read.get("i"), Some(&dict[2].1));
+        assert_eq!(read.get("l"), Some(&dict[3].1));
+        for key in ["t", "n"] {
+            let Some(Value::Tensor(stored)) = read.get(key) else {
+                panic!("no {key}")
+            };
+            assert_eq!(stored.to_f32().unwrap(), values);
+        }
+    }
+}
