@@ -9,3 +9,4 @@ pub mod gemm;
 pub mod loss;
 mod math;
 pub mod norm;
+pub mod rope;
