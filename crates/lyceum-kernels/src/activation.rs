@@ -205,7 +205,9 @@ mod tests {
     #[test]
     fn a_gate_and_its_gradients_equal_the_formulas() {
         let n = 4099;
-        let gate: Vec<f32> = (0..n).map(|i| 4.0 * (i as f32 * 0.37).sin() + 1e-3).collect();
+        let gate: Vec<f32> = (0..n)
+            .map(|i| 4.0 * (i as f32 * 0.37).sin() + 1e-3)
+            .collect();
         let x: Vec<f32> = (0..n).map(|i| 2.0 * (i as f32 * 0.91).cos()).collect();
         let dy: Vec<f32> = (0..n).map(|i| (i as f32 * 0.53).sin()).collect();
         for kind in ALL {

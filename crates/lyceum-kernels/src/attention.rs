@@ -272,7 +272,9 @@ mod tests {
         (6, 2, None, Some(2.0)),
     ];
 
-    fn shape((heads, kv_heads, window, soft_cap): (usize, usize, Option<usize>, Option<f32>)) -> Heads {
+    fn shape(
+        (heads, kv_heads, window, soft_cap): (usize, usize, Option<usize>, Option<f32>),
+    ) -> Heads {
         Heads {
             heads,
             kv_heads,

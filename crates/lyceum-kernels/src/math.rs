@@ -78,7 +78,8 @@ pub(crate) fn soft_cap(x: f32, cap: f32) -> (f32, f32) {
     let z = x / cap;
     let q = z * z;
     // The series to z^9; its next term is below 1e-8 where it is used.
-    let series = z * (1.0 - q * (1.0 / 3.0 - q * (2.0 / 15.0 - q * (17.0 / 315.0 - q * (62.0 / 2835.0)))));
+    let series =
+        z * (1.0 - q * (1.0 / 3.0 - q * (2.0 / 15.0 - q * (17.0 / 315.0 - q * (62.0 / 2835.0)))));
     let t = if q < 0.0625 { series } else { tanh(z) };
     (cap * t, 1.0 - t * t)
 }

@@ -36,20 +36,22 @@ pub fn rotate(x: &[f32], angles: &Angles, (heads, dim): (usize, usize), turn: Tu
         .cos
         .par_chunks(half.max(1))
         .zip(angles.sin.par_chunks(half.max(1)));
-    rows.zip(turns).with_min_len(16).for_each(|((x, y), (cos, sin))| {
-        for (x, y) in x.chunks(dim).zip(y.chunks_mut(dim)) {
-            let (first, rest) = x.split_at(half);
-            let (second, rest) = rest.split_at(half);
-            let (y_first, y_rest) = y.split_at_mut(half);
-            let (y_second, y_rest) = y_rest.split_at_mut(half);
-            for i in 0..half {
-                let (c, s) = (cos[i], sign * sin[i]);
-                y_first[i] = first[i] * c - second[i] * s;
-                y_second[i] = second[i] * c + first[i] * s;
+    rows.zip(turns)
+        .with_min_len(16)
+        .for_each(|((x, y), (cos, sin))| {
+            for (x, y) in x.chunks(dim).zip(y.chunks_mut(dim)) {
+                let (first, rest) = x.split_at(half);
+                let (second, rest) = rest.split_at(half);
+                let (y_first, y_rest) = y.split_at_mut(half);
+                let (y_second, y_rest) = y_rest.split_at_mut(half);
+                for i in 0..half {
+                    let (c, s) = (cos[i], sign * sin[i]);
+                    y_first[i] = first[i] * c - second[i] * s;
+                    y_second[i] = second[i] * c + first[i] * s;
+                }
+                y_rest.copy_from_slice(rest);
             }
-            y_rest.copy_from_slice(rest);
-        }
-    });
+        });
 }
 
 #[cfg(test)]

@@ -258,7 +258,12 @@ impl Config {
             .map(|(module, width)| linear(module, *width, d, a.qkv_bias))
             .collect();
         all.push(linear(names.out, d, q, a.out_bias));
-        all.extend(names.up.iter().map(|module| linear(module, inner, d, m.bias)));
+        all.extend(
+            names
+                .up
+                .iter()
+                .map(|module| linear(module, inner, d, m.bias)),
+        );
         all.push(linear(names.down, d, m.inner, m.bias));
         all
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// What a checkpoint calls its modules; names that a family has no use for are empty.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Modules {
+pub(super) struct Modules {
     /// The decoder without its head.
     pub(super) root: &'static str,
     /// Token embedding.

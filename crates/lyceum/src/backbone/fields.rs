@@ -214,7 +214,8 @@ impl Fields {
             }
         }
         let idle = |name: &str| name.starts_with("summary_") || name.starts_with("unsloth_");
-        self.map.retain(|name, value| !value.is_null() && !idle(name));
+        self.map
+            .retain(|name, value| !value.is_null() && !idle(name));
         match self.map.iter().next() {
             None => Ok(()),
             Some((name, value)) => {

@@ -32,7 +32,12 @@ pub(super) fn gpt2(f: &mut Fields, c: &mut Config) -> Result<()> {
     c.head.tied = f.or("tie_word_embeddings", true)?;
     c.transposed = true;
     // An order of computation, and older programs' bookkeeping.
-    f.skip(&["reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens"]);
+    f.skip(&[
+        "reorder_and_upcast_attn",
+        "n_ctx",
+        "n_special",
+        "predict_special_tokens",
+    ]);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Llama and its relatives: RMS norms, rotary positions, gated MLPs, grouped heads.
 
-use super::config::{Config, Layer, MlpShape, NormKind, Positions, Qkv, Residual};
-use super::family::{activation, head_dim, layers};
+use super::config::{Config, MlpShape, NormKind, Positions, Qkv, Residual};
+use super::family::{activation, activation_of, head_dim, layers};
 use super::fields::Fields;
 use super::rope::{Context, Rope};
 use crate::error::Result;
@@ -189,7 +189,7 @@ pub(super) fn gemma(f: &mut Fields, c: &mut Config) -> Result<()> {
         (None, None) => "gelu_pytorch_tanh".into(),
     };
     gemmas(f, c, "hidden_act")?;
-    c.mlp.activation = super::family::activation_of(f, &name)?;
+    c.mlp.activation = activation_of(f, &name)?;
     Ok(())
 }
 
@@ -200,9 +200,7 @@ pub(super) fn gemma2(f: &mut Fields, c: &mut Config) -> Result<()> {
     c.attention.soft_cap = f.number_maybe("attn_logit_softcapping")?;
     c.head.soft_cap = f.number_maybe("final_logit_softcapping")?;
     let scale = f.number_or("query_pre_attn_scalar", 256.0)?.powf(-0.5);
-    c.layers.iter_mut().for_each(|Layer { scale: s, .. }| *s = scale);
+    c.layers.iter_mut().for_each(|layer| layer.scale = scale);
     let window = Some(f.size_or("sliding_window", 4096)?);
-    // A cache setting of other programs.
-    f.skip(&["cache_implementation"]);
     windows(f, c, window, |i| i.is_multiple_of(2))
 }

@@ -159,9 +159,8 @@ impl Rope {
             }
             "yarn" => {
                 let original = inner.size_or("original_max_position_embeddings", positions)?;
-                let scaling = self.yarn(inner, original)?;
                 let factor = inner.number("factor")?;
-                (scaling, stretched(original, factor))
+                (self.yarn(inner, factor, original)?, stretched(original, factor))
             }
             "longrope" | "su" => (self.long_rope(inner, context)?, positions),
             other => {
@@ -173,14 +172,19 @@ impl Rope {
         })
     }
 
-    fn yarn(&self, inner: &mut Fields, original: usize) -> Result<Scaling> {
-        let factor = inner.number("factor")?;
+    fn yarn(&self, inner: &mut Fields, factor: f64, original: usize) -> Result<Scaling> {
         let given = inner.number_maybe("attention_factor")?;
         let scales = (
             inner.number_maybe("mscale")?,
             inner.number_maybe("mscale_all_dim")?,
         );
-        let sharpness = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+        let sharpness = |by: f64| {
+            if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * by * factor.ln() + 1.0
+            }
+        };
         let attention = given.unwrap_or(match scales {
             (Some(one), Some(all)) => sharpness(one) / sharpness(all),
             _ => sharpness(1.0),
