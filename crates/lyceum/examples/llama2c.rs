@@ -31,7 +31,7 @@ fn main() -> Result<()> {
 }
 
 /// Writes the folder `out` from the bytes of both files.
-pub fn convert(model: &[u8], tokenizer: &[u8], out: &Path) -> Result<()> {
+pub(crate) fn convert(model: &[u8], tokenizer: &[u8], out: &Path) -> Result<()> {
     let (config, weights) = weights(model)?;
     let vocabulary = config["vocab_size"].as_u64().unwrap_or(0) as usize;
     let pretty =

@@ -160,7 +160,10 @@ impl Rope {
             "yarn" => {
                 let original = inner.size_or("original_max_position_embeddings", positions)?;
                 let factor = inner.number("factor")?;
-                (self.yarn(inner, factor, original)?, stretched(original, factor))
+                (
+                    self.yarn(inner, factor, original)?,
+                    stretched(original, factor),
+                )
             }
             "longrope" | "su" => (self.long_rope(inner, context)?, positions),
             other => {
