@@ -382,15 +382,15 @@ mod tests {
                 let b = (up - down) / (2.0 * f64::from(e));
                 assert!((f64::from(a) - b).abs() < 1e-3, "{h:?} {a} {b}");
             };
-            for i in 0..n {
+            for (i, dq) in dq.iter().enumerate() {
                 let at = |by| objective(&nudge(&q, i, by), &k, &v);
-                near(dq[i], at(e), at(-e));
+                near(*dq, at(e), at(-e));
             }
-            for i in 0..m {
+            for (i, (dk, dv)) in dk.iter().zip(&dv).enumerate() {
                 let at = |by| objective(&q, &nudge(&k, i, by), &v);
-                near(dk[i], at(e), at(-e));
+                near(*dk, at(e), at(-e));
                 let at = |by| objective(&q, &k, &nudge(&v, i, by));
-                near(dv[i], at(e), at(-e));
+                near(*dv, at(e), at(-e));
             }
         }
     }

@@ -3,45 +3,47 @@
 use std::path::Path;
 
 use anyhow::Result;
-use lyceum::backbone::{Base, Precision};
-use serde_json::json;
+use lyceum::backbone::{Precision, Summary};
 
 use crate::out::{Format, show as print};
 
 pub(crate) fn show(dir: Option<&Path>, format: Format) -> Result<()> {
-    let base = match dir {
-        Some(dir) => Base::open(dir, Precision::F32)?,
-        None => lyceum::assets::base(Precision::F32)?,
+    let summary = match dir {
+        Some(dir) => Summary::open(dir)?,
+        None => Summary::of(&lyceum::assets::base(Precision::F32)?),
     };
-    let config = base.decoder.config();
-    let shape = |shape: &[usize]| shape.iter().product::<usize>();
-    let parameters: usize = config.tensors().iter().map(|(_, s)| shape(s)).sum();
-    let sites: Vec<_> = config
-        .sites()
-        .into_iter()
-        .map(|(site, (d_out, d_in))| json!({ "site": site.as_str(), "d_out": d_out, "d_in": d_in }))
-        .collect();
-    let value = json!({
-        "name": base.name, "family": config.model_type, "parameters": parameters,
-        "fingerprint": base.fingerprint, "config": config, "stops": base.stops,
-        "chat": base.chat.is_some(), "sites": sites,
-    });
-    print(format, &value, |_| {
-        let (a, m) = (&config.attention, &config.mlp);
-        let mut text = format!("{} ({})\n", base.name, config.model_type);
-        text += &format!("parameters   {parameters}\n");
-        text += &format!("vocabulary   {}\n", config.vocab_size);
-        text += &format!("positions    {}\n", config.max_position_embeddings);
-        text += &format!("blocks       {}\n", config.layers.len());
-        let (heads, groups, dim) = (a.heads, a.kv_heads, a.dim);
-        text += &format!("width        {}, MLP {}\n", config.hidden_size, m.inner);
-        text += &format!("heads        {heads} of {dim}, {groups} of keys and values\n");
-        let said = if base.chat.is_some() { "yes" } else { "no" };
-        text += &format!("chat         {said}\n");
-        text += &format!("fingerprint  {}\n\nsites [d_out, d_in]\n", base.fingerprint);
-        for (site, (d_out, d_in)) in config.sites() {
-            text += &format!("  {site} [{d_out}, {d_in}]\n");
-        }
-        text
-    })
+    print(format, &summary, text)
+}
+
+fn text(base: &Summary) -> String {
+    let config = &base.config;
+    let (heads, groups) = (config.attention.heads, config.attention.kv_heads);
+    let stops: Vec<String> = base.stops.iter().map(u32::to_string).collect();
+    let lines = [
+        ("parameters", base.parameters.to_string()),
+        ("vocabulary", config.vocab_size.to_string()),
+        ("positions", config.max_position_embeddings.to_string()),
+        ("blocks", config.layers.len().to_string()),
+        ("width", config.hidden_size.to_string()),
+        ("mlp", config.mlp.inner.to_string()),
+        (
+            "heads",
+            format!(
+                "{heads} of {}, {groups} of keys and values",
+                config.attention.dim
+            ),
+        ),
+        ("stops at", stops.join(", ")),
+        ("chat", if base.chat { "yes" } else { "no" }.into()),
+        ("fingerprint", base.fingerprint.clone()),
+    ];
+    let mut text = format!("{} ({})\n", base.name, base.family);
+    for (name, value) in lines {
+        text += &format!("{name:<12} {value}\n");
+    }
+    text += "\nsites [d_out, d_in]\n";
+    for site in &base.sites {
+        text += &format!("{} [{}, {}]\n", site.site, site.d_out, site.d_in);
+    }
+    text
 }

@@ -45,6 +45,7 @@ const IDLE: &[&str] = &[
     "initializer_factor",
     "initializer_range",
     "is_decoder",
+    "is_llama_config",
     "label2id",
     "length_penalty",
     "max_length",
@@ -73,6 +74,7 @@ const IDLE: &[&str] = &[
     "temperature",
     "tf_legacy_loss",
     "tokenizer_class",
+    "transformers.js_config",
     "top_k",
     "top_p",
     "torch_dtype",
@@ -87,10 +89,18 @@ const IDLE: &[&str] = &[
 /// Fields that may only have the one value under which they do nothing.
 const OFF: &[(&str, &str)] = &[
     ("add_cross_attention", "false"),
+    ("attention_bias", "false"),
     ("cross_attention_hidden_size", "null"),
+    ("full_attn_mod", "1"),
+    ("interpolate_factor", "1"),
     ("is_encoder_decoder", "false"),
+    ("lm_head_bias", "false"),
+    ("mlp_bias", "false"),
     ("pruned_heads", "{}"),
+    ("qk_layernorm", "false"),
+    ("rope_interleaved", "false"),
     ("tie_encoder_decoder", "false"),
+    ("use_mrope", "false"),
 ];
 
 /// The fields not yet taken.
@@ -207,7 +217,8 @@ impl Fields {
         self.skip(IDLE);
         for (name, off) in OFF {
             let value = self.map.remove(*name).unwrap_or(Value::Null);
-            if !value.is_null() && value.to_string() != *off {
+            let harmless = serde_json::from_str::<Value>(off).is_ok_and(|off| off == value);
+            if !value.is_null() && !harmless {
                 return Err(self.bad(format!(
                     "field `{name}` is {value}: only {off} is supported"
                 )));

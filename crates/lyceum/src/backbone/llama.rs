@@ -194,7 +194,8 @@ pub(super) fn gemma(f: &mut Fields, c: &mut Config) -> Result<()> {
 }
 
 pub(super) fn gemma2(f: &mut Fields, c: &mut Config) -> Result<()> {
-    f.skip(&["hidden_act"]);
+    // Older names that say the same again.
+    f.skip(&["hidden_act", "sliding_window_size"]);
     gemmas(f, c, "hidden_activation")?;
     c.residual = Residual::Sandwich;
     c.attention.soft_cap = f.number_maybe("attn_logit_softcapping")?;

@@ -69,10 +69,7 @@ impl Base {
         let weights = Weights::open(dir)?;
         let said = Said::open(dir)?;
         let tokenizer = Tokenizer::open(dir)?;
-        let name = dir
-            .file_name()
-            .map_or_else(|| "base".into(), |n| n.to_string_lossy().into());
-        Base::new((name, said), config, weights, tokenizer, precision)
+        Base::new((name_of(dir), said), config, weights, tokenizer, precision)
     }
 
     /// Opens a base whose three files are in memory.
@@ -147,6 +144,12 @@ impl Base {
             chat: said.chat,
         })
     }
+}
+
+/// What to call the base in `dir`.
+pub(super) fn name_of(dir: &Path) -> String {
+    dir.file_name()
+        .map_or_else(|| "base".into(), |n| n.to_string_lossy().into())
 }
 
 /// Where a decoder's tensors come from.

@@ -15,6 +15,7 @@ mod gpt;
 mod llama;
 mod load;
 mod rope;
+mod summary;
 mod weights;
 
 pub use cache::Cache;
@@ -26,3 +27,4 @@ pub use gpt::{GptNeo, Span};
 pub(crate) use load::Source;
 pub use load::{Base, Precision, write_folder};
 pub use rope::{Rope, Scaling};
+pub use summary::{SiteShape, Summary};

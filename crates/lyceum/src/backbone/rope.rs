@@ -113,7 +113,11 @@ impl Rope {
             (rope.scaling, longest) = rope.scaling_of(&mut inner, context)?;
             inner.finish()?;
         }
-        if rope.theta <= 1.0 || rope.dims > context.dim || !rope.dims.is_multiple_of(2) {
+        if rope.theta <= 1.0
+            || rope.dims == 0
+            || rope.dims > context.dim
+            || !rope.dims.is_multiple_of(2)
+        {
             let (dims, dim) = (rope.dims, context.dim);
             return Err(fields.bad(format!(
                 "rotary positions over {dims} of {dim} values with base {}",

@@ -126,7 +126,7 @@ impl Tokenizer {
     }
 
     /// Cuts the left end off so that, with [`Tokenizer::start`] before them, at most `max` remain.
-    fn begin(&self, ids: Vec<u32>, max: usize) -> Vec<u32> {
+    fn begin(&self, ids: &[u32], max: usize) -> Vec<u32> {
         let room = max.saturating_sub(self.start.len()).max(1);
         let extra = ids.len().saturating_sub(room);
         let mut all = self.start.clone();
@@ -166,7 +166,7 @@ impl Tokenizer {
         );
         let ids = self.encode(&format!("{source}{label}"))?;
         let targets = self.encode(&label)?.len().min(ids.len());
-        let ids = self.begin(ids, max_input);
+        let ids = self.begin(&ids, max_input);
         let from = ids.len().saturating_sub(targets).max(self.start.len());
         Ok(Tokens { ids, from })
     }
@@ -177,7 +177,7 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn prompt(&self, example: &Example, max_input: usize) -> Result<Vec<u32>> {
         let (source, _) = join(&example.source, "", "", self.merges_space);
-        Ok(self.begin(self.encode(&source)?, max_input))
+        Ok(self.begin(&self.encode(&source)?, max_input))
     }
 
     /// A text to be continued, its left end cut off beyond `max` tokens.
@@ -185,7 +185,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn text(&self, text: &str, max: usize) -> Result<Vec<u32>> {
-        Ok(self.begin(self.encode(text)?, max))
+        Ok(self.begin(&self.encode(text)?, max))
     }
 
     /// A context and its continuation as lm-eval splits them: tokenised together, the targets
@@ -199,7 +199,7 @@ impl Tokenizer {
         let ids = self.encode(&format!("{trimmed}{spaces}{continuation}"))?;
         let before = self.encode(trimmed)?.len().min(ids.len());
         let targets = ids.len() - before;
-        let ids = self.begin(ids, max);
+        let ids = self.begin(&ids, max);
         let from = ids.len().saturating_sub(targets).max(self.start.len());
         Ok(Tokens { ids, from })
     }
