@@ -51,7 +51,7 @@ fn a_prompt_is_continued_and_a_conversation_needs_a_template() {
     let told = place.json("generate --base stories --prompt Once --max-new 40");
     let text = told["text"].as_str().unwrap();
     assert!(
-        text.starts_with(" upon a time, there was a little girl named Lily."),
+        text.starts_with("upon a time, there was a little girl named Lily."),
         "{text}"
     );
     let why = place.complaint("generate --base stories --prompt Hi --chat");

@@ -233,9 +233,9 @@ impl Library {
 /// An object that is missing after a purge is no damage.
 fn purged(error: Error, base: &Snapshot, head: &Snapshot) -> Error {
     match error {
-        Error::NotFound { kind: "file", .. } if base.epoch() != head.epoch() => {
-            Error::Conflict("the library was purged while this was being written; repeat it".into())
-        }
+        Error::NotFound { kind: "file", .. } if base.epoch() != head.epoch() => Error::Conflict(
+            "the library was purged while this was being written; repeat it".into(),
+        ),
         other => other,
     }
 }

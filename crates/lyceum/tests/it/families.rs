@@ -286,3 +286,32 @@ fn a_trained_llama_tells_the_stories_its_authors_program_tells() {
             .starts_with("Once upon a time")
     );
 }
+
+#[test]
+fn what_a_tokenizer_puts_before_a_text_stays_when_the_text_is_cut() {
+    let from = folder("../stories260K");
+    let read = |name: &str| std::fs::read(from.join(name)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    llama2c::convert(&read("stories260K.bin"), &read("tok512.bin"), dir.path()).unwrap();
+    let tokenizer = lyceum::data::Tokenizer::open(dir.path()).unwrap();
+    assert_eq!(tokenizer.start(), [1]);
+    let ids = tokenizer
+        .encode("Once upon a time there was a girl")
+        .unwrap();
+    let text = |max| {
+        tokenizer
+            .text("Once upon a time there was a girl", max)
+            .unwrap()
+    };
+    assert_eq!(text(100), [&[1], ids.as_slice()].concat());
+    assert_eq!(text(4), [&[1], &ids[ids.len() - 3..]].concat());
+    // A continuation's targets never include it, even where nothing else is left before them.
+    for max in [100, 4, 2] {
+        let cut = tokenizer.continuation("Once upon", " a time", max).unwrap();
+        assert_eq!(cut.ids[0], 1);
+        assert!((1..cut.ids.len()).contains(&cut.from) && cut.ids.len() <= max);
+    }
+    // The GPTs have nothing there.
+    let gpt = lyceum::data::Tokenizer::from_bytes(TOKENIZER.as_bytes()).unwrap();
+    assert!(gpt.start().is_empty());
+}
