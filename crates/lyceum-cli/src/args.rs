@@ -238,19 +238,34 @@ pub(crate) enum Command {
         out: PathBuf,
     },
     /// Continue a prompt, greedily
-    #[command(after_help = "Example: lyceum generate --prompt 'Question: why is the sky blue?'")]
+    #[command(
+        after_help = "Examples:\n  lyceum generate --prompt 'Question: why is the sky blue?'\n  \
+                            lyceum generate --base llama --chat --system 'Be brief.' --prompt 'Hi'"
+    )]
     Generate {
         #[command(flatten)]
         model: ModelArgs,
         /// What to continue
         #[arg(long)]
         prompt: String,
+        /// Write the prompt as a conversation, by the base's chat template
+        #[arg(long)]
+        chat: bool,
+        /// What the conversation's system message says
+        #[arg(long, requires = "chat")]
+        system: Option<String>,
         /// The task, for the oracle
         #[arg(long)]
         task: Option<String>,
         /// Most new tokens
         #[arg(long, default_value_t = 64)]
         max_new: usize,
+    },
+    /// Look at a base
+    #[command(after_help = "Example: lyceum base show gpt-neo-125m")]
+    Base {
+        #[command(subcommand)]
+        command: BaseCommand,
     },
     /// Draw a report again from its JSON
     #[command(after_help = "Example: lyceum plot out/report.json")]
@@ -272,6 +287,16 @@ pub(crate) enum Command {
         /// The folder the recipe's paths begin at
         #[arg(long, default_value = ".")]
         root: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BaseCommand {
+    /// Family, sizes, the linears an expert can adapt, fingerprint
+    #[command(after_help = "Example: lyceum base show gpt-neo-125m --format json")]
+    Show {
+        /// Folder of the base; the one shipped when absent
+        dir: Option<PathBuf>,
     },
 }
 

@@ -1,4 +1,4 @@
-//! Activations, elementwise.
+//! Activations, elementwise, plain or gating a second value.
 
 use rayon::prelude::*;
 
@@ -9,60 +9,219 @@ const BLOCK: usize = 4096;
 /// sqrt(2 / pi).
 const SLOPE: f32 = 0.797_884_6;
 const CUBE: f32 = 0.044_715;
+/// 1 / sqrt(2 pi).
+const DENSITY: f32 = 0.398_942_3;
+
+/// An elementwise function, by the names checkpoints use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: "gelu_new", "gelu_pytorch_tanh".
+    GeluTanh,
+    /// `x Phi(x)` with the normal distribution `Phi`: "gelu".
+    Gelu,
+    /// `x / (1 + e^-x)`: "silu", "swish".
+    Silu,
+    /// `max(x, 0)`: "relu".
+    Relu,
+}
+
+// Each function gives (value, slope) at x.
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> (f32, f32) {
+    let t = math::tanh(SLOPE * (CUBE * x * x).mul_add(x, x));
+    let inner = SLOPE * (3.0 * CUBE * x * x + 1.0);
+    let slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner;
+    (0.5 * x * (1.0 + t), slope)
+}
+
+#[inline(always)]
+fn gelu(x: f32) -> (f32, f32) {
+    let phi = math::normal(x);
+    (x * phi, x.mul_add(DENSITY * math::exp(-0.5 * x * x), phi))
+}
+
+#[inline(always)]
+fn silu(x: f32) -> (f32, f32) {
+    let s = 1.0 / (1.0 + math::exp(-x));
+    (x * s, s * (1.0 + x * (1.0 - s)))
+}
+
+#[inline(always)]
+fn relu(x: f32) -> (f32, f32) {
+    (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 })
+}
+
+/// Calls `$body!(function)` for the function of `$kind`, so that each loop is compiled for one.
+macro_rules! each {
+    ($kind:expr, $body:ident) => {
+        match $kind {
+            Activation::GeluTanh => $body!(gelu_tanh),
+            Activation::Gelu => $body!(gelu),
+            Activation::Silu => $body!(silu),
+            Activation::Relu => $body!(relu),
+        }
+    };
+}
 
 math::dispatch! {
-    fn gelu_block(x: &[f32], y: &mut [f32]) {
-        for (x, y) in x.iter().zip(y) {
-            let t = math::tanh(SLOPE * (CUBE * x * x).mul_add(*x, *x));
-            *y = 0.5 * x * (1.0 + t);
-        }
+    fn block(kind: Activation, x: &[f32], y: &mut [f32]) {
+        macro_rules! run { ($f:ident) => {
+            for (x, y) in x.iter().zip(y) {
+                *y = $f(*x).0;
+            }
+        } }
+        each!(kind, run);
     }
 }
 
 math::dispatch! {
-    fn gelu_block_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-        for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
-            let t = math::tanh(SLOPE * (CUBE * x * x).mul_add(*x, *x));
-            let inner = SLOPE * (3.0 * CUBE * x * x + 1.0);
-            *dx = dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner);
-        }
+    fn block_backward(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        macro_rules! run { ($f:ident) => {
+            for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
+                *dx = dy * $f(*x).1;
+            }
+        } }
+        each!(kind, run);
     }
 }
 
-/// `y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
-pub fn gelu_new(x: &[f32], y: &mut [f32]) {
+math::dispatch! {
+    fn gated_block(kind: Activation, gate: &[f32], x: &[f32], y: &mut [f32]) {
+        macro_rules! run { ($f:ident) => {
+            for ((gate, x), y) in gate.iter().zip(x).zip(y) {
+                *y = $f(*gate).0 * x;
+            }
+        } }
+        each!(kind, run);
+    }
+}
+
+math::dispatch! {
+    fn gated_block_backward(
+        kind: Activation, gate: &[f32], x: &[f32], dy: &[f32], dgate: &mut [f32], dx: &mut [f32],
+    ) {
+        macro_rules! run { ($f:ident) => {
+            for i in 0..gate.len() {
+                let (value, slope) = $f(gate[i]);
+                dgate[i] = dy[i] * x[i] * slope;
+                dx[i] = dy[i] * value;
+            }
+        } }
+        each!(kind, run);
+    }
+}
+
+/// `y = f(x)`.
+pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
     x.par_chunks(BLOCK)
         .zip(y.par_chunks_mut(BLOCK))
-        .for_each(|(x, y)| gelu_block(x, y));
+        .for_each(|(x, y)| block(kind, x, y));
 }
 
-/// Gradient of [`gelu_new`].
-pub fn gelu_new_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+/// Gradient of [`forward`].
+pub fn backward(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     x.par_chunks(BLOCK)
         .zip(dy.par_chunks(BLOCK))
         .zip(dx.par_chunks_mut(BLOCK))
-        .for_each(|((x, dy), dx)| gelu_block_backward(x, dy, dx));
+        .for_each(|((x, dy), dx)| block_backward(kind, x, dy, dx));
+}
+
+/// `y = f(gate) x`.
+pub fn gated(kind: Activation, gate: &[f32], x: &[f32], y: &mut [f32]) {
+    gate.par_chunks(BLOCK)
+        .zip(x.par_chunks(BLOCK))
+        .zip(y.par_chunks_mut(BLOCK))
+        .for_each(|((gate, x), y)| gated_block(kind, gate, x, y));
+}
+
+/// Gradients of [`gated`] for the gate and for `x`.
+pub fn gated_backward(
+    kind: Activation,
+    (gate, x): (&[f32], &[f32]),
+    dy: &[f32],
+    (dgate, dx): (&mut [f32], &mut [f32]),
+) {
+    gate.par_chunks(BLOCK)
+        .zip(x.par_chunks(BLOCK))
+        .zip(dy.par_chunks(BLOCK))
+        .zip(dgate.par_chunks_mut(BLOCK))
+        .zip(dx.par_chunks_mut(BLOCK))
+        .for_each(|((((gate, x), dy), dgate), dx)| {
+            gated_block_backward(kind, gate, x, dy, dgate, dx);
+        });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALL: [Activation; 4] = [
+        Activation::GeluTanh,
+        Activation::Gelu,
+        Activation::Silu,
+        Activation::Relu,
+    ];
+
+    /// The error function by its series, in f64; exact to rounding for |x| < 6.
+    fn erf(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    }
+
+    fn plain(kind: Activation, x: f64) -> f64 {
+        let cube = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        match kind {
+            Activation::GeluTanh => 0.5 * x * (1.0 + cube.tanh()),
+            Activation::Gelu if x.abs() > 5.5 => x.max(0.0),
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Relu => x.max(0.0),
+        }
+    }
+
     #[test]
-    fn gelu_and_its_slope_equal_the_formula() {
-        let x: Vec<f32> = (-500..500).map(|i| i as f32 * 0.02).collect();
-        let f = |x: f64| {
-            0.5 * x
-                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
-        };
-        let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        gelu_new(&x, &mut y);
-        gelu_new_backward(&x, &vec![2.0; x.len()], &mut dx);
-        for ((x, y), dx) in x.iter().zip(&y).zip(&dx) {
-            let x = f64::from(*x);
-            assert!((f64::from(*y) - f(x)).abs() < 1e-5, "{x}");
-            let slope = (f(x + 1e-5) - f(x - 1e-5)) / 1e-5;
-            assert!((f64::from(*dx) - slope).abs() < 1e-4, "{x} {dx} {slope}");
+    fn values_and_slopes_equal_the_formulas() {
+        // Off the grid of zeros, where relu has no slope.
+        let x: Vec<f32> = (-500..500).map(|i| i as f32 * 0.02 + 0.003).collect();
+        for kind in ALL {
+            let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            forward(kind, &x, &mut y);
+            backward(kind, &x, &vec![2.0; x.len()], &mut dx);
+            for ((x, y), dx) in x.iter().zip(&y).zip(&dx) {
+                let x = f64::from(*x);
+                let f = |x| plain(kind, x);
+                assert!((f64::from(*y) - f(x)).abs() < 5e-6, "{kind:?} {x} {y}");
+                let slope = (f(x + 1e-5) - f(x - 1e-5)) / 1e-5;
+                assert!((f64::from(*dx) - slope).abs() < 1e-4, "{kind:?} {x} {dx}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gate_and_its_gradients_equal_the_formulas() {
+        let n = 4099;
+        let gate: Vec<f32> = (0..n)
+            .map(|i| 4.0 * (i as f32 * 0.37).sin() + 1e-3)
+            .collect();
+        let x: Vec<f32> = (0..n).map(|i| 2.0 * (i as f32 * 0.91).cos()).collect();
+        let dy: Vec<f32> = (0..n).map(|i| (i as f32 * 0.53).sin()).collect();
+        for kind in ALL {
+            let (mut y, mut dgate, mut dx) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
+            gated(kind, &gate, &x, &mut y);
+            gated_backward(kind, (&gate, &x), &dy, (&mut dgate, &mut dx));
+            for i in 0..n {
+                let [g, x, dy] = [gate[i], x[i], dy[i]].map(f64::from);
+                let f = plain(kind, g);
+                let slope = (plain(kind, g + 1e-5) - plain(kind, g - 1e-5)) / 2e-5;
+                assert!((f64::from(y[i]) - f * x).abs() < 2e-5);
+                assert!((f64::from(dx[i]) - f * dy).abs() < 2e-5);
+                assert!((f64::from(dgate[i]) - dy * x * slope).abs() < 1e-4);
+            }
         }
     }
 }

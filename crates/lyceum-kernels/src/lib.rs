@@ -7,5 +7,7 @@ pub mod activation;
 pub mod attention;
 pub mod gemm;
 pub mod loss;
+pub mod map;
 mod math;
 pub mod norm;
+pub mod rope;

@@ -56,6 +56,34 @@ pub(crate) fn tanh(x: f32) -> f32 {
     (e - 1.0) / (e + 1.0)
 }
 
+/// The normal distribution `Phi(x)`, absolute error below 3e-7; vectorises.
+///
+/// Abramowitz and Stegun 7.1.26 for the error function.
+#[inline(always)]
+pub(crate) fn normal(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / 0.327_591_1f32.mul_add(z, 1.0);
+    let p = 1.061_405_4f32;
+    let p = p.mul_add(t, -1.453_152_1);
+    let p = p.mul_add(t, 1.421_413_8);
+    let p = p.mul_add(t, -0.284_496_72);
+    let p = p.mul_add(t, 0.254_829_6);
+    let tail = 0.5 * p * t * exp(-z * z);
+    if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// `cap tanh(x / cap)`, and its slope; accurate for small `x / cap` too.
+#[inline(always)]
+pub(crate) fn soft_cap(x: f32, cap: f32) -> (f32, f32) {
+    let z = x / cap;
+    let q = z * z;
+    // The series to z^9; its next term is below 1e-8 where it is used.
+    let series =
+        z * (1.0 - q * (1.0 / 3.0 - q * (2.0 / 15.0 - q * (17.0 / 315.0 - q * (62.0 / 2835.0)))));
+    let t = if q < 0.0625 { series } else { tanh(z) };
+    (cap * t, 1.0 - t * t)
+}
+
 const LANES: usize = 16;
 
 /// Sum of products, in sixteen running sums.
@@ -95,6 +123,17 @@ mod tests {
             assert!((f64::from(super::exp(x)) / want - 1.0).abs() < 3e-7, "{x}");
             let want = f64::from(x).tanh();
             assert!((f64::from(super::tanh(x)) - want).abs() < 1e-6, "{x}");
+        }
+    }
+
+    #[test]
+    fn soft_caps_are_accurate() {
+        for i in -4000..4000 {
+            let x = i as f32 * 0.05;
+            let (y, slope) = super::soft_cap(x, 50.0);
+            let t = (f64::from(x) / 50.0).tanh();
+            assert!((f64::from(y) - 50.0 * t).abs() < 3e-5, "{x} {y}");
+            assert!((f64::from(slope) - (1.0 - t * t)).abs() < 1e-6, "{x}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Layer norm over rows of `d` values.
+//! Layer norm and RMS norm over rows of `d` values.
 
 use rayon::prelude::*;
 
@@ -98,6 +98,60 @@ pub fn layer_norm_backward(
     }
 }
 
+#[inline(always)]
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    let square = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
+    1.0 / (square + eps).sqrt()
+}
+
+math::dispatch! {
+    fn rms_block(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+        let d = weight.len();
+        for (x, y) in x.chunks(d).zip(y.chunks_mut(d)) {
+            let inverse = inverse_rms(x, eps);
+            for i in 0..d {
+                y[i] = x[i] * inverse * weight[i];
+            }
+        }
+    }
+}
+
+math::dispatch! {
+    fn rms_block_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+        let d = weight.len();
+        for ((x, dy), dx) in x.chunks(d).zip(dy.chunks(d)).zip(dx.chunks_mut(d)) {
+            let inverse = inverse_rms(x, eps);
+            // With g = dy w and x^ = x / rms: dx = (g - x^ mean(g x^)) / rms.
+            let mut along = 0.0;
+            for i in 0..d {
+                along += dy[i] * weight[i] * x[i] * inverse;
+            }
+            let along = along / d as f32;
+            for i in 0..d {
+                dx[i] = (dy[i] * weight[i] - x[i] * inverse * along) * inverse;
+            }
+        }
+    }
+}
+
+/// `y = x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()` values (Zhang and
+/// Sennrich, arXiv 1910.07467).
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    let d = weight.len();
+    x.par_chunks(BLOCK * d)
+        .zip(y.par_chunks_mut(BLOCK * d))
+        .for_each(|(x, y)| rms_block(x, weight, eps, y));
+}
+
+/// Gradient of [`rms_norm`] for `x`.
+pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    let d = weight.len();
+    x.par_chunks(BLOCK * d)
+        .zip(dy.par_chunks(BLOCK * d))
+        .zip(dx.par_chunks_mut(BLOCK * d))
+        .for_each(|((x, dy), dx)| rms_block_backward(x, weight, eps, dy, dx));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +214,41 @@ mod tests {
                 more[i] += 1.0;
                 let slope = objective(&wide, &more, &b) - objective(&wide, &w, &b);
                 assert!((f64::from(dw[i]) - slope).abs() < 1e-3 * (1.0 + slope.abs()));
+            }
+        }
+    }
+
+    #[test]
+    fn rms_norm_and_its_gradient_equal_the_formula() {
+        for (t, d) in [(1, 7), (3, 16), (70, 5)] {
+            let (x, w, dy) = (values(t * d, 1), values(d, 2), values(t * d, 4));
+            let plain = |x: &[f64]| -> Vec<f64> {
+                let row = |x: &[f64]| -> Vec<f64> {
+                    let square = x.iter().map(|x| x * x).sum::<f64>() / d as f64;
+                    let scaled = |i: usize| x[i] / (square + 1e-6).sqrt() * f64::from(w[i]);
+                    (0..d).map(scaled).collect()
+                };
+                x.chunks(d).flat_map(row).collect()
+            };
+            let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+            let (mut y, mut dx) = (vec![0.0; t * d], vec![0.0; t * d]);
+            rms_norm(&x, &w, 1e-6, &mut y);
+            rms_norm_backward(&x, &w, 1e-6, &dy, &mut dx);
+            for (a, b) in y.iter().zip(plain(&wide)) {
+                assert!((f64::from(*a) - b).abs() < 1e-5);
+            }
+            let objective = |x: &[f64]| -> f64 {
+                let terms = plain(x).into_iter().zip(&dy);
+                terms.map(|(y, g)| y * f64::from(*g)).sum()
+            };
+            for i in 0..t * d {
+                let nudge = |by: f64| {
+                    let mut x = wide.clone();
+                    x[i] += by;
+                    objective(&x)
+                };
+                let slope = (nudge(1e-5) - nudge(-1e-5)) / 2e-5;
+                assert!((f64::from(dx[i]) - slope).abs() < 1e-4 * (1.0 + slope.abs()));
             }
         }
     }

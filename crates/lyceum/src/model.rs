@@ -257,8 +257,8 @@ impl Model {
             .collect())
     }
 
-    /// Continues prompts greedily, all together; a sequence stops at end-of-text or after
-    /// `max_new` tokens. `each` sees every new token as it comes: (prompt, token).
+    /// Continues prompts greedily, all together; a sequence stops at a token of [`Base::stops`]
+    /// or after `max_new` tokens. `each` sees every new token as it comes: (prompt, token).
     ///
     /// # Errors
     /// When a prompt is empty or too long, or the router cannot decide.
@@ -274,7 +274,7 @@ impl Model {
         }
         let decoder = &self.base.decoder;
         let longest = decoder.config().max_position_embeddings;
-        let eos = self.base.tokenizer.eos();
+        let stops = &self.base.stops;
         let mut out = vec![Vec::new(); prompts.len()];
         let mut live: Vec<usize> = (0..prompts.len()).collect();
         let mut tasks = tasks.to_vec();
@@ -304,7 +304,7 @@ impl Model {
                 .zip(&next)
                 .zip(cache.lens())
                 .map(|((&i, &token), &held)| {
-                    if token == eos {
+                    if stops.contains(&token) {
                         return false;
                     }
                     out[i].push(token);

@@ -3,12 +3,21 @@
 //! Frozen weights are held by the operation, not by the graph, so no gradient is ever computed
 //! for them (candle's own matrix product always computes both).
 
+mod activation;
+mod attention;
+mod norm;
+mod rope;
+
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use lyceum_kernels::attention::{self, Heads};
 use lyceum_kernels::gemm::Packed;
-use lyceum_kernels::{activation, loss, norm};
+use lyceum_kernels::loss;
+
+pub use activation::{activate, gate};
+pub use attention::attend;
+pub use norm::{frozen_rms_norm, rms_norm};
+pub use rope::rotate;
 
 type Op<T> = candle_core::Result<T>;
 
@@ -106,7 +115,7 @@ impl CustomOp1 for FrozenNorm {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
         let x = slice(x, layout)?;
         let mut y = vec![0.0; x.len()];
-        norm::layer_norm(
+        lyceum_kernels::norm::layer_norm(
             x,
             &self.weight,
             &self.bias,
@@ -138,7 +147,7 @@ impl CustomOp2 for FrozenNormBack {
         let (x, dy) = (slice(x, x_layout)?, slice(dy, dy_layout)?);
         let mut dx = vec![0.0; x.len()];
         let FrozenNorm { weight, eps, .. } = &self.0;
-        norm::layer_norm_backward(x, weight, *eps, weight.len(), dy, &mut dx, None);
+        lyceum_kernels::norm::layer_norm_backward(x, weight, *eps, weight.len(), dy, &mut dx, None);
         Ok(f32s(dx, x_layout.shape()))
     }
 }
@@ -182,7 +191,7 @@ impl CustomOp3 for Norm {
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
         let mut y = vec![0.0; x.len()];
         let bias = slice(bias, bias_layout)?;
-        norm::layer_norm(x, weight, bias, self.eps, weight.len(), &mut y);
+        lyceum_kernels::norm::layer_norm(x, weight, bias, self.eps, weight.len(), &mut y);
         Ok(f32s(y, x_layout.shape()))
     }
     fn bwd(
@@ -221,7 +230,7 @@ impl CustomOp3 for NormBack {
         let mut all = vec![0.0; (t + 2) * d];
         let (dx, params) = all.split_at_mut(t * d);
         let params = params.split_at_mut(d);
-        norm::layer_norm_backward(
+        lyceum_kernels::norm::layer_norm_backward(
             slice(x, x_layout)?,
             slice(weight, weight_layout)?,
             self.eps,
@@ -240,156 +249,6 @@ impl CustomOp3 for NormBack {
 /// When the shapes do not agree.
 pub fn trained_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Op<Tensor> {
     x.contiguous()?.apply_op3(weight, bias, Norm { eps })
-}
-
-struct Gelu;
-struct GeluBack;
-
-impl CustomOp1 for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu-new"
-    }
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
-        let x = slice(x, layout)?;
-        let mut y = vec![0.0; x.len()];
-        activation::gelu_new(x, &mut y);
-        Ok(f32s(y, layout.shape()))
-    }
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Op<Option<Tensor>> {
-        Ok(Some(
-            x.contiguous()?
-                .apply_op2_no_bwd(&dy.contiguous()?, &GeluBack)?,
-        ))
-    }
-}
-
-impl CustomOp2 for GeluBack {
-    fn name(&self) -> &'static str {
-        "gelu-new-backward"
-    }
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        dy: &CpuStorage,
-        dy_layout: &Layout,
-    ) -> Op<(CpuStorage, Shape)> {
-        let (x, dy) = (slice(x, x_layout)?, slice(dy, dy_layout)?);
-        let mut dx = vec![0.0; x.len()];
-        activation::gelu_new_backward(x, dy, &mut dx);
-        Ok(f32s(dx, x_layout.shape()))
-    }
-}
-
-/// The tanh approximation of GELU ("gelu_new").
-///
-/// # Errors
-/// When `x` is not f32.
-pub fn gelu_new(x: &Tensor) -> Op<Tensor> {
-    x.contiguous()?.apply_op1(Gelu)
-}
-
-/// Causal attention over packed sequences of `lens` tokens.
-#[derive(Clone)]
-struct Attention {
-    lens: Arc<[usize]>,
-    heads: Heads,
-}
-
-impl Attention {
-    fn spans<'a>(&self, k: &'a [f32], v: &'a [f32]) -> Vec<attention::Span<'a>> {
-        let width = self.heads.heads * self.heads.dim;
-        let mut start = 0;
-        let span = |&len: &usize| {
-            let range = start * width..(start + len) * width;
-            start += len;
-            let part = attention::Part {
-                k: &k[range.clone()],
-                v: &v[range],
-            };
-            attention::Span {
-                rows: len,
-                parts: vec![part],
-            }
-        };
-        self.lens.iter().map(span).collect()
-    }
-}
-
-/// Gradients of [`Attention`], `[3, t, d]` for q, k and v; the arguments are `qkv` `[3, t, d]`
-/// and the gradient of the output.
-struct AttentionBack(Attention);
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "ragged-attention"
-    }
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Op<(CpuStorage, Shape)> {
-        let (q, k, v) = (
-            slice(q, q_layout)?,
-            slice(k, k_layout)?,
-            slice(v, v_layout)?,
-        );
-        let mut out = vec![0.0; q.len()];
-        attention::forward(q, &self.spans(k, v), &self.heads, &mut out);
-        Ok(f32s(out, q_layout.shape()))
-    }
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _: &Tensor,
-        dout: &Tensor,
-    ) -> Op<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let qkv = Tensor::stack(&[q, k, v], 0)?;
-        let all = qkv.apply_op2_no_bwd(&dout.contiguous()?, &AttentionBack(self.clone()))?;
-        Ok((Some(all.get(0)?), Some(all.get(1)?), Some(all.get(2)?)))
-    }
-}
-
-impl CustomOp2 for AttentionBack {
-    fn name(&self) -> &'static str {
-        "ragged-attention-backward"
-    }
-    fn cpu_fwd(
-        &self,
-        qkv: &CpuStorage,
-        qkv_layout: &Layout,
-        dout: &CpuStorage,
-        dout_layout: &Layout,
-    ) -> Op<(CpuStorage, Shape)> {
-        let (qkv, dout) = (slice(qkv, qkv_layout)?, slice(dout, dout_layout)?);
-        let n = dout.len();
-        let mut all = vec![0.0; 3 * n];
-        let (dq, rest) = all.split_at_mut(n);
-        let (dk, dv) = rest.split_at_mut(n);
-        let (q, k, v) = (&qkv[..n], &qkv[n..2 * n], &qkv[2 * n..]);
-        attention::backward(q, k, v, dout, &self.0.lens, &self.0.heads, dq, dk, dv);
-        Ok(f32s(all, qkv_layout.shape()))
-    }
-}
-
-/// Causal attention of packed sequences: q, k, v and the result are `[t, heads * dim]`, `lens`
-/// sums to `t`.
-///
-/// # Errors
-/// When shapes do not agree.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, lens: &Arc<[usize]>, heads: Heads) -> Op<Tensor> {
-    let op = Attention {
-        lens: lens.clone(),
-        heads,
-    };
-    q.contiguous()?
-        .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
 /// Cross-entropy of `[n, v]` logits at `n` ids.

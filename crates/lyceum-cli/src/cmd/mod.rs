@@ -1,5 +1,6 @@
 //! The subcommands, a file each.
 
+mod base;
 mod check;
 mod eval;
 mod export;
@@ -13,7 +14,7 @@ mod train;
 
 use anyhow::Result;
 
-use crate::args::{Cli, Command, FormatArg};
+use crate::args::{BaseCommand, Cli, Command, FormatArg};
 use crate::out::{self, Format, show};
 
 /// Runs what was asked for.
@@ -83,12 +84,23 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Check { uri, base } => check::check(&uri, &base, format),
         Command::Eval(args) => eval::eval(&args, format),
         Command::Save { model, out } => model::save(&model, &out),
+        Command::Base {
+            command: BaseCommand::Show { dir },
+        } => base::show(dir.as_deref(), format),
         Command::Generate {
             model,
             prompt,
+            chat,
+            system,
             task,
             max_new,
-        } => model::generate(&model, &prompt, task.as_deref(), max_new, format),
+        } => {
+            let prompt = match chat {
+                true => model::Prompt::Chat(&prompt, system.as_deref()),
+                false => model::Prompt::Text(&prompt),
+            };
+            model::generate(&model, prompt, task.as_deref(), max_new, format)
+        }
         Command::Logits {
             model,
             tasks,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use lyceum::Name;
-use lyceum::backbone::Base;
+use lyceum::backbone::{Base, Message};
 use lyceum::data::{Dataset, Question};
 use lyceum::library::Library;
 use lyceum::mix::Mixing;
@@ -85,9 +85,53 @@ pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {
     )?)
 }
 
+/// What to continue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Prompt<'a> {
+    /// A text as it is.
+    Text(&'a str),
+    /// What a user says, after what the system says.
+    Chat(&'a str, Option<&'a str>),
+}
+
+impl<'a> Prompt<'a> {
+    fn said(self) -> &'a str {
+        match self {
+            Prompt::Text(text) | Prompt::Chat(text, _) => text,
+        }
+    }
+
+    /// The token ids, the left end of a text cut off beyond `room`.
+    fn ids(self, base: &Base, room: usize) -> Result<Vec<u32>> {
+        let (text, system) = match self {
+            Prompt::Text(text) => return Ok(base.tokenizer.text(text, room)?),
+            Prompt::Chat(text, system) => (text, system),
+        };
+        let chat = base.chat.as_ref().context(
+            "this base has no chat template (chat_template.jinja, or chat_template in \
+             tokenizer_config.json); leave --chat out",
+        )?;
+        let message = |role: &str, content: &str| Message {
+            role: role.into(),
+            content: content.into(),
+        };
+        let system = system.map(|text| message("system", text));
+        let messages: Vec<Message> = system.into_iter().chain([message("user", text)]).collect();
+        // The template itself writes what stands before a text.
+        let ids = base.tokenizer.encode(&chat.prompt(&messages)?)?;
+        anyhow::ensure!(
+            ids.len() <= room,
+            "the conversation has {} tokens, and there is room for {room}; lower --max-new or \
+             shorten it",
+            ids.len()
+        );
+        Ok(ids)
+    }
+}
+
 pub(crate) fn generate(
     args: &ModelArgs,
-    prompt: &str,
+    prompt: Prompt<'_>,
     task: Option<&str>,
     max_new: usize,
     format: Format,
@@ -95,9 +139,7 @@ pub(crate) fn generate(
     let model = model(args)?;
     let tokenizer = &model.base().tokenizer;
     let positions = model.base().decoder.config().max_position_embeddings;
-    let mut ids = tokenizer.encode(prompt)?;
-    let room = positions.saturating_sub(max_new).max(1);
-    ids.drain(..ids.len().saturating_sub(room));
+    let ids = prompt.ids(model.base(), positions.saturating_sub(max_new).max(1))?;
     let tasks: Vec<Name> = task.map(Name::new).transpose()?.into_iter().collect();
     let (mut new, mut shown) = (Vec::new(), 0);
     let mut failed = None;
@@ -120,7 +162,8 @@ pub(crate) fn generate(
     match format {
         Format::Text => out::stream("\n"),
         Format::Json => {
-            let value = serde_json::json!({ "prompt": prompt, "text": text, "tokens": new.len() });
+            let value =
+                serde_json::json!({ "prompt": prompt.said(), "text": text, "tokens": new.len() });
             out::show(format, &value, |_| String::new())?;
         }
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod bad_input;
+mod base;
 mod command;
 mod help;
 mod merge;

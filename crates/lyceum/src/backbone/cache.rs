@@ -86,7 +86,7 @@ impl Cache {
     }
 
     /// Appends the new rows of `layer` and attends over everything held; `lens` are the new
-    /// tokens per sequence, q, k, v `[t, d]`.
+    /// tokens per sequence, q `[t, heads * dim]`, k and v `[t, kv_heads * dim]`.
     pub(super) fn attend(
         &mut self,
         layer: usize,
@@ -97,9 +97,9 @@ impl Cache {
         let shape = q.dims2()?;
         let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
         let (q, k, v) = (values(q)?, values(k)?, values(v)?);
-        let mut start = 0;
+        let (mut start, width) = (0, heads.kv_width());
         for (past, len) in self.layers[layer].iter_mut().zip(lens) {
-            let range = start * shape.1..(start + len) * shape.1;
+            let range = start * width..(start + len) * width;
             past.own.k.extend_from_slice(&k[range.clone()]);
             past.own.v.extend_from_slice(&v[range]);
             start += len;

@@ -1,188 +1,358 @@
-//! What a checkpoint's `config.json` says, checked.
+//! What a decoder is, as data: every family comes down to one of these descriptions.
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use lyceum_kernels::activation::Activation;
+use lyceum_kernels::attention::Heads;
+use serde::Serialize;
 
+use super::family::{self, Modules};
+use super::rope::Rope;
 use crate::error::{Error, Result};
 use crate::name::Site;
 
-/// How far a layer's attention sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Span {
-    /// Every earlier position.
-    Global,
-    /// The last `window_size` positions, itself included.
-    Local,
-}
-
-/// A GPT-Neo shaped decoder, in the field names of Hugging Face's `config.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A decoder, described. Sizes are checked; widths fit each other.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
-    /// The family; `gpt_neo`.
+    /// The family, as `config.json` names it.
     pub model_type: String,
     /// Number of tokens known.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Number of blocks.
-    pub num_layers: usize,
-    /// Attention heads per block.
-    pub num_heads: usize,
-    /// Width of the MLP; four times the hidden size when absent.
-    #[serde(default)]
-    pub intermediate_size: Option<usize>,
-    /// Longest sequence (positions are learned).
+    /// Longest sequence.
     pub max_position_embeddings: usize,
-    /// What local layers see.
-    #[serde(default = "window")]
-    pub window_size: usize,
-    /// Pattern and repetitions: `[[["global", "local"], 6]]`.
-    pub attention_types: Vec<(Vec<Span>, usize)>,
-    /// Added to the variance in every norm.
-    #[serde(default = "epsilon")]
-    pub layer_norm_epsilon: f64,
-    /// `gelu_new`.
-    #[serde(default = "activation")]
-    pub activation_function: String,
-    /// Whether the head is the token embedding.
-    #[serde(default = "tied")]
-    pub tie_word_embeddings: bool,
+    /// Multiplies the embedded tokens.
+    pub embedding_scale: f32,
+    /// How tokens know where they stand.
+    pub positions: Positions,
+    /// The norm before attention and MLP, and at the end.
+    pub norm: Norm,
+    /// How attention and MLP are joined to the stream.
+    pub residual: Residual,
+    /// Attention of every block.
+    pub attention: Attention,
+    /// MLP of every block.
+    pub mlp: Mlp,
+    /// What differs between blocks, one entry each.
+    pub layers: Vec<Layer>,
+    /// From the last hidden state to logits.
+    pub head: Head,
+    /// Whether matrices lie as `[d_in, d_out]` on disk ("Conv1D").
+    #[serde(skip)]
+    pub(super) transposed: bool,
+    /// What the checkpoint calls its modules.
+    #[serde(skip)]
+    pub(super) modules: &'static Modules,
+    /// What the fingerprint covers, when it is not this description.
+    #[serde(skip)]
+    pub(super) identity: Option<String>,
 }
 
-fn window() -> usize {
-    256
+/// How tokens know where they stand.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// A learned vector per position, added to the token's.
+    Learned,
+    /// Queries and keys turn with the position.
+    Rotary(Rope),
 }
-fn epsilon() -> f64 {
-    1e-5
+
+/// A norm over the last axis.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Norm {
+    /// Which.
+    pub kind: NormKind,
+    /// Added to the variance or mean square.
+    pub eps: f64,
+    /// Whether the weight is stored less one (Gemma).
+    pub plus_one: bool,
 }
-fn activation() -> String {
-    "gelu_new".into()
+
+/// The kinds of norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// LayerNorm with weight and bias.
+    Layer,
+    /// RMSNorm with a weight.
+    Rms,
 }
-fn tied() -> bool {
-    true
+
+/// How attention and MLP are joined to the stream `x`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Residual {
+    /// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+    Sequential,
+    /// `x + attention(norm(x)) + mlp(norm'(x))`.
+    Parallel,
+    /// `x + attention(norm(x)) + mlp(norm(x))`, one norm for both (Phi).
+    Shared,
+    /// As sequential, with another norm over what attention and MLP give (Gemma 2).
+    Sandwich,
+}
+
+/// Attention of every block.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub dim: usize,
+    /// Scores become `cap tanh(score / cap)`.
+    pub soft_cap: Option<f64>,
+    /// One matrix for q, k and v, or three.
+    pub qkv: Qkv,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether the output projection has one.
+    pub out_bias: bool,
+    /// Whether every head of q and k is normed (as [`Config::norm`] says) before it turns.
+    pub qk_norm: bool,
+}
+
+/// How q, k and v come out of their matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Qkv {
+    /// From a matrix each.
+    Separate,
+    /// From one matrix: all of q, all of k, all of v.
+    Fused,
+    /// From one matrix: q, k and v of head 0, then of head 1, ... (GPT-NeoX).
+    Interleaved,
+}
+
+/// MLP of every block.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Mlp {
+    /// Its width.
+    pub inner: usize,
+    /// Its shape.
+    pub shape: MlpShape,
+    /// The activation, by one of the names checkpoints use.
+    #[serde(serialize_with = "activation_name")]
+    pub activation: Activation,
+    /// Whether its matrices have biases.
+    pub bias: bool,
+}
+
+fn activation_name<S: serde::Serializer>(kind: &Activation, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(match kind {
+        Activation::GeluTanh => "gelu_new",
+        Activation::Gelu => "gelu",
+        Activation::Silu => "silu",
+        Activation::Relu => "relu",
+    })
+}
+
+/// Shapes of MLPs, with `f` the activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MlpShape {
+    /// `down f(up x)`.
+    Plain,
+    /// `down (f(gate x) * up x)`.
+    Gated,
+    /// The same with gate and up in one matrix, gate first.
+    Fused,
+}
+
+/// What differs between blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Layer {
+    /// Multiplies the scores.
+    pub scale: f64,
+    /// How many last positions, itself included, a token sees; all when absent.
+    pub window: Option<usize>,
+}
+
+/// From the last hidden state to logits.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Head {
+    /// Whether its matrix is the token embedding.
+    pub tied: bool,
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// Logits become `cap tanh(logit / cap)`.
+    pub soft_cap: Option<f64>,
+}
+
+/// One linear of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Linear {
+    pub(super) path: String,
+    pub(super) d_out: usize,
+    pub(super) d_in: usize,
+    pub(super) bias: bool,
 }
 
 impl Config {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// When the file is missing, is not such a configuration, or describes a model that cannot
-    /// be computed here.
+    /// When the file is missing, is of a family that is not supported, or holds a field that is
+    /// not known to leave the computation as it is.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         Config::parse(&text, &path.display().to_string())
     }
 
     /// Checks a configuration in memory; `what` names it in errors.
-    pub(super) fn parse(text: &[u8], what: &str) -> Result<Self> {
-        let value: serde_json::Value =
-            serde_json::from_slice(text).map_err(|e| Error::format(what, e))?;
-        let family = value
-            .get("model_type")
-            .and_then(|v| v.as_str())
-            .unwrap_or("none");
-        if family != "gpt_neo" {
-            let why = format!("model_type `{family}` is not supported; supported: gpt_neo");
-            return Err(Error::format(what, why));
-        }
-        let config: Config = serde_json::from_value(value).map_err(|e| Error::format(what, e))?;
-        config.check().map_err(|why| Error::format(what, why))?;
-        Ok(config)
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(text: &[u8], what: &str) -> Result<Self> {
+        let value = serde_json::from_slice(text).map_err(|e| Error::format(what, e))?;
+        family::config(what, value)
     }
 
-    fn check(&self) -> Result<(), String> {
-        let sizes = [
-            self.vocab_size,
-            self.hidden_size,
-            self.num_layers,
-            self.num_heads,
-        ];
-        if sizes.contains(&0) || self.max_position_embeddings == 0 || self.window_size == 0 {
-            return Err("sizes must not be zero".into());
-        }
-        if !self.hidden_size.is_multiple_of(self.num_heads) {
-            let (d, h) = (self.hidden_size, self.num_heads);
-            return Err(format!(
-                "hidden_size {d} is not a multiple of num_heads {h}"
-            ));
-        }
-        if self.spans().len() != self.num_layers {
-            let (n, l) = (self.spans().len(), self.num_layers);
-            return Err(format!(
-                "attention_types describes {n} layers, num_layers is {l}"
-            ));
-        }
-        if self.activation_function != "gelu_new" {
-            return Err(format!(
-                "activation_function `{}` is not supported; supported: gelu_new",
-                self.activation_function
-            ));
-        }
-        if !self.tie_word_embeddings {
-            return Err("an untied head is not supported for gpt_neo".into());
-        }
-        Ok(())
+    /// The path of a module of block `i`.
+    pub(super) fn in_block(&self, i: usize, module: &str) -> String {
+        let Modules { root, blocks, .. } = self.modules;
+        format!("{root}.{blocks}.{i}.{module}")
     }
 
-    /// What each layer's attention sees, one entry per layer.
-    pub fn spans(&self) -> Vec<Span> {
-        let repeat =
-            |(pattern, times): &(Vec<Span>, usize)| pattern.repeat((*times).min(self.num_layers));
-        self.attention_types.iter().flat_map(repeat).collect()
+    /// The path of a module beside the blocks.
+    pub(super) fn in_root(&self, module: &str) -> String {
+        format!("{}.{module}", self.modules.root)
     }
 
-    /// Width of the MLP.
-    pub fn inner(&self) -> usize {
-        self.intermediate_size.unwrap_or(4 * self.hidden_size)
+    /// The heads of block `i`, which must exist.
+    pub(super) fn heads(&self, layer: &Layer) -> Heads {
+        Heads {
+            heads: self.attention.heads,
+            kv_heads: self.attention.kv_heads,
+            dim: self.attention.dim,
+            scale: layer.scale as f32,
+            window: layer.window,
+            soft_cap: self.attention.soft_cap.map(|cap| cap as f32),
+        }
+    }
+
+    /// The linears of block `i`: q, k, v (or one), the output, the MLP's.
+    pub(super) fn linears(&self, i: usize) -> Vec<Linear> {
+        let (d, a, m) = (self.hidden_size, &self.attention, &self.mlp);
+        let (q, kv) = (a.heads * a.dim, a.kv_heads * a.dim);
+        let linear = |module: &str, d_out, d_in, bias| Linear {
+            path: self.in_block(i, module),
+            d_out,
+            d_in,
+            bias,
+        };
+        let widths: &[usize] = match a.qkv {
+            Qkv::Separate => &[q, kv, kv],
+            Qkv::Fused | Qkv::Interleaved => &[q + 2 * kv],
+        };
+        let inner = match m.shape {
+            MlpShape::Fused => 2 * m.inner,
+            MlpShape::Plain | MlpShape::Gated => m.inner,
+        };
+        let names = self.modules;
+        let qkv = names.qkv.iter().zip(widths);
+        let mut all: Vec<Linear> = qkv
+            .map(|(module, width)| linear(module, *width, d, a.qkv_bias))
+            .collect();
+        all.push(linear(names.out, d, q, a.out_bias));
+        all.extend(
+            names
+                .up
+                .iter()
+                .map(|module| linear(module, inner, d, m.bias)),
+        );
+        all.push(linear(names.down, d, m.inner, m.bias));
+        all
+    }
+
+    /// The norms of a block, as modules.
+    pub(super) fn norms(&self) -> Vec<&'static str> {
+        let names = self.modules;
+        match self.residual {
+            Residual::Shared => vec![names.attention_norm],
+            Residual::Sequential | Residual::Parallel => vec![names.attention_norm, names.mlp_norm],
+            Residual::Sandwich => vec![
+                names.attention_norm,
+                names.mlp_norm,
+                names.after_attention,
+                names.after_mlp,
+            ],
+        }
     }
 
     /// Every linear an expert can adapt, with (d_out, d_in), in network order.
     pub fn sites(&self) -> Vec<(Site, (usize, usize))> {
-        let (d, inner) = (self.hidden_size, self.inner());
-        let block = |i: usize| {
-            let site = |path: &str| Site::new(format!("transformer.h.{i}.{path}"));
-            [
-                (site("attn.attention.q_proj"), (d, d)),
-                (site("attn.attention.k_proj"), (d, d)),
-                (site("attn.attention.v_proj"), (d, d)),
-                (site("attn.attention.out_proj"), (d, d)),
-                (site("mlp.c_fc"), (inner, d)),
-                (site("mlp.c_proj"), (d, inner)),
-            ]
-        };
-        (0..self.num_layers).flat_map(block).collect()
+        let linears = (0..self.layers.len()).flat_map(|i| self.linears(i));
+        linears
+            .map(|l| (Site::new(l.path), (l.d_out, l.d_in)))
+            .collect()
     }
 
-    /// Every tensor of the checkpoint with its shape, in network order.
+    /// Every tensor of the checkpoint with its shape on disk.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let d = self.hidden_size;
-        let mut all = vec![
-            (
-                "transformer.wte.weight".to_owned(),
-                vec![self.vocab_size, d],
-            ),
-            (
-                "transformer.wpe.weight".to_owned(),
-                vec![self.max_position_embeddings, d],
-            ),
-        ];
-        let norm = |all: &mut Vec<_>, path: String| {
-            all.push((format!("{path}.weight"), vec![d]));
-            all.push((format!("{path}.bias"), vec![d]));
+        let mut all = vec![(
+            format!("{}.weight", self.in_root(self.modules.tokens)),
+            vec![self.vocab_size, d],
+        )];
+        let norm = |all: &mut Vec<_>, path: String, width: usize| {
+            all.push((format!("{path}.weight"), vec![width]));
+            if self.norm.kind == NormKind::Layer {
+                all.push((format!("{path}.bias"), vec![width]));
+            }
         };
-        for (i, sites) in self.sites().chunks(6).enumerate() {
-            norm(&mut all, format!("transformer.h.{i}.ln_1"));
-            norm(&mut all, format!("transformer.h.{i}.ln_2"));
-            for (j, (site, (d_out, d_in))) in sites.iter().enumerate() {
-                all.push((format!("{site}.weight"), vec![*d_out, *d_in]));
-                if j >= 3 {
-                    all.push((format!("{site}.bias"), vec![*d_out]));
+        if self.positions == Positions::Learned {
+            let path = self.in_root(self.modules.positions);
+            all.push((
+                format!("{path}.weight"),
+                vec![self.max_position_embeddings, d],
+            ));
+        }
+        for i in 0..self.layers.len() {
+            for module in self.norms() {
+                norm(&mut all, self.in_block(i, module), d);
+            }
+            if self.attention.qk_norm {
+                for module in self.modules.qk_norms {
+                    norm(&mut all, self.in_block(i, module), self.attention.dim);
+                }
+            }
+            for Linear {
+                path,
+                d_out,
+                d_in,
+                bias,
+            } in self.linears(i)
+            {
+                let shape = match self.transposed {
+                    true => vec![d_in, d_out],
+                    false => vec![d_out, d_in],
+                };
+                all.push((format!("{path}.weight"), shape));
+                if bias {
+                    all.push((format!("{path}.bias"), vec![d_out]));
                 }
             }
         }
-        norm(&mut all, "transformer.ln_f".to_owned());
+        norm(&mut all, self.in_root(self.modules.norm), d);
+        let head = self.modules.head;
+        if !self.head.tied {
+            all.push((format!("{head}.weight"), vec![self.vocab_size, d]));
+        }
+        if self.head.bias {
+            all.push((format!("{head}.bias"), vec![self.vocab_size]));
+        }
         all
+    }
+
+    /// What the fingerprint covers besides the weights.
+    pub(super) fn identity(&self) -> Result<String> {
+        match &self.identity {
+            Some(text) => Ok(text.clone()),
+            None => serde_json::to_string(self).map_err(|e| Error::format("config.json", e)),
+        }
     }
 }

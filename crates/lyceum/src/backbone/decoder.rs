@@ -1,18 +1,15 @@
-//! The decoder: embeddings, blocks of attention and MLP, a tied head.
-//!
-//! GPT-Neo's particulars: layers alternate global and local attention, attention logits are not
-//! scaled by `1/sqrt(d)`, q/k/v have no bias. Source: the checkpoints' own `config.json` and
-//! Hugging Face's `modeling_gpt_neo`.
+//! The decoder: embedded tokens, blocks, a head; one for all families.
+
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use lyceum_kernels::attention::Heads;
 
+use super::block::{Block, Norm, Step};
 use super::cache::Cache;
-use super::config::{Config, Span};
+use super::config::{Config, Positions};
 use super::load::Source;
 use crate::error::{Error, Result};
-use crate::mix::{Pass, RoutedLinear, Vector, Weight};
-use crate::name::Site;
+use crate::mix::{Pass, Vector, Weight};
 use crate::ops;
 
 /// Which rows of a batch reach the head.
@@ -24,66 +21,18 @@ pub enum Logits<'a> {
     Rows(&'a [u32]),
 }
 
-#[derive(Debug, Clone)]
-struct Norm {
-    weight: Vector,
-    bias: Vector,
-    eps: f32,
-}
-
-impl Norm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match (&self.weight, &self.bias) {
-            (Vector::Frozen(w), Vector::Frozen(b)) => ops::frozen_norm(x, w, b, self.eps)?,
-            (w, b) => ops::trained_norm(x, &w.tensor()?, &b.tensor()?, self.eps)?,
-        })
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Block {
-    attention_norm: Norm,
-    q: RoutedLinear,
-    k: RoutedLinear,
-    v: RoutedLinear,
-    out: RoutedLinear,
-    heads: Heads,
-    mlp_norm: Norm,
-    fc: RoutedLinear,
-    proj: RoutedLinear,
-}
-
-impl Block {
-    fn forward(
-        &self,
-        layer: usize,
-        x: &Tensor,
-        cache: Option<&mut Cache>,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        let h = self.attention_norm.forward(x)?;
-        let (q, k) = (self.q.forward(&h, pass)?, self.k.forward(&h, pass)?);
-        let v = self.v.forward(&h, pass)?;
-        let lens = pass.segments.lens();
-        let seen = match cache {
-            Some(cache) => cache.attend(layer, (&q, &k, &v), lens, &self.heads)?,
-            None => ops::attend(&q, &k, &v, lens, self.heads.clone())?,
-        };
-        let x = x.add(&self.out.forward(&seen, pass)?)?;
-        let h = self.mlp_norm.forward(&x)?;
-        let h = ops::gelu_new(&self.fc.forward(&h, pass)?)?;
-        Ok(x.add(&self.proj.forward(&h, pass)?)?)
-    }
-}
-
 /// A decoder, frozen or with all its weights as variables.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: Config,
     tokens: Weight,
-    positions: Tensor,
+    /// Learned positions `[n, d]`.
+    positions: Option<Tensor>,
     blocks: Vec<Block>,
     norm: Norm,
+    /// The head's own matrix, unless it is tied to the tokens.
+    head: Option<Weight>,
+    bias: Option<Vector>,
 }
 
 impl Decoder {
@@ -92,48 +41,34 @@ impl Decoder {
     /// # Errors
     /// When a tensor is missing or has another shape than `config` says.
     pub(crate) fn new(config: Config, source: &mut Source<'_>) -> Result<Self> {
-        let eps = config.layer_norm_epsilon as f32;
-        let norm = |source: &mut Source<'_>, path: &str| -> Result<Norm> {
-            let weight = source.vector(&format!("{path}.weight"))?;
-            Ok(Norm {
-                weight,
-                bias: source.vector(&format!("{path}.bias"))?,
-                eps,
-            })
+        let names = config.modules;
+        let tokens = source.matrix(&format!("{}.weight", config.in_root(names.tokens)), false)?;
+        let positions = match config.positions {
+            Positions::Learned => {
+                let path = config.in_root(names.positions);
+                Some(source.table(&format!("{path}.weight"))?)
+            }
+            Positions::Rotary(_) => None,
         };
-        let linear = |source: &mut Source<'_>, path: String, bias: bool| -> Result<RoutedLinear> {
-            let weight = source.matrix(&format!("{path}.weight"))?;
-            let bias = bias
-                .then(|| source.vector(&format!("{path}.bias")))
-                .transpose()?;
-            Ok(RoutedLinear::new(Site::new(path), weight, bias))
+        let blocks = (0..config.layers.len())
+            .map(|i| Block::new(&config, i, source))
+            .collect::<Result<_>>()?;
+        let norm = Norm::new(source, &config.in_root(names.norm), config.norm)?;
+        let head = match config.head.tied {
+            true => None,
+            false => Some(source.matrix(&format!("{}.weight", names.head), false)?),
         };
-        let mut blocks = Vec::with_capacity(config.num_layers);
-        for (i, span) in config.spans().into_iter().enumerate() {
-            let at = |path: &str| format!("transformer.h.{i}.{path}");
-            let heads = Heads {
-                heads: config.num_heads,
-                dim: config.hidden_size / config.num_heads,
-                scale: 1.0,
-                window: (span == Span::Local).then_some(config.window_size),
-            };
-            blocks.push(Block {
-                attention_norm: norm(source, &at("ln_1"))?,
-                q: linear(source, at("attn.attention.q_proj"), false)?,
-                k: linear(source, at("attn.attention.k_proj"), false)?,
-                v: linear(source, at("attn.attention.v_proj"), false)?,
-                out: linear(source, at("attn.attention.out_proj"), true)?,
-                heads,
-                mlp_norm: norm(source, &at("ln_2"))?,
-                fc: linear(source, at("mlp.c_fc"), true)?,
-                proj: linear(source, at("mlp.c_proj"), true)?,
-            });
-        }
+        let bias = match config.head.bias {
+            true => Some(source.vector(&format!("{}.bias", names.head))?),
+            false => None,
+        };
         Ok(Decoder {
-            tokens: source.matrix("transformer.wte.weight")?,
-            positions: source.table("transformer.wpe.weight")?,
+            tokens,
+            positions,
             blocks,
-            norm: norm(source, "transformer.ln_f")?,
+            norm,
+            head,
+            bias,
             config,
         })
     }
@@ -148,7 +83,7 @@ impl Decoder {
         Cache::new(self.blocks.len(), sequences)
     }
 
-    /// The last hidden states `[t, d]` of packed `tokens`, before the final norm's head.
+    /// The last hidden states `[t, d]` of packed `tokens`, before the final norm and the head.
     ///
     /// # Errors
     /// [`Error::Invalid`] when a sequence is longer than the positions or a token is outside the
@@ -161,9 +96,26 @@ impl Decoder {
     ) -> Result<Tensor> {
         let positions = pass.segments.positions();
         self.check(tokens, &positions, pass)?;
+        let mut x = self.embed(tokens, &positions)?;
+        let angles = match &self.config.positions {
+            Positions::Rotary(rope) => Some(Arc::new(rope.angles(pass.segments))),
+            Positions::Learned => None,
+        };
+        let step = Step { pass, angles };
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(layer, &x, cache.as_deref_mut(), &step)?;
+        }
+        if let Some(cache) = cache {
+            cache.advance(pass.segments.lens());
+        }
+        Ok(x)
+    }
+
+    /// The stream `[t, d]` before the first block.
+    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
         let t = tokens.len();
         let index = |ids: &[u32]| Tensor::from_slice(ids, t, &Device::Cpu);
-        let embedded = match &self.tokens {
+        let mut x = match &self.tokens {
             Weight::Frozen(packed) => {
                 let mut rows = vec![0.0; t * self.config.hidden_size];
                 packed.rows(tokens, &mut rows);
@@ -171,14 +123,13 @@ impl Decoder {
             }
             Weight::Trained(table) => ops::rows(table, &index(tokens)?)?,
         };
-        let mut x = embedded.add(&ops::rows(&self.positions, &index(&positions)?)?)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(layer, &x, cache.as_deref_mut(), pass)?;
+        if self.config.embedding_scale != 1.0 {
+            x = (x * f64::from(self.config.embedding_scale))?;
         }
-        if let Some(cache) = cache {
-            cache.advance(pass.segments.lens());
-        }
-        Ok(x)
+        Ok(match &self.positions {
+            Some(table) => x.add(&ops::rows(table, &index(positions)?)?)?,
+            None => x,
+        })
     }
 
     /// Next-token logits `[n, v]` of the wanted rows of `hidden` `[t, d]`.
@@ -194,10 +145,17 @@ impl Decoder {
             }
         };
         let x = self.norm.forward(&wanted)?;
-        Ok(match &self.tokens {
+        let mut logits = match self.head.as_ref().unwrap_or(&self.tokens) {
             Weight::Frozen(packed) => ops::product(&x, packed, None)?,
             Weight::Trained(table) => x.matmul(&table.t()?)?,
-        })
+        };
+        if let Some(bias) = &self.bias {
+            logits = logits.broadcast_add(&bias.tensor()?)?;
+        }
+        if let Some(cap) = self.config.head.soft_cap {
+            logits = ((logits / cap)?.tanh()? * cap)?;
+        }
+        Ok(logits)
     }
 
     fn check(&self, tokens: &[u32], positions: &[u32], pass: &Pass<'_>) -> Result<()> {

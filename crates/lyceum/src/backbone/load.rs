@@ -1,17 +1,18 @@
 //! Opening a base: a Hugging Face folder of config, weights and tokenizer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use lyceum_kernels::gemm::Packed;
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use super::chat::{Chat, Said};
 use super::config::Config;
 use super::decoder::Decoder;
+use super::gpt::GptNeo;
+use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Context, Error, Result};
 use crate::expert::Host;
@@ -50,23 +51,26 @@ pub struct Base {
     pub tokenizer: Tokenizer,
     /// The arithmetic it was opened with.
     pub precision: Precision,
+    /// Tokens that end a text: the tokenizer's end-of-text and those the base names.
+    pub stops: BTreeSet<u32>,
+    /// How conversations are written, if the base says so.
+    pub chat: Option<Chat>,
 }
 
 impl Base {
-    /// Opens the folder `dir`: `config.json`, `model.safetensors` (or shards with an index) and
-    /// `tokenizer.json`.
+    /// Opens the folder `dir`: `config.json`, `model.safetensors` (or shards with an index),
+    /// `tokenizer.json`, and, where there are, `generation_config.json` and a chat template.
+    /// Weights are mapped and converted one at a time.
     ///
     /// # Errors
     /// When a file is missing or malformed, or shapes do not match the configuration.
     pub fn open(dir: &Path, precision: Precision) -> Result<Self> {
         let config = Config::read(&dir.join("config.json"))
             .context(|| format!("opening the base {}", dir.display()))?;
-        let tensors = read_weights(dir)?;
+        let weights = Weights::open(dir)?;
+        let said = Said::open(dir)?;
         let tokenizer = Tokenizer::open(dir)?;
-        let name = dir
-            .file_name()
-            .map_or_else(|| "base".into(), |n| n.to_string_lossy().into());
-        Base::from_parts(name, config, tensors, tokenizer, precision)
+        Base::new((name_of(dir), said), config, weights, tokenizer, precision)
     }
 
     /// Opens a base whose three files are in memory.
@@ -80,11 +84,11 @@ impl Base {
         tokenizer: &[u8],
         precision: Precision,
     ) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
-        read_tensors(weights, &mut tensors)?;
+        let weights = Weights::of(weights)?;
         let config = Config::parse(config, "config.json")?;
         let tokenizer = Tokenizer::from_bytes(tokenizer)?;
-        Base::from_parts(name.to_owned(), config, tensors, tokenizer, precision)
+        let name = (name.to_owned(), Said::default());
+        Base::new(name, config, weights, tokenizer, precision)
     }
 
     /// Assembles a base from tensors in f32.
@@ -94,7 +98,24 @@ impl Base {
     pub fn from_parts(
         name: String,
         config: Config,
-        mut tensors: BTreeMap<String, Tensor>,
+        tensors: BTreeMap<String, Tensor>,
+        tokenizer: Tokenizer,
+        precision: Precision,
+    ) -> Result<Self> {
+        let weights = Weights::made(tensors);
+        Base::new(
+            (name, Said::default()),
+            config,
+            weights,
+            tokenizer,
+            precision,
+        )
+    }
+
+    fn new(
+        (name, said): (String, Said),
+        config: Config,
+        mut weights: Weights<'_>,
         tokenizer: Tokenizer,
         precision: Precision,
     ) -> Result<Self> {
@@ -105,22 +126,23 @@ impl Base {
                 config.vocab_size
             )));
         }
-        let shapes: BTreeMap<String, Vec<usize>> = config.tensors().into_iter().collect();
-        tensors.retain(|name, _| shapes.contains_key(name));
-        let fingerprint = fingerprint(&config, &tensors)?;
+        weights.fit(&config)?;
+        let fingerprint = weights.fingerprint(&config)?;
         let mut source = Source {
-            tensors: &mut tensors,
-            vars: None,
-            shapes: &shapes,
+            from: From::Weights(&weights),
             precision,
         };
         let decoder = Decoder::new(config, &mut source)?;
+        let mut stops = said.stops;
+        stops.insert(tokenizer.eos());
         Ok(Base {
             name,
             fingerprint,
             decoder,
             tokenizer,
             precision,
+            stops,
+            chat: said.chat,
         })
     }
 
@@ -134,147 +156,90 @@ impl Base {
     }
 }
 
+/// What to call the base in `dir`.
+pub(super) fn name_of(dir: &Path) -> String {
+    dir.file_name()
+        .map_or_else(|| "base".into(), |n| n.to_string_lossy().into())
+}
+
 /// Where a decoder's tensors come from.
 pub(crate) struct Source<'a> {
-    tensors: &'a mut BTreeMap<String, Tensor>,
-    vars: Option<&'a BTreeMap<String, Var>>,
-    shapes: &'a BTreeMap<String, Vec<usize>>,
+    from: From<'a>,
     precision: Precision,
 }
 
+#[derive(Clone, Copy)]
+enum From<'a> {
+    Vars(&'a BTreeMap<String, Var>),
+    Weights(&'a Weights<'a>),
+}
+
 impl<'a> Source<'a> {
-    /// Trained: the decoder's tensors are these variables.
-    pub(crate) fn trained(
-        empty: &'a mut BTreeMap<String, Tensor>,
-        vars: &'a BTreeMap<String, Var>,
-        shapes: &'a BTreeMap<String, Vec<usize>>,
-    ) -> Self {
+    /// Trained: the decoder's tensors are these variables, which have the right shapes.
+    pub(crate) fn trained(vars: &'a BTreeMap<String, Var>) -> Self {
         Source {
-            tensors: empty,
-            vars: Some(vars),
-            shapes,
+            from: From::Vars(vars),
             precision: Precision::F32,
         }
     }
 
-    fn take(&mut self, name: &str) -> Result<Tensor> {
-        let found = match self.vars {
-            Some(vars) => vars.get(name).map(|v| v.as_tensor().clone()),
-            None => self.tensors.remove(name),
+    /// A matrix `[d_out, d_in]`, which lies the other way round when `transposed`.
+    pub(super) fn matrix(&mut self, name: &str, transposed: bool) -> Result<Weight> {
+        let weights = match self.from {
+            From::Vars(vars) => {
+                let matrix = var(vars, name)?;
+                let matrix = if transposed { matrix.t()? } else { matrix };
+                return Ok(Weight::Trained(matrix));
+            }
+            From::Weights(weights) => weights,
         };
-        let tensor = found.ok_or_else(|| {
-            Error::Mismatch(format!(
-                "the base's weights hold no tensor `{name}`, which its config needs"
-            ))
-        })?;
-        match self.shapes.get(name) {
-            Some(shape) if shape != tensor.dims() => Err(Error::Mismatch(format!(
-                "tensor `{name}` is {:?}, the base's config says {shape:?}",
-                tensor.dims()
-            ))),
-            _ => Ok(tensor),
+        let mut values = weights.values(name)?;
+        let &[mut n_out, mut n_in] = weights.shape(name)? else {
+            return Err(Error::Mismatch(format!("tensor `{name}` is no matrix")));
+        };
+        if transposed {
+            values = transpose(&values, n_out, n_in);
+            (n_out, n_in) = (n_in, n_out);
         }
-    }
-
-    pub(super) fn matrix(&mut self, name: &str) -> Result<Weight> {
-        let tensor = self.take(name)?;
-        if self.vars.is_some() {
-            return Ok(Weight::Trained(tensor));
-        }
-        let (n_out, n_in) = tensor.dims2()?;
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
         Ok(Weight::Frozen(Arc::new(match self.precision {
             Precision::F32 => Packed::f32(values, n_out, n_in),
             Precision::Bf16 => Packed::bf16(&values, n_out, n_in),
         })))
     }
 
+    /// A bias or a norm's parameter.
     pub(super) fn vector(&mut self, name: &str) -> Result<Vector> {
-        let tensor = self.take(name)?;
-        Ok(match self.vars {
-            Some(_) => Vector::Trained(tensor),
-            None => Vector::Frozen(tensor.to_vec1::<f32>()?.into()),
+        Ok(match self.from {
+            From::Vars(vars) => Vector::Trained(var(vars, name)?),
+            From::Weights(weights) => Vector::Frozen(weights.values(name)?.into()),
         })
     }
 
+    /// A table whose rows are looked up.
     pub(super) fn table(&mut self, name: &str) -> Result<Tensor> {
-        self.take(name)
-    }
-}
-
-fn fingerprint(config: &Config, tensors: &BTreeMap<String, Tensor>) -> Result<String> {
-    let text = serde_json::to_string(config).map_err(|e| Error::format("config.json", e))?;
-    let mut hash = Sha256::new().chain_update(text);
-    for (name, tensor) in tensors {
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        hash.update(format!("{name}{:?}", tensor.dims()));
-        hash.update(bytemuck::cast_slice::<f32, u8>(&values));
-    }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
-/// All tensors of a folder in f32, from one file or the shards its index names.
-fn read_weights(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let index = dir.join("model.safetensors.index.json");
-    let files: Vec<String> = if index.exists() {
-        let bytes = std::fs::read(&index).map_err(|e| Error::io(&index, e))?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|e| Error::format(index.display(), e))?;
-        let map = value.get("weight_map").and_then(|m| m.as_object());
-        let map = map.ok_or_else(|| Error::format(index.display(), "no `weight_map`"))?;
-        let mut files: Vec<String> = map
-            .values()
-            .filter_map(|v| Some(v.as_str()?.into()))
-            .collect();
-        files.sort();
-        files.dedup();
-        if files.iter().any(|f| f.contains(['/', '\\'])) {
-            return Err(Error::format(
-                index.display(),
-                "a shard lies outside the folder",
-            ));
+        match self.from {
+            From::Vars(vars) => var(vars, name),
+            From::Weights(weights) => {
+                let shape = weights.shape(name)?.to_vec();
+                Ok(Tensor::from_vec(
+                    weights.values(name)?,
+                    shape,
+                    &Device::Cpu,
+                )?)
+            }
         }
-        files
-    } else {
-        vec!["model.safetensors".into()]
-    };
-    let mut all = BTreeMap::new();
-    for file in files {
-        let path = dir.join(file);
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        read_tensors(&bytes, &mut all).context(|| format!("reading {}", path.display()))?;
     }
-    Ok(all)
 }
 
-/// Adds the tensors of one safetensors file to `all`, in f32, under Hugging Face's names.
-fn read_tensors(bytes: &[u8], all: &mut BTreeMap<String, Tensor>) -> Result<()> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| Error::format("safetensors", e))?;
-    for (name, view) in file.tensors() {
-        let dtype = match view.dtype() {
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::F16 => DType::F16,
-            safetensors::Dtype::BF16 => DType::BF16,
-            // Masks and counters that some checkpoints carry; not weights.
-            _ => continue,
-        };
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
-        let tensor = tensor.to_dtype(DType::F32)?;
-        let finite = tensor
-            .flatten_all()?
-            .to_vec1::<f32>()?
-            .iter()
-            .all(|x| x.is_finite());
-        if !finite {
-            return Err(Error::format(name, "holds values that are not finite"));
-        }
-        all.insert(name, tensor);
-    }
-    Ok(())
+fn var(vars: &BTreeMap<String, Var>, name: &str) -> Result<Tensor> {
+    let found = vars.get(name).map(|v| v.as_tensor().clone());
+    found.ok_or_else(|| Error::Mismatch(format!("there is no variable `{name}`")))
+}
+
+/// `[n, m]` to `[m, n]`.
+fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
+    let column = |j: usize| (0..n).map(move |i| values[i * m + j]);
+    (0..m).flat_map(column).collect()
 }
 
 /// Writes a base as a Hugging Face folder, its weights in bf16.
@@ -283,7 +248,7 @@ fn read_tensors(bytes: &[u8], all: &mut BTreeMap<String, Tensor>) -> Result<()> 
 /// When a file cannot be written.
 pub fn write_folder(
     dir: &Path,
-    config: &Config,
+    config: &GptNeo,
     tensors: &BTreeMap<String, Tensor>,
     tokenizer: &Tokenizer,
 ) -> Result<()> {

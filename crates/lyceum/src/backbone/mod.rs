@@ -4,13 +4,27 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
+mod block;
 mod cache;
-mod config;
+mod chat;
+pub mod config;
 mod decoder;
+mod family;
+mod fields;
+mod gpt;
+mod llama;
 mod load;
+mod rope;
+mod summary;
+mod weights;
 
 pub use cache::Cache;
-pub use config::{Config, Span};
+pub use chat::{Chat, Message};
+pub use config::Config;
 pub use decoder::{Decoder, Logits};
+pub use family::families;
+pub use gpt::{GptNeo, Span};
 pub(crate) use load::Source;
 pub use load::{Base, Precision, write_folder};
+pub use rope::{Rope, Scaling};
+pub use summary::{SiteShape, Summary};

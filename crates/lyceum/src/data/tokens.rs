@@ -21,6 +21,9 @@ pub struct Tokenizer {
     eos: u32,
     eos_text: String,
     merges_space: bool,
+    /// What `tokenizer.json` puts before every text: the beginning-of-text token of Llama, Gemma
+    /// and others; nothing for the GPTs.
+    start: Vec<u32>,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -80,7 +83,9 @@ impl Tokenizer {
             eos,
             eos_text,
             merges_space: false,
+            start: Vec::new(),
         };
+        this.start = this.prefix()?;
         this.merges_space = this.encode("this")?.len() == this.encode(" this")?.len();
         Ok(this)
     }
@@ -104,6 +109,29 @@ impl Tokenizer {
             .map_err(failed)?
             .get_ids()
             .to_vec())
+    }
+
+    /// What stands before every text; models that were trained with it do badly without.
+    pub fn start(&self) -> &[u32] {
+        &self.start
+    }
+
+    /// What the tokenizer itself puts before a text.
+    fn prefix(&self) -> Result<Vec<u32>> {
+        let bare = self.encode("a")?;
+        let full = self.inner.encode("a", true).map_err(failed)?;
+        let full = full.get_ids();
+        let at = full.windows(bare.len().max(1)).position(|w| w == bare);
+        Ok(full[..at.unwrap_or(0)].to_vec())
+    }
+
+    /// Cuts the left end off so that, with [`Tokenizer::start`] before them, at most `max` remain.
+    fn begin(&self, ids: &[u32], max: usize) -> Vec<u32> {
+        let room = max.saturating_sub(self.start.len()).max(1);
+        let extra = ids.len().saturating_sub(room);
+        let mut all = self.start.clone();
+        all.extend_from_slice(&ids[extra..]);
+        all
     }
 
     /// The text of `ids`, special tokens left out.
@@ -136,10 +164,10 @@ impl Tokenizer {
             &self.eos_text,
             self.merges_space,
         );
-        let mut ids = self.encode(&format!("{source}{label}"))?;
+        let ids = self.encode(&format!("{source}{label}"))?;
         let targets = self.encode(&label)?.len().min(ids.len());
-        cut_left(&mut ids, max_input);
-        let from = ids.len().saturating_sub(targets);
+        let ids = self.begin(&ids, max_input);
+        let from = ids.len().saturating_sub(targets).max(self.start.len());
         Ok(Tokens { ids, from })
     }
 
@@ -149,9 +177,15 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn prompt(&self, example: &Example, max_input: usize) -> Result<Vec<u32>> {
         let (source, _) = join(&example.source, "", "", self.merges_space);
-        let mut ids = self.encode(&source)?;
-        cut_left(&mut ids, max_input);
-        Ok(ids)
+        Ok(self.begin(&self.encode(&source)?, max_input))
+    }
+
+    /// A text to be continued, its left end cut off beyond `max` tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn text(&self, text: &str, max: usize) -> Result<Vec<u32>> {
+        Ok(self.begin(&self.encode(text)?, max))
     }
 
     /// A context and its continuation as lm-eval splits them: tokenised together, the targets
@@ -162,16 +196,11 @@ impl Tokenizer {
     pub fn continuation(&self, context: &str, continuation: &str, max: usize) -> Result<Tokens> {
         let trimmed = context.trim_end_matches(' ');
         let spaces = &context[trimmed.len()..];
-        let mut ids = self.encode(&format!("{trimmed}{spaces}{continuation}"))?;
+        let ids = self.encode(&format!("{trimmed}{spaces}{continuation}"))?;
         let before = self.encode(trimmed)?.len().min(ids.len());
         let targets = ids.len() - before;
-        cut_left(&mut ids, max);
-        let from = ids.len().saturating_sub(targets);
+        let ids = self.begin(&ids, max);
+        let from = ids.len().saturating_sub(targets).max(self.start.len());
         Ok(Tokens { ids, from })
     }
-}
-
-fn cut_left(ids: &mut Vec<u32>, max: usize) {
-    let extra = ids.len().saturating_sub(max);
-    ids.drain(..extra);
 }

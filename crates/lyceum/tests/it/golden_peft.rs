@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use lyceum::backbone::Precision;
 use lyceum::expert::Expert;
 use lyceum::mix::{Mixing, Segments};
 use lyceum::model::Model;
@@ -318,13 +319,20 @@ fn an_imported_expert_is_kept_bit_equal_with_its_ranks_and_scales() {
 }
 
 #[test]
-fn without_its_base_an_adapter_is_read_but_not_routed() {
+fn without_its_base_an_adapter_is_routed_where_all_its_sites_fit() {
     let dir = golden::path("peft/plain");
     let expert = import(&dir, &golden::name("plain"), None).unwrap();
     assert_eq!(expert.card.base_name, "gpt-neo-tiny");
+    assert_eq!(expert.card.base, None);
     let library = golden::empty_library();
     library.add(&expert, Put::New).unwrap();
     let spec = RouterSpec::new("uniform", None, None).unwrap();
-    let error = Model::routed(golden::base(), &library, &spec, Mixing::Outputs).unwrap_err();
-    assert!(error.to_string().contains("--base"), "{error}");
+    let route = |base| Model::routed(base, &library, &spec, Mixing::Outputs);
+    assert!(route(golden::base()).is_ok());
+    let other = std::sync::Arc::new(lyceum::assets::base(Precision::F32).unwrap());
+    let error = route(other).unwrap_err().to_string();
+    assert!(
+        error.contains("fits the base `embedded` at 0 of its"),
+        "{error}"
+    );
 }

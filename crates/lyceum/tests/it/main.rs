@@ -1,6 +1,8 @@
 //! One integration test binary for the library: a module per theme.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod bases;
+mod families;
 mod floors;
 mod golden;
 mod golden_derived;
@@ -13,5 +15,6 @@ mod made;
 mod mixed;
 mod mttl;
 mod router_laws;
+mod sizes;
 mod tiny;
 mod training;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
 use super::{Schedule, Watch};
-use crate::backbone::{Config, Decoder, Source, write_folder};
+use crate::backbone::{Decoder, GptNeo, Source, write_folder};
 use crate::error::{Error, Result};
 use crate::model::{Batch, losses};
 use crate::rng::Rng;
@@ -73,9 +73,9 @@ pub struct Pretrain {
 }
 
 impl Pretrain {
-    fn config(&self) -> Config {
+    fn config(&self) -> GptNeo {
         use crate::backbone::Span::{Global, Local};
-        Config {
+        GptNeo {
             model_type: "gpt_neo".into(),
             vocab_size: self.vocab,
             hidden_size: self.width,
@@ -146,15 +146,14 @@ pub fn pretrain(
     how.check()?;
     let corpus = Corpus::open(how, root, out)?;
     let config = how.config();
-    let shapes: BTreeMap<String, Vec<usize>> = config.tensors().into_iter().collect();
+    let described = config.describe()?;
+    let shapes: BTreeMap<String, Vec<usize>> = described.tensors().into_iter().collect();
     let vars = initial(how, &shapes)?;
     let list: Vec<Var> = vars.values().cloned().collect();
     let mut optimiser = AdamW::new(&list, how.weight_decay)?;
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
-    let mut empty = BTreeMap::new();
-    let mut source = Source::trained(&mut empty, &vars, &shapes);
-    let decoder = Decoder::new(config.clone(), &mut source)?;
+    let decoder = Decoder::new(described, &mut Source::trained(&vars))?;
     let schedule = Schedule::cosine(how.lr, how.warmup, how.steps);
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
     for step in progress.losses.len()..how.steps {

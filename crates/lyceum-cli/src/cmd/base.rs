@@ -1,0 +1,49 @@
+//! base show.
+
+use std::path::Path;
+
+use anyhow::Result;
+use lyceum::backbone::{Precision, Summary};
+
+use crate::out::{Format, show as print};
+
+pub(crate) fn show(dir: Option<&Path>, format: Format) -> Result<()> {
+    let summary = match dir {
+        Some(dir) => Summary::open(dir)?,
+        None => Summary::of(&lyceum::assets::base(Precision::F32)?),
+    };
+    print(format, &summary, text)
+}
+
+fn text(base: &Summary) -> String {
+    let config = &base.config;
+    let (heads, groups) = (config.attention.heads, config.attention.kv_heads);
+    let stops: Vec<String> = base.stops.iter().map(u32::to_string).collect();
+    let lines = [
+        ("parameters", base.parameters.to_string()),
+        ("vocabulary", config.vocab_size.to_string()),
+        ("positions", config.max_position_embeddings.to_string()),
+        ("blocks", config.layers.len().to_string()),
+        ("width", config.hidden_size.to_string()),
+        ("mlp", config.mlp.inner.to_string()),
+        (
+            "heads",
+            format!(
+                "{heads} of {}, {groups} of keys and values",
+                config.attention.dim
+            ),
+        ),
+        ("stops at", stops.join(", ")),
+        ("chat", if base.chat { "yes" } else { "no" }.into()),
+        ("fingerprint", base.fingerprint.clone()),
+    ];
+    let mut text = format!("{} ({})\n", base.name, base.family);
+    for (name, value) in lines {
+        text += &format!("{name:<12} {value}\n");
+    }
+    text += "\nsites [d_out, d_in]\n";
+    for site in &base.sites {
+        text += &format!("{} [{}, {}]\n", site.site, site.d_out, site.d_in);
+    }
+    text
+}

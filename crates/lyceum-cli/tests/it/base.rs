@@ -1,0 +1,81 @@
+//! `lyceum base show`, and generating and conversing on a trained model of another family.
+
+use std::path::Path;
+
+use crate::command::Place;
+
+#[expect(dead_code, reason = "the example's own main")]
+#[path = "../../../lyceum/examples/llama2c.rs"]
+mod llama2c;
+
+/// A place with the trained Llama of 260 K parameters as `stories`.
+fn place() -> Place {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lyceum/tests/golden/stories260K");
+    let read = |name: &str| std::fs::read(from.join(name)).unwrap();
+    let place = Place::new();
+    let (model, tokens) = (read("stories260K.bin"), read("tok512.bin"));
+    llama2c::convert(&model, &tokens, &place.path("stories")).unwrap();
+    place
+}
+
+#[test]
+fn a_base_shows_what_it_is() {
+    let place = place();
+    let shown = place.json("base show stories");
+    assert_eq!(shown["family"], "llama");
+    // Embedding 512 x 64; per block 64 x (64 + 32 + 32 + 64), 3 x 64 x 172 and two norms.
+    assert_eq!(
+        shown["parameters"],
+        512 * 64 + 5 * (64 * 192 + 3 * 64 * 172 + 128) + 64
+    );
+    assert_eq!(shown["stops"], serde_json::json!([1, 2]));
+    let sites = shown["sites"].as_array().unwrap();
+    assert_eq!(sites.len(), 5 * 7);
+    let k =
+        serde_json::json!({ "site": "model.layers.0.self_attn.k_proj", "d_out": 32, "d_in": 64 });
+    assert_eq!(sites[1], k);
+    let text = place.ok("base show stories");
+    assert!(text.contains("8 of 8, 4 of keys and values"), "{text}");
+    assert!(
+        text.contains("model.layers.4.mlp.down_proj [64, 172]"),
+        "{text}"
+    );
+    assert!(place.ok("base show").contains("gpt_neo"));
+    let why = place.complaint("base show nowhere");
+    assert!(why.contains("nowhere"), "{why}");
+}
+
+#[test]
+fn a_prompt_is_continued_and_a_conversation_needs_a_template() {
+    let place = place();
+    let told = place.json("generate --base stories --prompt Once --max-new 40");
+    let text = told["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("upon a time, there was a little girl named Lily."),
+        "{text}"
+    );
+    let why = place.complaint("generate --base stories --prompt Hi --chat");
+    assert!(why.contains("no chat template"), "{why}");
+    let template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    std::fs::write(place.path("stories/chat_template.jinja"), template).unwrap();
+    let line = "generate --base stories --prompt ce --chat --system On --max-new 40";
+    let chatted = place.json(line);
+    assert_eq!(
+        chatted["text"], told["text"],
+        "the template wrote the same prompt"
+    );
+}
+
+#[test]
+fn experts_train_and_route_over_another_family() {
+    let place = place();
+    let library = "--library experts --base stories";
+    place.ok(&format!(
+        "train --data rows.jsonl --each-task {library} --epochs 1 --rank 2"
+    ));
+    place.ok("derive experts arrow");
+    let shown = place.json(&format!(
+        "generate {library} --router arrow --prompt Once --max-new 4"
+    ));
+    assert_eq!(shown["tokens"], 4);
+}

@@ -1,0 +1,311 @@
+//! The families: what each calls its modules, and how its `config.json` is read.
+//!
+//! A family that needs no new variation is one row of [`FAMILIES`]. Sources: the families' own
+//! `config.json` files and what Hugging Face's models compute from them.
+
+use lyceum_kernels::activation::Activation;
+
+use super::config::{
+    Attention, Config, Head, Layer, Mlp, MlpShape, Norm, NormKind, Positions, Qkv, Residual,
+};
+use super::fields::Fields;
+use super::{gpt, llama};
+use crate::error::{Error, Result};
+
+/// What a checkpoint calls its modules; names that a family has no use for are empty.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Modules {
+    /// The decoder without its head.
+    pub(super) root: &'static str,
+    /// Token embedding.
+    pub(super) tokens: &'static str,
+    /// Learned positions.
+    pub(super) positions: &'static str,
+    /// The list of blocks.
+    pub(super) blocks: &'static str,
+    /// Norm before attention.
+    pub(super) attention_norm: &'static str,
+    /// Norm before the MLP.
+    pub(super) mlp_norm: &'static str,
+    /// Norm over what attention gives.
+    pub(super) after_attention: &'static str,
+    /// Norm over what the MLP gives.
+    pub(super) after_mlp: &'static str,
+    /// q, k and v, or the one matrix for all.
+    pub(super) qkv: &'static [&'static str],
+    /// Norms of the heads of q and of k.
+    pub(super) qk_norms: &'static [&'static str],
+    /// Output of attention.
+    pub(super) out: &'static str,
+    /// Gate and up, the one matrix for both, or up alone.
+    pub(super) up: &'static [&'static str],
+    /// Output of the MLP.
+    pub(super) down: &'static str,
+    /// The last norm.
+    pub(super) norm: &'static str,
+    /// The head; not below the root.
+    pub(super) head: &'static str,
+}
+
+/// One family.
+pub(super) struct Family {
+    /// As `config.json` names it.
+    model_type: &'static str,
+    modules: &'static Modules,
+    /// Reads the fields into a description that starts as [`start`].
+    read: fn(&mut Fields, &mut Config) -> Result<()>,
+}
+
+/// Every family there is.
+const FAMILIES: &[Family] = &[
+    row("gemma", &LLAMA, llama::gemma),
+    row("gemma2", &GEMMA2, llama::gemma2),
+    row("gpt2", &GPT2, gpt::gpt2),
+    row("gpt_neo", &GPT_NEO, gpt::gpt_neo),
+    row("gpt_neox", &GPT_NEOX, gpt::gpt_neox),
+    row("llama", &LLAMA, llama::llama),
+    row("mistral", &LLAMA, llama::mistral),
+    row("phi", &PHI, gpt::phi),
+    row("phi3", &PHI3, llama::phi3),
+    row("qwen2", &LLAMA, llama::qwen2),
+    row("qwen3", &LLAMA, llama::qwen3),
+];
+
+const fn row(
+    model_type: &'static str,
+    modules: &'static Modules,
+    read: fn(&mut Fields, &mut Config) -> Result<()>,
+) -> Family {
+    Family {
+        model_type,
+        modules,
+        read,
+    }
+}
+
+const LLAMA: Modules = Modules {
+    root: "model",
+    tokens: "embed_tokens",
+    positions: "",
+    blocks: "layers",
+    attention_norm: "input_layernorm",
+    mlp_norm: "post_attention_layernorm",
+    after_attention: "",
+    after_mlp: "",
+    qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    qk_norms: &["self_attn.q_norm", "self_attn.k_norm"],
+    out: "self_attn.o_proj",
+    up: &["mlp.gate_proj", "mlp.up_proj"],
+    down: "mlp.down_proj",
+    norm: "norm",
+    head: "lm_head",
+};
+
+const GEMMA2: Modules = Modules {
+    mlp_norm: "pre_feedforward_layernorm",
+    after_attention: "post_attention_layernorm",
+    after_mlp: "post_feedforward_layernorm",
+    ..LLAMA
+};
+
+const PHI3: Modules = Modules {
+    qkv: &["self_attn.qkv_proj"],
+    up: &["mlp.gate_up_proj"],
+    ..LLAMA
+};
+
+const PHI: Modules = Modules {
+    mlp_norm: "",
+    qk_norms: &["self_attn.q_layernorm", "self_attn.k_layernorm"],
+    out: "self_attn.dense",
+    up: &["mlp.fc1"],
+    down: "mlp.fc2",
+    norm: "final_layernorm",
+    ..LLAMA
+};
+
+const GPT2: Modules = Modules {
+    root: "transformer",
+    tokens: "wte",
+    positions: "wpe",
+    blocks: "h",
+    attention_norm: "ln_1",
+    mlp_norm: "ln_2",
+    after_attention: "",
+    after_mlp: "",
+    qkv: &["attn.c_attn"],
+    qk_norms: &[],
+    out: "attn.c_proj",
+    up: &["mlp.c_fc"],
+    down: "mlp.c_proj",
+    norm: "ln_f",
+    head: "lm_head",
+};
+
+const GPT_NEO: Modules = Modules {
+    qkv: &[
+        "attn.attention.q_proj",
+        "attn.attention.k_proj",
+        "attn.attention.v_proj",
+    ],
+    out: "attn.attention.out_proj",
+    ..GPT2
+};
+
+const GPT_NEOX: Modules = Modules {
+    root: "gpt_neox",
+    tokens: "embed_in",
+    positions: "",
+    blocks: "layers",
+    attention_norm: "input_layernorm",
+    mlp_norm: "post_attention_layernorm",
+    after_attention: "",
+    after_mlp: "",
+    qkv: &["attention.query_key_value"],
+    qk_norms: &[],
+    out: "attention.dense",
+    up: &["mlp.dense_h_to_4h"],
+    down: "mlp.dense_4h_to_h",
+    norm: "final_layer_norm",
+    head: "embed_out",
+};
+
+/// The families' names, sorted.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.model_type)
+}
+
+/// Reads and checks a `config.json`, which errors call `what`.
+pub(super) fn config(what: &str, value: serde_json::Value) -> Result<Config> {
+    let mut fields = Fields::new(what, value)?;
+    let model_type: String = fields.or("model_type", "none".into())?;
+    let family = FAMILIES.iter().find(|f| f.model_type == model_type);
+    let family = family.ok_or_else(|| {
+        let all: Vec<&str> = families().collect();
+        fields.bad(format!(
+            "model_type `{model_type}` is not supported; supported: {}",
+            all.join(", ")
+        ))
+    })?;
+    let mut config = start(family);
+    (family.read)(&mut fields, &mut config)?;
+    fields.finish()?;
+    check(&config).map_err(|why| Error::format(what, why))?;
+    Ok(config)
+}
+
+/// The description a reader starts from; GPT-2's shape, sizes still zero.
+fn start(family: &Family) -> Config {
+    Config {
+        model_type: family.model_type.into(),
+        vocab_size: 0,
+        hidden_size: 0,
+        max_position_embeddings: 0,
+        embedding_scale: 1.0,
+        positions: Positions::Learned,
+        norm: Norm {
+            kind: NormKind::Layer,
+            eps: 1e-5,
+            plus_one: false,
+        },
+        residual: Residual::Sequential,
+        attention: Attention {
+            heads: 0,
+            kv_heads: 0,
+            dim: 0,
+            soft_cap: None,
+            qkv: Qkv::Separate,
+            qkv_bias: true,
+            out_bias: true,
+            qk_norm: false,
+        },
+        mlp: Mlp {
+            inner: 0,
+            shape: MlpShape::Plain,
+            activation: Activation::GeluTanh,
+            bias: true,
+        },
+        layers: Vec::new(),
+        head: Head {
+            tied: true,
+            bias: false,
+            soft_cap: None,
+        },
+        transposed: false,
+        modules: family.modules,
+        identity: None,
+    }
+}
+
+/// `n` blocks alike, within reason.
+pub(super) fn layers(fields: &Fields, n: usize, scale: f64) -> Result<Vec<Layer>> {
+    if n > 10_000 {
+        return Err(fields.bad(format!("{n} blocks are more than 10000")));
+    }
+    let layer = Layer {
+        scale,
+        window: None,
+    };
+    Ok(vec![layer; n])
+}
+
+/// The width of a head when `hidden_size` is shared out among `heads`.
+pub(super) fn head_dim(fields: &Fields, hidden: usize, heads: usize) -> Result<usize> {
+    match hidden.is_multiple_of(heads) {
+        true => Ok(hidden / heads),
+        false => Err(fields.bad(format!(
+            "the hidden size {hidden} is not a multiple of the {heads} heads"
+        ))),
+    }
+}
+
+/// The activation that field `name` names.
+pub(super) fn activation(fields: &mut Fields, name: &str, default: &str) -> Result<Activation> {
+    let text: String = fields.or(name, default.to_owned())?;
+    activation_of(fields, &text)
+}
+
+/// The activation of this name.
+pub(super) fn activation_of(fields: &Fields, name: &str) -> Result<Activation> {
+    Ok(match name {
+        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "gelu" => Activation::Gelu,
+        "silu" | "swish" => Activation::Silu,
+        "relu" => Activation::Relu,
+        other => {
+            return Err(fields.bad(format!(
+                "the activation `{other}` is not supported; supported: gelu_new, \
+                 gelu_pytorch_tanh, gelu, silu, swish, relu"
+            )));
+        }
+    })
+}
+
+fn check(config: &Config) -> Result<(), String> {
+    let Attention {
+        heads,
+        kv_heads,
+        dim,
+        qkv,
+        ..
+    } = config.attention;
+    let sizes = [
+        config.vocab_size,
+        config.hidden_size,
+        config.max_position_embeddings,
+        config.mlp.inner,
+        config.layers.len(),
+        heads,
+        kv_heads,
+        dim,
+    ];
+    if sizes.contains(&0) || config.layers.iter().any(|l| l.window == Some(0)) {
+        return Err("sizes must not be zero".into());
+    }
+    if !heads.is_multiple_of(kv_heads) || (qkv == Qkv::Interleaved && heads != kv_heads) {
+        return Err(format!(
+            "{heads} query heads cannot share {kv_heads} key-value heads"
+        ));
+    }
+    Ok(())
+}

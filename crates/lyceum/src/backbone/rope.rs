@@ -1,0 +1,351 @@
+//! Rotary positions: how fast each pair turns, and the ways contexts are stretched.
+//!
+//! RoFormer, arXiv 2104.09864; YaRN, arXiv 2309.00071; LongRoPE, arXiv 2402.13753. Frequencies
+//! are computed in f32, as the checkpoints' own programs do: far from the start the rounding of
+//! an angle is visible.
+
+use std::f64::consts::PI;
+
+use lyceum_kernels::rope::Angles;
+use serde::Serialize;
+
+use super::fields::Fields;
+use crate::error::Result;
+use crate::mix::Segments;
+
+/// Rotary positions of one decoder.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rope {
+    /// Values of each head that turn; the others do not.
+    pub dims: usize,
+    /// Base of the wavelengths.
+    pub theta: f64,
+    /// How the context was stretched.
+    pub scaling: Scaling,
+}
+
+/// How the context was stretched, in the words of `rope_scaling`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "rope_type", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Scaling {
+    /// Not at all.
+    Default,
+    /// All frequencies divided by `factor`.
+    Linear {
+        /// How much longer.
+        factor: f64,
+    },
+    /// A larger base, growing with the sequence beyond `original` positions.
+    Dynamic {
+        /// How much longer.
+        factor: f64,
+        /// Positions of the original training.
+        original: usize,
+    },
+    /// Llama 3.1: low frequencies divided, high ones kept, a ramp between.
+    Llama3 {
+        /// How much longer.
+        factor: f64,
+        /// Turns over the original context below which a pair is divided.
+        low: f64,
+        /// Turns over the original context above which a pair is kept.
+        high: f64,
+        /// Positions of the original training.
+        original: usize,
+    },
+    /// YaRN: the same by pair index, and scores made sharper.
+    Yarn {
+        /// How much longer.
+        factor: f64,
+        /// Multiplies cosines and sines.
+        attention: f64,
+        /// First and last pair of the ramp between kept and divided.
+        ramp: (f64, f64),
+        /// Positions of the original training.
+        original: usize,
+    },
+    /// LongRoPE: one divisor per pair, for short and for long sequences.
+    LongRope {
+        /// Divisors up to `original` positions.
+        short: Vec<f64>,
+        /// Divisors beyond.
+        long: Vec<f64>,
+        /// Multiplies cosines and sines.
+        attention: f64,
+        /// Positions of the original training.
+        original: usize,
+    },
+}
+
+/// What a configuration says besides its `rope_*` fields.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context {
+    /// Width of a head.
+    pub(super) dim: usize,
+    /// Part of it that turns.
+    pub(super) partial: f64,
+    /// `rope_theta` when it is absent.
+    pub(super) theta: f64,
+    /// `max_position_embeddings`.
+    pub(super) positions: usize,
+    /// `original_max_position_embeddings` outside `rope_scaling`, if any.
+    pub(super) original: Option<usize>,
+}
+
+impl Rope {
+    /// Reads `rope_theta` and `rope_scaling` (or `rope_parameters`, which holds both), and how
+    /// many positions the decoder then has.
+    pub(super) fn take(fields: &mut Fields, context: Context) -> Result<(Self, usize)> {
+        let theta = fields.number_or("rope_theta", context.theta)?;
+        let nested = fields.object("rope_parameters")?;
+        let scaling = fields.object("rope_scaling")?;
+        let mut rope = Rope {
+            dims: (context.dim as f64 * context.partial) as usize,
+            theta,
+            scaling: Scaling::Default,
+        };
+        let mut longest = context.positions;
+        if let Some(mut inner) = nested.or(scaling) {
+            rope.theta = inner.number_or("rope_theta", theta)?;
+            let partial = inner.number_or("partial_rotary_factor", context.partial)?;
+            rope.dims = (context.dim as f64 * partial) as usize;
+            (rope.scaling, longest) = rope.scaling_of(&mut inner, context)?;
+            inner.finish()?;
+        }
+        if rope.theta <= 1.0
+            || rope.dims == 0
+            || rope.dims > context.dim
+            || !rope.dims.is_multiple_of(2)
+        {
+            let (dims, dim) = (rope.dims, context.dim);
+            return Err(fields.bad(format!(
+                "rotary positions over {dims} of {dim} values with base {}",
+                rope.theta
+            )));
+        }
+        Ok((rope, longest))
+    }
+
+    fn scaling_of(&self, inner: &mut Fields, context: Context) -> Result<(Scaling, usize)> {
+        let old: Option<String> = inner.maybe("type")?;
+        let kind: String = inner.or("rope_type", old.unwrap_or_else(|| "default".into()))?;
+        let positions = context.positions;
+        let stretched = |n: usize, factor: f64| ((n as f64 * factor) as usize).max(positions);
+        Ok(match kind.as_str() {
+            "default" => (Scaling::Default, positions),
+            "linear" => {
+                let factor = inner.number("factor")?;
+                (Scaling::Linear { factor }, stretched(positions, factor))
+            }
+            "dynamic" => {
+                let factor = inner.number("factor")?;
+                inner.skip(&["original_max_position_embeddings"]);
+                let original = positions;
+                let scaling = Scaling::Dynamic { factor, original };
+                (scaling, stretched(positions, factor))
+            }
+            "llama3" => {
+                let (low, high) = (
+                    inner.number("low_freq_factor")?,
+                    inner.number("high_freq_factor")?,
+                );
+                if high <= low {
+                    return Err(inner.bad("high_freq_factor must be above low_freq_factor"));
+                }
+                let scaling = Scaling::Llama3 {
+                    factor: inner.number("factor")?,
+                    low,
+                    high,
+                    original: inner.size("original_max_position_embeddings")?,
+                };
+                (scaling, positions)
+            }
+            "yarn" => {
+                let original = inner.size_or("original_max_position_embeddings", positions)?;
+                let factor = inner.number("factor")?;
+                (
+                    self.yarn(inner, factor, original)?,
+                    stretched(original, factor),
+                )
+            }
+            "longrope" | "su" => (self.long_rope(inner, context)?, positions),
+            other => {
+                return Err(inner.bad(format!(
+                    "rope_type `{other}` is not supported; supported: default, linear, dynamic, \
+                     llama3, yarn, longrope"
+                )));
+            }
+        })
+    }
+
+    fn yarn(&self, inner: &mut Fields, factor: f64, original: usize) -> Result<Scaling> {
+        let given = inner.number_maybe("attention_factor")?;
+        let scales = (
+            inner.number_maybe("mscale")?,
+            inner.number_maybe("mscale_all_dim")?,
+        );
+        let sharpness = |by: f64| {
+            if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * by * factor.ln() + 1.0
+            }
+        };
+        let attention = given.unwrap_or(match scales {
+            (Some(one), Some(all)) => sharpness(one) / sharpness(all),
+            _ => sharpness(1.0),
+        });
+        // The pair that makes `turns` turns over the original context.
+        let pair = |turns: f64| {
+            let dims = self.dims as f64;
+            dims * (original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln())
+        };
+        let mut low = pair(inner.number_or("beta_fast", 32.0)?);
+        let mut high = pair(inner.number_or("beta_slow", 1.0)?);
+        if inner.or("truncate", true)? {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let ramp = (low.max(0.0), high.min(self.dims as f64 - 1.0));
+        Ok(Scaling::Yarn {
+            factor,
+            attention,
+            ramp,
+            original,
+        })
+    }
+
+    fn long_rope(&self, inner: &mut Fields, context: Context) -> Result<Scaling> {
+        let inside = inner.size_maybe("original_max_position_embeddings")?;
+        let factor = inner.number_maybe("factor")?;
+        let given = inner.number_maybe("attention_factor")?;
+        let (original, factor) = match context.original.or(inside) {
+            Some(original) => (original, context.positions as f64 / original as f64),
+            None => (context.positions, factor.unwrap_or(1.0)),
+        };
+        let attention = given.unwrap_or(match factor > 1.0 && original > 1 {
+            true => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+            false => 1.0,
+        });
+        let divisors = |inner: &mut Fields, name: &str| -> Result<Vec<f64>> {
+            let all: Vec<f64> = inner.need(name)?;
+            let fine = all.len() == self.dims / 2 && all.iter().all(|x| *x > 0.0);
+            match fine {
+                true => Ok(all),
+                false => Err(inner.bad(format!(
+                    "`{name}` must hold {} numbers above 0",
+                    self.dims / 2
+                ))),
+            }
+        };
+        Ok(Scaling::LongRope {
+            short: divisors(inner, "short_factor")?,
+            long: divisors(inner, "long_factor")?,
+            attention,
+            original,
+        })
+    }
+
+    /// Radians per position of every pair in a sequence of `len` tokens, `[dims / 2]`, and what
+    /// multiplies cosines and sines.
+    fn frequencies(&self, len: usize) -> (Vec<f32>, f32) {
+        let dims = self.dims as f64;
+        let plain = |theta: f64| -> Vec<f32> {
+            let pairs = 0..self.dims / 2;
+            let power = |i: usize| (theta as f32).powf((2 * i) as f32 / self.dims as f32);
+            pairs.map(|i| 1.0 / power(i)).collect()
+        };
+        let of = plain(self.theta);
+        match &self.scaling {
+            Scaling::Default => (of, 1.0),
+            Scaling::Linear { factor } => (of.iter().map(|f| f / *factor as f32).collect(), 1.0),
+            Scaling::Dynamic { factor, original } => {
+                let original = *original as f64;
+                let stretch = factor * (len as f64).max(original) / original - (factor - 1.0);
+                let theta = match self.dims > 2 {
+                    true => self.theta * stretch.powf(dims / (dims - 2.0)),
+                    false => self.theta,
+                };
+                (plain(theta), 1.0)
+            }
+            Scaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
+                let slowed = |f: &f32| {
+                    let f = f64::from(*f);
+                    let turns = *original as f64 * f / (2.0 * PI);
+                    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    ((1.0 - kept) * f / factor + kept * f) as f32
+                };
+                (of.iter().map(slowed).collect(), 1.0)
+            }
+            Scaling::Yarn {
+                factor,
+                attention,
+                ramp: (low, high),
+                ..
+            } => {
+                let width = if low == high { 0.001 } else { high - low };
+                let slowed = |(i, f): (usize, &f32)| {
+                    let f = f64::from(*f);
+                    let divided = ((i as f64 - low) / width).clamp(0.0, 1.0);
+                    (f / factor * divided + f * (1.0 - divided)) as f32
+                };
+                let all = of.iter().enumerate().map(slowed).collect();
+                (all, *attention as f32)
+            }
+            Scaling::LongRope {
+                short,
+                long,
+                attention,
+                original,
+            } => {
+                let divisors = if len > *original { long } else { short };
+                let slowed = |(f, by): (&f32, &f64)| (f64::from(*f) / by) as f32;
+                let all = of.iter().zip(divisors).map(slowed).collect();
+                (all, *attention as f32)
+            }
+        }
+    }
+
+    /// The angles of every token of `segments`.
+    pub(super) fn angles(&self, segments: &Segments) -> Angles {
+        let half = self.dims / 2;
+        let n = segments.tokens() * half;
+        let (mut cos, mut sin) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let positions = segments.positions();
+        let mut start = 0;
+        let mut known: Option<(usize, (Vec<f32>, f32))> = None;
+        for &len in segments.lens().iter() {
+            let own = &positions[start..start + len];
+            start += len;
+            let Some(&last) = own.last() else { continue };
+            let total = last as usize + 1;
+            let fits = |(len, _): &(usize, _)| self.same(*len, total);
+            let (_, (frequencies, factor)) = match known.take().filter(fits) {
+                Some(found) => known.insert(found),
+                None => known.insert((total, self.frequencies(total))),
+            };
+            for position in own {
+                for frequency in frequencies.iter() {
+                    let (s, c) = (*position as f32 * frequency).sin_cos();
+                    cos.push(c * *factor);
+                    sin.push(s * *factor);
+                }
+            }
+        }
+        Angles { cos, sin, half }
+    }
+
+    /// Whether sequences of these lengths turn alike.
+    fn same(&self, a: usize, b: usize) -> bool {
+        match &self.scaling {
+            Scaling::Dynamic { original, .. } => a.max(*original) == b.max(*original),
+            Scaling::LongRope { original, .. } => (a > *original) == (b > *original),
+            _ => true,
+        }
+    }
+}

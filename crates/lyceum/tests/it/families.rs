@@ -1,0 +1,317 @@
+//! Every family computes what the reference computes: `golden/families`, made by its `make.py`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, Var};
+use lyceum::backbone::{Base, Cache, Logits, Precision, families};
+use lyceum::lora::Lora;
+use lyceum::mix::{Bank, Mixing, Mixture, Pass, Segments};
+use lyceum::route::Fixed;
+use lyceum::{Name, Site};
+
+/// A tokenizer of one token, which no golden text holds.
+pub(crate) const TOKENIZER: &str = r#"{"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel",
+    "vocab": {"<|endoftext|>": 47}, "unk_token": "<|endoftext|>"}}"#;
+
+pub(crate) type Tensors = BTreeMap<String, Tensor>;
+
+pub(crate) fn folder(family: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
+    root.join(family)
+}
+
+pub(crate) fn tensors(path: &Path) -> Tensors {
+    let all = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    all.into_iter().collect()
+}
+
+pub(crate) fn base_of(family: &str, config: &[u8]) -> Base {
+    let weights = std::fs::read(folder(family).join("model.safetensors")).unwrap();
+    let tokenizer = TOKENIZER.as_bytes();
+    Base::from_bytes(family, config, &weights, tokenizer, Precision::F32).unwrap()
+}
+
+pub(crate) fn base(family: &str) -> Base {
+    base_of(
+        family,
+        &std::fs::read(folder(family).join("config.json")).unwrap(),
+    )
+}
+
+/// The two sequences of a golden.
+pub(crate) fn sequences(golden: &Tensors) -> [Vec<u32>; 2] {
+    let lens = golden["lens"].to_vec1::<i64>().unwrap();
+    let rows = golden["input_ids"].to_vec2::<i64>().unwrap();
+    [0, 1].map(|i| {
+        rows[i][..lens[i] as usize]
+            .iter()
+            .map(|id| *id as u32)
+            .collect()
+    })
+}
+
+pub(crate) fn pass<'a>(segments: &'a Segments, mixture: Option<&'a Mixture>) -> Pass<'a> {
+    Pass {
+        segments,
+        tasks: &[],
+        mixture,
+        probe: None,
+    }
+}
+
+/// Logits `[t, v]` of packed sequences.
+pub(crate) fn logits(base: &Base, sequences: &[Vec<u32>], mixture: Option<&Mixture>) -> Tensor {
+    let lens: Vec<usize> = sequences.iter().map(Vec::len).collect();
+    let segments = Segments::new(&lens);
+    let pass = pass(&segments, mixture);
+    let hidden = base
+        .decoder
+        .hidden(&sequences.concat(), None, &pass)
+        .unwrap();
+    base.decoder.logits(&hidden, Logits::All).unwrap()
+}
+
+/// The largest difference between two tensors of one shape.
+pub(crate) fn apart(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let difference = a.sub(b).unwrap().abs().unwrap().flatten_all().unwrap();
+    difference.max(0).unwrap().to_scalar().unwrap()
+}
+
+/// The largest absolute value.
+fn size(a: &Tensor) -> f32 {
+    apart(a, &a.zeros_like().unwrap())
+}
+
+/// The adapter peft made, as variables: A and B by site.
+fn adapter(family: &str) -> (BTreeMap<Site, (Var, Var)>, f64) {
+    let read = std::fs::read(folder(family).join("adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&read).unwrap();
+    let number = |name: &str| config[name].as_f64().unwrap();
+    let scale = number("lora_alpha") / number("r");
+    let all = tensors(&folder(family).join("adapter_model.safetensors"));
+    let var = |name: String| Var::from_tensor(&all[&name].to_dtype(DType::F32).unwrap()).unwrap();
+    let site = |name: &String| {
+        let path = name.strip_suffix(".lora_A.weight")?;
+        let factors = (var(name.clone()), var(format!("{path}.lora_B.weight")));
+        let path = path.strip_prefix("base_model.model.").unwrap();
+        Some((Site::new(path), factors))
+    };
+    let sites: BTreeMap<_, _> = all.keys().filter_map(site).collect();
+    assert_eq!(sites.len() * 2, all.len());
+    (sites, scale)
+}
+
+fn mixture(sites: &BTreeMap<Site, (Var, Var)>, scale: f64) -> Mixture {
+    let lora = |(site, (a, b)): (&Site, &(Var, Var))| {
+        let (a, b) = (a.as_tensor().clone(), b.as_tensor().clone());
+        (site.clone(), Lora { a, b, scale })
+    };
+    let loras: BTreeMap<Site, Lora> = sites.iter().map(lora).collect();
+    Mixture {
+        bank: Arc::new(Bank::new([(Name::new("golden").unwrap(), &loras)]).unwrap()),
+        router: Arc::new(Fixed::new(&[1.0]).unwrap()),
+        mixing: Mixing::Outputs,
+    }
+}
+
+#[test]
+fn logits_equal_the_reference_ragged_and_one_by_one() {
+    for family in families() {
+        let (base, golden) = (
+            base(family),
+            tensors(&folder(family).join("golden.safetensors")),
+        );
+        let both = sequences(&golden);
+        let got = logits(&base, &both, None);
+        let off = apart(&got, &golden["logits"]);
+        assert!(size(&got) > 0.5 && off < 2e-4, "{family}: {off}");
+        let alone: Vec<Tensor> = both
+            .iter()
+            .map(|one| logits(&base, std::slice::from_ref(one), None))
+            .collect();
+        let off = apart(&got, &Tensor::cat(&alone, 0).unwrap());
+        assert!(off < 1e-5, "{family}: {off} from one by one");
+    }
+}
+
+#[test]
+fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
+    for family in families() {
+        let (base, golden) = (
+            base(family),
+            tensors(&folder(family).join("golden.safetensors")),
+        );
+        let (sites, scale) = adapter(family);
+        let known: Vec<Site> = base
+            .decoder
+            .config()
+            .sites()
+            .into_iter()
+            .map(|s| s.0)
+            .collect();
+        assert_eq!(sites.len(), known.len(), "{family}: peft adapts every site");
+        assert!(
+            known.iter().all(|site| sites.contains_key(site)),
+            "{family}"
+        );
+        let mixture = mixture(&sites, scale);
+        let both = sequences(&golden);
+        let got = logits(&base, &both, Some(&mixture));
+        let off = apart(&got, &golden["peft.logits"]);
+        assert!(off < 2e-4, "{family}: {off}");
+        assert!(
+            apart(&got, &golden["logits"]) > 0.01,
+            "{family}: the adapter does nothing"
+        );
+        // The mean over every next token.
+        let (mut rows, mut ids, mut at) = (Vec::new(), Vec::new(), 0);
+        for one in &both {
+            rows.extend((at..at + one.len() - 1).map(|i| i as u32));
+            ids.extend_from_slice(&one[1..]);
+            at += one.len();
+        }
+        let rows = Tensor::from_slice(&rows, rows.len(), &Device::Cpu).unwrap();
+        let losses = lyceum::ops::cross_entropy(&got.index_select(&rows, 0).unwrap(), &ids.into());
+        let loss = losses.unwrap().mean_all().unwrap();
+        let off = apart(&loss.reshape(1).unwrap(), &golden["loss"]);
+        assert!(off < 1e-5, "{family}: loss {off}");
+        let gradients = loss.backward().unwrap();
+        for (site, (a, b)) in &sites {
+            for (var, name) in [(a, "lora_A"), (b, "lora_B")] {
+                let want = &golden[&format!("grad.{site}.{name}")];
+                let off = apart(gradients.get(var.as_tensor()).unwrap(), want) / size(want);
+                assert!(off < 1e-4, "{family} {site} {name}: {off}");
+            }
+        }
+    }
+}
+
+/// Feeds tokens `some` at a time and gives the logits of all.
+fn in_pieces(base: &Base, cache: &mut Cache, tokens: &[u32], some: usize) -> Tensor {
+    let piece = |piece: &[u32], cache: &mut Cache| {
+        let segments = Segments::after(&[piece.len()], cache.lens());
+        let pass = pass(&segments, None);
+        let hidden = base.decoder.hidden(piece, Some(cache), &pass).unwrap();
+        base.decoder.logits(&hidden, Logits::All).unwrap()
+    };
+    let all: Vec<Tensor> = tokens.chunks(some).map(|t| piece(t, cache)).collect();
+    Tensor::cat(&all, 0).unwrap()
+}
+
+#[test]
+fn greedy_continuations_with_a_cache_are_the_references() {
+    for family in families() {
+        let (base, golden) = (
+            base(family),
+            tensors(&folder(family).join("golden.safetensors")),
+        );
+        let [long, _] = sequences(&golden);
+        let want: Vec<i64> = golden["greedy"].to_vec1().unwrap();
+        let mut cache = base.decoder.cache(1);
+        let mut next = long[..5].to_vec();
+        let mut got = Vec::new();
+        while got.len() < want.len() {
+            let logits = in_pieces(&base, &mut cache, &next, 5);
+            let row = logits.get(logits.dims()[0] - 1).unwrap();
+            next = vec![row.argmax(0).unwrap().to_scalar::<u32>().unwrap()];
+            got.push(i64::from(next[0]));
+        }
+        assert_eq!(got, want, "{family}");
+        // Beyond every window, in pieces or at once.
+        let pieces = in_pieces(&base, &mut base.decoder.cache(1), &long, 3);
+        let off = apart(&pieces, &logits(&base, &[long], None));
+        assert!(off < 1e-5, "{family}: {off}");
+    }
+}
+
+#[test]
+fn variants_of_the_same_weights_equal_the_reference() {
+    let text = std::fs::read(folder("variants.json")).unwrap();
+    let configs: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
+    let want = tensors(&folder("variants.safetensors"));
+    assert_eq!(configs.len(), want.len());
+    for (name, config) in configs {
+        let family = name.split('/').next().unwrap();
+        let golden = tensors(&folder(family).join("golden.safetensors"));
+        let base = base_of(family, config.to_string().as_bytes());
+        let off = apart(&logits(&base, &sequences(&golden), None), &want[&name]);
+        assert!(off < 2e-4, "{name}: {off}");
+        let plain = apart(&want[&name], &golden["logits"]);
+        assert!(plain > 0.01, "{name}: the variant does nothing");
+    }
+}
+
+#[expect(dead_code, reason = "the example's own main")]
+#[path = "../../examples/llama2c.rs"]
+mod llama2c;
+
+#[derive(serde::Deserialize)]
+struct Story {
+    text: String,
+    prompt: Vec<u32>,
+    story: Vec<u32>,
+}
+
+#[test]
+fn a_trained_llama_tells_the_stories_its_authors_program_tells() {
+    let from = folder("../stories260K");
+    let read = |name: &str| std::fs::read(from.join(name)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    llama2c::convert(&read("stories260K.bin"), &read("tok512.bin"), dir.path()).unwrap();
+    let base = Arc::new(Base::open(dir.path(), Precision::F32).unwrap());
+    let stories: Vec<Story> = serde_json::from_slice(&read("stories.json")).unwrap();
+    let model = lyceum::model::Model::new(base.clone(), None);
+    // All of them together: batching changes nothing.
+    let prompts: Vec<Vec<u32>> = stories.iter().map(|s| s.prompt.clone()).collect();
+    let told = model.generate(&prompts, &[], 256, |_, _| {}).unwrap();
+    for (story, told) in stories.iter().zip(told) {
+        // The reference was given 256 tokens for prompt and story.
+        assert!(story.story.len() > 150);
+        assert_eq!(told[..story.story.len()], story.story, "{}", story.text);
+        if story.prompt.len() + story.story.len() < 256 {
+            assert_eq!(told.len(), story.story.len(), "the story has an end");
+        }
+        if story.prompt.len() > 1 {
+            let ids = base.tokenizer.encode(&story.text).unwrap();
+            assert_eq!(ids, story.prompt[1..], "{}", story.text);
+        }
+    }
+    assert!(
+        base.tokenizer
+            .decode(&stories[0].story)
+            .unwrap()
+            .starts_with("Once upon a time")
+    );
+}
+
+#[test]
+fn what_a_tokenizer_puts_before_a_text_stays_when_the_text_is_cut() {
+    let from = folder("../stories260K");
+    let read = |name: &str| std::fs::read(from.join(name)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    llama2c::convert(&read("stories260K.bin"), &read("tok512.bin"), dir.path()).unwrap();
+    let tokenizer = lyceum::data::Tokenizer::open(dir.path()).unwrap();
+    assert_eq!(tokenizer.start(), [1]);
+    let ids = tokenizer
+        .encode("Once upon a time there was a girl")
+        .unwrap();
+    let text = |max| {
+        tokenizer
+            .text("Once upon a time there was a girl", max)
+            .unwrap()
+    };
+    assert_eq!(text(100), [&[1], ids.as_slice()].concat());
+    assert_eq!(text(4), [&[1], &ids[ids.len() - 3..]].concat());
+    // A continuation's targets never include it, even where nothing else is left before them.
+    for max in [100, 4, 2] {
+        let cut = tokenizer.continuation("Once upon", " a time", max).unwrap();
+        assert_eq!(cut.ids[0], 1);
+        assert!((1..cut.ids.len()).contains(&cut.from) && cut.ids.len() <= max);
+    }
+    // The GPTs have nothing there.
+    let gpt = lyceum::data::Tokenizer::from_bytes(TOKENIZER.as_bytes()).unwrap();
+    assert!(gpt.start().is_empty());
+}
