@@ -48,21 +48,10 @@ impl Library {
             self.commit(&snapshot, &gone, true)?;
         }
         let head = self.snapshot();
-        let (oldest, needed) = self.needed(&head, cut)?;
-        let store = &*self.shared.objects.store;
-        let mut garbage = store.list(blob::FOLDER)?;
-        garbage.retain(|key| {
-            // A key that is none of ours is left alone.
-            Blob::at_key(key).is_some_and(|(epoch, _)| {
-                let old = if dry {
-                    epoch <= head.epoch()
-                } else {
-                    epoch < head.epoch()
-                };
-                old && !needed.contains(key)
-            })
-        });
+        // Dry, the head's own epoch is the one that would end.
+        let (oldest, garbage) = self.garbage(&head, cut, head.epoch() + u64::from(dry))?;
         if !dry {
+            let store = &*self.shared.objects.store;
             each(store.width(), &garbage, |key| store.delete(key))?;
             store.sweep(grace)?;
         }
@@ -71,6 +60,22 @@ impl Library {
             objects: garbage.len(),
             oldest,
         })
+    }
+
+    /// The oldest version still needed at `cut`, and the keys of objects written before `epoch`
+    /// that nothing needs.
+    pub(super) fn garbage(
+        &self,
+        head: &Snapshot,
+        cut: u64,
+        epoch: u64,
+    ) -> Result<(u64, Vec<String>)> {
+        let (oldest, needed) = self.needed(head, cut)?;
+        let mut garbage = self.shared.objects.store.list(blob::FOLDER)?;
+        // A key that is none of ours is left alone.
+        let old = |key: &str| Blob::at_key(key).is_some_and(|(written, _)| written < epoch);
+        garbage.retain(|key| old(key) && !needed.contains(key));
+        Ok((oldest, garbage))
     }
 
     /// The oldest version that was still current at time `cut`, and the keys that it and all
