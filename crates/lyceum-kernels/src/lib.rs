@@ -5,7 +5,11 @@
 
 pub mod activation;
 pub mod attention;
+pub mod cpu;
 pub mod gemm;
 pub mod loss;
 mod math;
 pub mod norm;
+mod pack;
+mod product;
+mod vector;
