@@ -50,8 +50,8 @@ pub struct Added<'a> {
 
 impl Packed {
     /// Keeps `w` `[n_out, n_in]` in f32.
-    pub fn f32(w: &[f32], n_out: usize, n_in: usize) -> Self {
-        Packed::new(w, (n_out, n_in), false, Level::best())
+    pub fn f32(w: impl AsRef<[f32]>, n_out: usize, n_in: usize) -> Self {
+        Packed::new(w.as_ref(), (n_out, n_in), false, Level::best())
     }
 
     /// Rounds `w` `[n_out, n_in]` to bf16; inputs of products are rounded too, sums are f32.

@@ -7,8 +7,6 @@
 pub(crate) trait Vector: Copy {
     /// Values held.
     const LANES: usize;
-    /// Rows of the left matrix that fit in registers together with two columns of results each.
-    const ROWS: usize;
     /// # Safety
     /// The processor must have this level.
     unsafe fn splat(x: f32) -> Self;
@@ -36,7 +34,6 @@ pub(crate) struct Plain([f32; 8]);
 
 impl Vector for Plain {
     const LANES: usize = 8;
-    const ROWS: usize = 6;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Plain([x; 8])
@@ -89,7 +86,6 @@ mod x86 {
 
     impl Vector for Wide {
         const LANES: usize = 8;
-        const ROWS: usize = 6;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the processor has AVX2, says the caller.
@@ -131,7 +127,6 @@ mod x86 {
 
     impl Vector for Widest {
         const LANES: usize = 16;
-        const ROWS: usize = 12;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the processor has AVX-512, says the caller.

@@ -184,7 +184,7 @@ impl<'a> Source<'a> {
         let (n_out, n_in) = tensor.dims2()?;
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
         Ok(Weight::Frozen(Arc::new(match self.precision {
-            Precision::F32 => Packed::f32(values, n_out, n_in),
+            Precision::F32 => Packed::f32(&values, n_out, n_in),
             Precision::Bf16 => Packed::bf16(&values, n_out, n_in),
         })))
     }
