@@ -1,142 +1,160 @@
 //! Matrix products: with frozen matrices prepared once, and plain ones.
+//!
+//! Every element of a packed product is one chain of multiply-adds over the inner index, whatever
+//! the number of rows or threads: a row's result does not depend on its batch.
+
+use std::sync::OnceLock;
 
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::math;
+use crate::cpu::Level;
+use crate::pack::{Panels, Values};
+use crate::{math, product};
 
 /// Rows of the left matrix per block of work.
 const BLOCK: usize = 64;
-/// Columns per block when there are few rows.
-const COLUMNS: usize = 64;
-/// Up to this many rows the product is a few dot products per weight row.
-const FEW: usize = 4;
+/// Values per block of elementwise work.
+const VALUES: usize = 16_384;
 
-/// A frozen matrix `W` `[n_out, n_in]`.
+/// A frozen matrix `W` `[n_out, n_in]`, laid out for `x W^T` and, once asked for, `dy W`.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    weight: Vec<f32>,
-    n_out: usize,
-    n_in: usize,
-    /// Whether products round their input to bf16, as the weight was.
+    forward: Panels,
+    backward: OnceLock<Panels>,
+    level: Level,
+    /// Whether weights are bf16, and products round their input to bf16 too.
     rounds: bool,
 }
 
-fn round(x: f32) -> f32 {
-    half::bf16::from_f32(x).to_f32()
-}
-
 math::dispatch! {
-    fn few_rows(x: &[f32], weight: &[f32], n_in: usize, y: &mut [f32]) {
-        // y [columns, rows]: each weight row is read once for all rows.
-        let rows = x.len() / n_in;
-        for (y, w) in y.chunks_mut(rows).zip(weight.chunks(n_in)) {
-            for (y, x) in y.iter_mut().zip(x.chunks(n_in)) {
-                *y = math::dot(x, w);
-            }
+    fn round(x: &[f32], y: &mut [f32]) {
+        for (x, y) in x.iter().zip(y) {
+            // To nearest, ties to even; NaN stays NaN.
+            let bits = x.to_bits();
+            let up = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+            let quiet = (bits | 0x0040_0000) & 0xffff_0000;
+            *y = f32::from_bits(if x.is_nan() { quiet } else { up });
         }
     }
+}
+
+/// What a product adds to its result.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Added<'a> {
+    /// The same `[n]` for every row.
+    pub bias: Option<&'a [f32]>,
+    /// Values `[t, n]`, such as a residual stream.
+    pub rows: Option<&'a [f32]>,
 }
 
 impl Packed {
     /// Keeps `w` `[n_out, n_in]` in f32.
-    pub fn f32(w: Vec<f32>, n_out: usize, n_in: usize) -> Self {
-        assert_eq!(
-            w.len(),
-            n_out * n_in,
-            "a matrix has as many values as its shape says"
-        );
-        Packed {
-            weight: w,
-            n_out,
-            n_in,
-            rounds: false,
-        }
+    pub fn f32(w: impl AsRef<[f32]>, n_out: usize, n_in: usize) -> Self {
+        Packed::new(w.as_ref(), (n_out, n_in), false, Level::best())
     }
 
     /// Rounds `w` `[n_out, n_in]` to bf16; inputs of products are rounded too, sums are f32.
     pub fn bf16(w: &[f32], n_out: usize, n_in: usize) -> Self {
-        let weight = w.iter().map(|x| round(*x)).collect();
+        Packed::new(w, (n_out, n_in), true, Level::best())
+    }
+
+    fn new(w: &[f32], (n_out, n_in): (usize, usize), rounds: bool, level: Level) -> Self {
+        let count = n_out * n_in;
+        assert_eq!(w.len(), count, "as many values as the shape says");
+        let at = |row: usize, column: usize| w[column * n_in + row];
         Packed {
-            rounds: true,
-            ..Packed::f32(weight, n_out, n_in)
+            forward: Panels::new((n_in, n_out), level.lanes(), rounds, at),
+            backward: OnceLock::new(),
+            level,
+            rounds,
         }
     }
 
     /// Rows of the matrix.
     pub fn n_out(&self) -> usize {
-        self.n_out
+        self.forward.n
     }
 
     /// Columns of the matrix.
     pub fn n_in(&self) -> usize {
-        self.n_in
+        self.forward.k
     }
 
-    /// The values, rounded as they are used.
-    pub fn weight(&self) -> &[f32] {
-        &self.weight
+    /// Bytes of one layout.
+    pub fn bytes(&self) -> usize {
+        match &self.forward.values {
+            Values::F32(values) => 4 * values.len(),
+            Values::Bf16(words) => 4 * words.len(),
+        }
+    }
+
+    /// The values `[n_out, n_in]`, rounded as they are used.
+    pub fn weight(&self) -> Vec<f32> {
+        let ids: Vec<u32> = (0..self.n_out() as u32).collect();
+        let mut all = vec![0.0; self.n_out() * self.n_in()];
+        self.rows(&ids, &mut all);
+        all
     }
 
     /// Copies the rows `ids` into `out` `[ids, n_in]`.
     pub fn rows(&self, ids: &[u32], out: &mut [f32]) {
-        for (out, &id) in out.chunks_mut(self.n_in).zip(ids) {
-            out.copy_from_slice(&self.weight[id as usize * self.n_in..][..self.n_in]);
-        }
+        out.par_chunks_mut(self.n_in().max(1))
+            .zip(ids)
+            .for_each(|(out, &id)| {
+                for (i, value) in out.iter_mut().enumerate() {
+                    *value = self.forward.at(i, id as usize);
+                }
+            });
     }
 
     fn input<'a>(&self, x: &'a [f32]) -> std::borrow::Cow<'a, [f32]> {
-        match self.rounds {
-            true => x.iter().map(|x| round(*x)).collect::<Vec<_>>().into(),
-            false => x.into(),
+        if !self.rounds {
+            return x.into();
         }
+        let mut rounded = vec![0.0; x.len()];
+        let blocks = rounded.par_chunks_mut(VALUES).zip(x.par_chunks(VALUES));
+        blocks.for_each(|(y, x)| round(x, y));
+        rounded.into()
     }
 
     /// `y = x W^T + bias`: x `[t, n_in]`, bias `[n_out]`, y `[t, n_out]`.
     pub fn forward(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        let x = &*self.input(x);
-        let t = x.len() / self.n_in;
-        if t <= FEW {
-            let mut columns = vec![0f32; t * self.n_out];
-            if t > 0 {
-                columns
-                    .par_chunks_mut(COLUMNS * t)
-                    .zip(self.weight.par_chunks(COLUMNS * self.n_in))
-                    .for_each(|(y, w)| few_rows(x, w, self.n_in, y));
-            }
-            for (j, column) in columns.chunks(t.max(1)).enumerate() {
-                for (i, value) in column.iter().enumerate() {
-                    y[i * self.n_out + j] = *value;
-                }
-            }
-        } else {
-            matmul(
-                x,
-                &self.weight,
-                (t, self.n_in, self.n_out),
-                (false, true),
-                y,
-            );
-        }
-        if let Some(bias) = bias {
-            for y in y.chunks_mut(self.n_out) {
-                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-        }
+        self.forward_onto(x, Added { bias, rows: None }, y);
     }
 
-    /// `dx = dy W`: dy `[t, n_out]`, dx `[t, n_in]`.
-    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) {
-        let dy = &*self.input(dy);
-        let t = dy.len() / self.n_out;
-        matmul(
-            dy,
-            &self.weight,
-            (t, self.n_out, self.n_in),
-            (false, false),
-            dx,
-        );
+    /// `y = x W^T + added`: x `[t, n_in]`, y `[t, n_out]`.
+    pub fn forward_onto(&self, x: &[f32], added: Added<'_>, y: &mut [f32]) {
+        product::product(self.level, &self.input(x), &self.forward, added, y);
     }
+
+    /// `dx = dy W`: dy `[t, n_out]`, dx `[t, n_in]`. The first call lays the matrix out for it.
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) {
+        let panels = self.backward.get_or_init(|| {
+            let at = |row: usize, column: usize| self.forward.at(column, row);
+            let shape = (self.n_out(), self.n_in());
+            Panels::new(shape, self.level.lanes(), self.rounds, at)
+        });
+        product::product(self.level, &self.input(dy), panels, Added::default(), dx);
+    }
+}
+
+/// Whether `level` multiplies a small matrix as the portable one does.
+pub(crate) fn agrees(level: Level) -> bool {
+    let (t, k, n) = (29, 37, 71);
+    let value = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
+    let x: Vec<f32> = (0..t * k).map(value).collect();
+    let w: Vec<f32> = (0..n * k).map(|i| value(3 * i + 1)).collect();
+    [false, true].into_iter().all(|rounds| {
+        let run = |level| {
+            let packed = Packed::new(&w, (n, k), rounds, level);
+            let mut y = vec![0.0; t * n];
+            packed.forward(&x, None, &mut y);
+            y
+        };
+        let (got, want) = (run(level), run(Level::Portable));
+        got.iter().zip(want).all(|(a, b)| (a - b).abs() <= 1e-4)
+    })
 }
 
 /// `out = a b`, each transposed if asked: `(m, k, n)` are the sizes after transposition, so `a` is
@@ -263,7 +281,7 @@ mod tests {
                 matmul(&left, &right, (m, k, n), flags, &mut out);
                 close(&out, &want, 1e-4);
             }
-            let packed = Packed::f32(transpose(&b, k, n), n, k);
+            let packed = Packed::f32(&transpose(&b, k, n), n, k);
             let bias = values(n, 3);
             let mut out = vec![0.0; m * n];
             packed.forward(&a, Some(&bias), &mut out);
@@ -277,7 +295,7 @@ mod tests {
             let mut dx = vec![0.0; m * k];
             packed.backward(&dy, &mut dx);
             close(&dx, &naive(&dy, &transpose(&b, k, n), (m, n, k)), 1e-4);
-            let low = Packed::bf16(packed.weight(), n, k);
+            let low = Packed::bf16(&packed.weight(), n, k);
             low.forward(&a, None, &mut out);
             close(&out, &want, 0.05);
         }
@@ -285,7 +303,10 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        let (a, packed) = (values(200 * 48, 1), Packed::f32(values(96 * 48, 2), 96, 48));
+        let (a, packed) = (
+            values(200 * 48, 1),
+            Packed::f32(&values(96 * 48, 2), 96, 48),
+        );
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)

@@ -5,9 +5,13 @@
 
 pub mod activation;
 pub mod attention;
+pub mod cpu;
 pub mod gemm;
 pub mod loss;
 pub mod map;
 mod math;
 pub mod norm;
+mod pack;
+mod product;
 pub mod rope;
+mod vector;

@@ -202,7 +202,7 @@ impl<'a> Source<'a> {
             (n_out, n_in) = (n_in, n_out);
         }
         Ok(Weight::Frozen(Arc::new(match self.precision {
-            Precision::F32 => Packed::f32(values, n_out, n_in),
+            Precision::F32 => Packed::f32(&values, n_out, n_in),
             Precision::Bf16 => Packed::bf16(&values, n_out, n_in),
         })))
     }

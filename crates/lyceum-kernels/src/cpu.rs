@@ -1,0 +1,55 @@
+//! What this processor can do, decided once.
+
+use std::sync::OnceLock;
+
+/// The registers the packed products are computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Eight lanes of plain Rust, which the compiler maps to what there is (SSE2, NEON).
+    Portable,
+    /// 256-bit registers with fused multiply-add.
+    Avx2,
+    /// 512-bit registers.
+    Avx512,
+}
+
+impl Level {
+    /// The widest level this processor has. A level other than the portable one is used only if
+    /// it multiplies a small matrix as the portable one does, tried once.
+    pub fn best() -> Level {
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let found = [Level::Avx512, Level::Avx2].into_iter();
+            let mut works = found.filter(|level| level.exists() && crate::gemm::agrees(*level));
+            works.next().unwrap_or(Level::Portable)
+        })
+    }
+
+    /// Whether this processor has the level's instructions.
+    pub fn exists(self) -> bool {
+        match self {
+            Level::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => is_x86_feature_detected!("avx512f") && Level::Avx2.exists(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 => false,
+        }
+    }
+
+    /// Values per register.
+    pub(crate) fn lanes(self) -> usize {
+        match self {
+            Level::Portable | Level::Avx2 => 8,
+            Level::Avx512 => 16,
+        }
+    }
+}
+
+/// Every level this processor has, for tests and benchmarks.
+pub fn levels() -> impl Iterator<Item = Level> {
+    [Level::Portable, Level::Avx2, Level::Avx512]
+        .into_iter()
+        .filter(|level| level.exists())
+}

@@ -1,0 +1,164 @@
+//! The few register operations the packed products need, per level.
+
+/// A register of `LANES` floats.
+///
+/// The methods of a level may run only on a processor that has it, and inline into a function
+/// compiled for it.
+pub(crate) trait Vector: Copy {
+    /// Values held.
+    const LANES: usize;
+    /// # Safety
+    /// The processor must have this level.
+    unsafe fn splat(x: f32) -> Self;
+    /// # Safety
+    /// The processor must have this level; `from` must hold `LANES` values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// # Safety
+    /// The processor must have this level; `to` must have room for `LANES` values.
+    unsafe fn store(self, to: *mut f32);
+    /// `self + a * b`.
+    ///
+    /// # Safety
+    /// The processor must have this level.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// The low and the high bf16 halves of `LANES` words.
+    ///
+    /// # Safety
+    /// The processor must have this level; `from` must hold `LANES` words.
+    unsafe fn halves(from: *const u32) -> (Self, Self);
+}
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain([f32; 8]);
+
+impl Vector for Plain {
+    const LANES: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Plain([x; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: `from` holds 8 values, says the caller.
+        Plain(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: `to` has room for 8 values, says the caller.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        let mut sum = self.0;
+        for i in 0..8 {
+            // A fused multiply-add is a library call where the processor lacks it.
+            sum[i] = match cfg!(target_arch = "aarch64") {
+                true => a.0[i].mul_add(b.0[i], sum[i]),
+                false => sum[i] + a.0[i] * b.0[i],
+            };
+        }
+        Plain(sum)
+    }
+    #[inline(always)]
+    unsafe fn halves(from: *const u32) -> (Self, Self) {
+        // SAFETY: `from` holds 8 words, says the caller.
+        let words = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        let low = words.map(|w| f32::from_bits(w << 16));
+        (
+            Plain(low),
+            Plain(words.map(|w| f32::from_bits(w & 0xffff_0000))),
+        )
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Wide, Widest};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Vector;
+    use std::arch::x86_64::*;
+
+    /// AVX2 with FMA.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Wide(__m256);
+
+    impl Vector for Wide {
+        const LANES: usize = 8;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the processor has AVX2, says the caller.
+            Wide(unsafe { _mm256_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above, and `from` holds 8 values.
+            Wide(unsafe { _mm256_loadu_ps(from) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above, and `to` has room for 8 values.
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: the processor has FMA, says the caller.
+            Wide(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn halves(from: *const u32) -> (Self, Self) {
+            // SAFETY: the processor has AVX2 and `from` holds 8 words, says the caller.
+            unsafe {
+                let words = _mm256_loadu_si256(from.cast());
+                let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+                let low = _mm256_slli_epi32::<16>(words);
+                (
+                    Wide(_mm256_castsi256_ps(low)),
+                    Wide(_mm256_castsi256_ps(high)),
+                )
+            }
+        }
+    }
+
+    /// AVX-512.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Widest(__m512);
+
+    impl Vector for Widest {
+        const LANES: usize = 16;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the processor has AVX-512, says the caller.
+            Widest(unsafe { _mm512_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above, and `from` holds 16 values.
+            Widest(unsafe { _mm512_loadu_ps(from) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above, and `to` has room for 16 values.
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: the processor has AVX-512, says the caller.
+            Widest(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn halves(from: *const u32) -> (Self, Self) {
+            // SAFETY: the processor has AVX-512 and `from` holds 16 words, says the caller.
+            unsafe {
+                let words = _mm512_loadu_si512(from.cast());
+                let high = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+                let low = _mm512_slli_epi32::<16>(words);
+                (
+                    Widest(_mm512_castsi512_ps(low)),
+                    Widest(_mm512_castsi512_ps(high)),
+                )
+            }
+        }
+    }
+}
