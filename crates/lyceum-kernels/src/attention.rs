@@ -1,11 +1,12 @@
 //! Causal attention over ragged sequences: grouped heads, an optional local window, capped scores
 //! and cached prefixes.
 //!
-//! One row of scores at a time: `[t, t]` never exists. The backward pass recomputes them.
+//! A block of rows of scores at a time: `[t, t]` never exists. The backward pass recomputes them.
 
 use rayon::prelude::*;
 
 use crate::math;
+use crate::strided::{View, product};
 
 /// Shape of the heads: rows of q and the output hold `heads * dim` values, rows of k and v
 /// `kv_heads * dim`.
@@ -74,8 +75,36 @@ pub struct Span<'a> {
     pub parts: Vec<Part<'a>>,
 }
 
+impl<'a> Span<'a> {
+    /// The rows of keys `from..to` in each part: the first one's number, the values, how many.
+    fn keys(
+        &self,
+        from: usize,
+        to: usize,
+        width: usize,
+        pick: fn(&Part<'a>) -> &'a [f32],
+    ) -> impl Iterator<Item = (usize, &'a [f32], usize)> {
+        let mut base = 0;
+        self.parts.iter().filter_map(move |part| {
+            let (values, n) = (pick(part), part.k.len() / width);
+            let (first, last) = (from.max(base), to.min(base + n));
+            let own = first.saturating_sub(base)..last.saturating_sub(base);
+            base += n;
+            (first < last).then(|| {
+                (
+                    first,
+                    &values[own.start * width..own.end * width],
+                    own.len(),
+                )
+            })
+        })
+    }
+}
+
 /// Query rows per block of work.
-const BLOCK: usize = 32;
+const BLOCK: usize = 64;
+/// From so many rows on, scores are a matrix product; below, a dot product each.
+const MANY: usize = 8;
 
 fn first_seen(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |w| (position + 1).saturating_sub(w))
@@ -121,6 +150,71 @@ math::dispatch! {
     }
 }
 
+/// [`rows_forward`] by matrix products, for many rows.
+fn block_forward(
+    q: &[f32],
+    span: &Span<'_>,
+    start: usize,
+    h: &Heads,
+    scores: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let (width, kv_width) = (h.width(), h.kv_width());
+    let rows = q.len() / width;
+    let (from, to) = (first_seen(start, h.window), start + rows);
+    scores.resize(rows * (to - from), 0.0);
+    for head in 0..h.heads {
+        let (at, kv_at) = (head * h.dim, h.kv_at(head));
+        let queries = View::new(&q[at..], rows, h.dim, width);
+        for (first, k, n) in span.keys(from, to, kv_width, |part| part.k) {
+            let keys = View::new(&k[kv_at..], n, h.dim, kv_width);
+            let out = &mut scores[first - from..];
+            product(queries, keys.turned(), out, to - from, false);
+        }
+        weights(scores, to - from, start, from, h, None);
+        let out = &mut out[at..];
+        for (i, (first, v, n)) in span.keys(from, to, kv_width, |part| part.v).enumerate() {
+            let shares = View::new(&scores[first - from..], rows, n, to - from);
+            product(
+                shares,
+                View::new(&v[kv_at..], n, h.dim, kv_width),
+                out,
+                width,
+                i > 0,
+            );
+        }
+    }
+}
+
+math::dispatch! {
+    /// Turns the products of rows `start..` with the `n` keys `from..` into weights, 0 where a row does
+    /// not see; `slopes` receives the scores' slopes.
+    fn weights(
+        products: &mut [f32], n: usize, start: usize, from: usize, h: &Heads,
+        slopes: Option<&mut [f32]>,
+    ) {
+        let mut slopes = slopes;
+        for (i, row) in products.chunks_mut(n).enumerate() {
+            let first = first_seen(start + i, h.window) - from;
+            let last = start + i - from;
+            row[..first].fill(0.0);
+            row[last + 1..].fill(0.0);
+            let seen = &mut row[first..=last];
+            match (h.soft_cap, slopes.as_deref_mut()) {
+                (None, _) => seen.iter_mut().for_each(|x| *x *= h.scale),
+                (Some(_), None) => seen.iter_mut().for_each(|x| *x = h.score(*x).0),
+                (Some(_), Some(slopes)) => {
+                    let slopes = &mut slopes[i * n + first..];
+                    for (x, slope) in seen.iter_mut().zip(slopes) {
+                        (*x, *slope) = h.score(*x);
+                    }
+                }
+            }
+            softmax(seen);
+        }
+    }
+}
+
 #[inline(always)]
 fn softmax(scores: &mut [f32]) {
     let top = scores.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
@@ -150,7 +244,10 @@ pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads, out: &mut [f32]) {
     }
     jobs.into_par_iter()
         .for_each_init(Vec::new, |scores, (q, span, start, out)| {
-            rows_forward(q, span, start, h, scores, out);
+            match q.len() / width {
+                0..MANY => rows_forward(q, span, start, h, scores, out),
+                _ => block_forward(q, span, start, h, scores, out),
+            }
         });
 }
 
@@ -165,43 +262,62 @@ struct Sequence<'a> {
     dv: &'a mut [f32],
 }
 
+/// A block's weights, the gradients of its scores, and the scores' slopes.
+#[derive(Default)]
+struct Blocks {
+    p: Vec<f32>,
+    d: Vec<f32>,
+    slopes: Vec<f32>,
+}
+
+fn sequence_backward(s: &mut Sequence<'_>, h: &Heads, blocks: &mut Blocks) {
+    let (width, kv_width) = (h.width(), h.kv_width());
+    let t = s.q.len() / width;
+    s.dk.fill(0.0);
+    s.dv.fill(0.0);
+    for head in 0..h.heads {
+        let (at, kv_at) = (head * h.dim, h.kv_at(head));
+        for start in (0..t).step_by(BLOCK) {
+            let (from, to) = (first_seen(start, h.window), t.min(start + BLOCK));
+            let (rows, n) = (to - start, to - from);
+            let queries = View::new(&s.q[start * width + at..], rows, h.dim, width);
+            let douts = View::new(&s.dout[start * width + at..], rows, h.dim, width);
+            let keys = View::new(&s.k[from * kv_width + kv_at..], n, h.dim, kv_width);
+            let values = View::new(&s.v[from * kv_width + kv_at..], n, h.dim, kv_width);
+            let Blocks { p, d, slopes } = blocks;
+            p.resize(rows * n, 0.0);
+            d.resize(rows * n, 0.0);
+            slopes.resize(rows * n, 0.0);
+            product(queries, keys.turned(), p, n, false);
+            weights(p, n, start, from, h, Some(slopes));
+            product(douts, values.turned(), d, n, false);
+            let shares = View::new(p, rows, n, n);
+            let dv = &mut s.dv[from * kv_width + kv_at..];
+            product(shares.turned(), douts, dv, kv_width, true);
+            scores_backward(p, d, slopes, n, h);
+            let d = View::new(d, rows, n, n);
+            product(d, keys, &mut s.dq[start * width + at..], width, false);
+            let dk = &mut s.dk[from * kv_width + kv_at..];
+            product(d.turned(), queries, dk, kv_width, true);
+        }
+    }
+}
+
 math::dispatch! {
-    fn sequence_backward(s: &mut Sequence<'_>, h: &Heads, p: &mut Vec<f32>) {
-        let (width, kv_width) = (h.width(), h.kv_width());
-        let t = s.q.len() / width;
-        s.dq.fill(0.0);
-        s.dk.fill(0.0);
-        s.dv.fill(0.0);
-        let mut slopes = Vec::new();
-        for head in 0..h.heads {
-            let (at, kv_at) = (head * h.dim, h.kv_at(head));
-            for i in 0..t {
-                let row = i * width + at..i * width + at + h.dim;
-                let (q, dout) = (&s.q[row.clone()], &s.dout[row.clone()]);
-                let from = first_seen(i, h.window);
-                p.clear();
-                slopes.clear();
-                for j in from..=i {
-                    let product = math::dot(q, &s.k[j * kv_width + kv_at..][..h.dim]);
-                    let (score, slope) = h.score(product);
-                    p.push(score);
-                    slopes.push(slope);
+    /// Turns `dp`, rows of `n`, into the gradients of the products: `p (dp - sum p dp) slope`.
+    fn scores_backward(p: &[f32], dp: &mut [f32], slopes: &[f32], n: usize, h: &Heads) {
+        for (i, (p, dp)) in p.chunks(n).zip(dp.chunks_mut(n)).enumerate() {
+            let mean = math::dot(p, dp);
+            match h.soft_cap {
+                None => {
+                    for (p, dp) in p.iter().zip(dp) {
+                        *dp = p * (*dp - mean) * h.scale;
+                    }
                 }
-                softmax(p);
-                // dscore = p (dp - sum p dp), with dp = dout . v
-                let mut mean = 0.0;
-                let n = p.len();
-                for j in from..=i {
-                    let dp = math::dot(dout, &s.v[j * kv_width + kv_at..][..h.dim]);
-                    mean = p[j - from].mul_add(dp, mean);
-                    p.push(dp);
-                    math::axpy(p[j - from], dout, &mut s.dv[j * kv_width + kv_at..][..h.dim]);
-                }
-                let dq = &mut s.dq[row];
-                for j in from..=i {
-                    let d = p[j - from] * (p[n + j - from] - mean) * slopes[j - from];
-                    math::axpy(d, &s.k[j * kv_width + kv_at..][..h.dim], dq);
-                    math::axpy(d, q, &mut s.dk[j * kv_width + kv_at..][..h.dim]);
+                Some(_) => {
+                    for ((p, dp), slope) in p.iter().zip(dp).zip(&slopes[i * n..]) {
+                        *dp = p * (*dp - mean) * slope;
+                    }
                 }
             }
         }
@@ -247,7 +363,9 @@ pub fn backward(
         start += len;
     }
     jobs.into_par_iter()
-        .for_each_init(Vec::new, |p, mut s| sequence_backward(&mut s, h, p));
+        .for_each_init(Blocks::default, |blocks, mut s| {
+            sequence_backward(&mut s, h, blocks)
+        });
 }
 
 #[cfg(test)]
@@ -318,7 +436,7 @@ mod tests {
     fn ragged_grouped_windowed_and_capped_attention_equals_the_formula() {
         for h in SHAPES.map(shape) {
             let (width, kv) = (h.width(), h.kv_width());
-            let lens = [1usize, 7, 40, 0, 3];
+            let lens = [1usize, 7, 140, 0, 3, 64];
             let t: usize = lens.iter().sum();
             let (q, k, v) = (values(t * width, 1), values(t * kv, 2), values(t * kv, 3));
             let (mut spans, mut want, mut start) = (Vec::new(), Vec::new(), 0);
@@ -391,6 +509,39 @@ mod tests {
                 near(*dk, at(e), at(-e));
                 let at = |by| objective(&q, &k, &nudge(&v, i, by));
                 near(*dv, at(e), at(-e));
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_over_several_blocks_equal_the_slope_along_a_direction() {
+        for h in SHAPES.map(shape) {
+            let t = BLOCK + 9;
+            let (n, m) = (t * h.width(), t * h.kv_width());
+            let (q, k, v, w) = (values(n, 1), values(m, 2), values(m, 3), values(n, 4));
+            let (mut dq, mut dk, mut dv) = (vec![0.0; n], vec![0.0; m], vec![0.0; m]);
+            backward(&q, &k, &v, &w, &[t], &h, &mut dq, &mut dk, &mut dv);
+            let e = 1e-3;
+            for seed in 5..8 {
+                let ways = [values(n, seed), values(m, seed + 10), values(m, seed + 20)];
+                let moved = |by: f32| -> f64 {
+                    let along = |m: &[f32], way: &[f32]| -> Vec<f32> {
+                        m.iter().zip(way).map(|(x, u)| x + by * u).collect()
+                    };
+                    let (q, k) = (along(&q, &ways[0]), along(&k, &ways[1]));
+                    let out = naive(&q, &k, &along(&v, &ways[2]), &h);
+                    out.iter().zip(&w).map(|(o, w)| o * f64::from(*w)).sum()
+                };
+                let dot = |a: &[f32], b: &[f32]| -> f64 {
+                    let pairs = a.iter().zip(b);
+                    pairs.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+                };
+                let got = dot(&dq, &ways[0]) + dot(&dk, &ways[1]) + dot(&dv, &ways[2]);
+                let want = (moved(e) - moved(-e)) / (2.0 * f64::from(e));
+                assert!(
+                    (got - want).abs() < 2e-3 * (1.0 + want.abs()),
+                    "{h:?} {got} {want}"
+                );
             }
         }
     }

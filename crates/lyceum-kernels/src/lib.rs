@@ -14,4 +14,5 @@ pub mod norm;
 mod pack;
 mod product;
 pub mod rope;
+mod strided;
 mod vector;
