@@ -81,10 +81,18 @@ pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
             && args.task.as_ref().is_none_or(stands)
             && args.base.as_ref().is_none_or(on)
     };
-    let rows: Vec<Row> = { entries.into_iter() }
-        .filter(|(name, entry)| wanted(name, entry))
-        .map(|(name, entry)| Row::new(name, entry))
-        .collect();
+    let entries = { entries.into_iter() }.filter(|(name, entry)| wanted(name, entry));
+    if format == Format::Json && !args.removed {
+        // Machines get the cards whole, with when each was added.
+        let dated = |(name, entry): (Name, Entry)| -> Result<serde_json::Value> {
+            let mut card = serde_json::to_value(library.card(&name)?)?;
+            card["added"] = date(entry.added).into();
+            Ok(card)
+        };
+        let cards: Vec<serde_json::Value> = entries.map(dated).collect::<Result<_>>()?;
+        return show(format, &cards, |_| String::new());
+    }
+    let rows: Vec<Row> = entries.map(|(name, entry)| Row::new(name, entry)).collect();
     show(format, &rows, |rows| {
         let mut text = format!(
             "{:<60} {:>4} {:>6}  {:<12} {:<20}  tasks\n",
