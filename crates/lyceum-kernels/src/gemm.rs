@@ -281,7 +281,7 @@ mod tests {
                 matmul(&left, &right, (m, k, n), flags, &mut out);
                 close(&out, &want, 1e-4);
             }
-            let packed = Packed::f32(&transpose(&b, k, n), n, k);
+            let packed = Packed::f32(transpose(&b, k, n), n, k);
             let bias = values(n, 3);
             let mut out = vec![0.0; m * n];
             packed.forward(&a, Some(&bias), &mut out);
@@ -303,10 +303,7 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        let (a, packed) = (
-            values(200 * 48, 1),
-            Packed::f32(&values(96 * 48, 2), 96, 48),
-        );
+        let (a, packed) = (values(200 * 48, 1), Packed::f32(values(96 * 48, 2), 96, 48));
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)

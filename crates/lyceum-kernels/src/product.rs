@@ -264,14 +264,14 @@ unsafe fn tile_of<V: Vector, S: Stored, const R: usize, const P: usize>(
         let x = whole.x.as_ptr().add(at.0 * k + deep.0);
         for i in 0..deep.1 - deep.0 {
             let mut row = [(V::splat(0.0), V::splat(0.0)); P];
-            for p in 0..P {
-                row[p] = S::row::<V>(panels[p].add(i * width));
+            for (row, panel) in row.iter_mut().zip(&panels) {
+                *row = S::row::<V>(panel.add(i * width));
             }
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let x = V::splat(*x.add(r * k + i));
-                for p in 0..P {
-                    sums[r][p][0] = sums[r][p][0].add_product(x, row[p].0);
-                    sums[r][p][1] = sums[r][p][1].add_product(x, row[p].1);
+                for (sum, row) in sums.iter_mut().zip(&row) {
+                    sum[0] = sum[0].add_product(x, row.0);
+                    sum[1] = sum[1].add_product(x, row.1);
                 }
             }
         }

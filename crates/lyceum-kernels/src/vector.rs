@@ -51,11 +51,11 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         let mut sum = self.0;
-        for i in 0..8 {
+        for ((sum, a), b) in sum.iter_mut().zip(a.0).zip(b.0) {
             // A fused multiply-add is a library call where the processor lacks it.
-            sum[i] = match cfg!(target_arch = "aarch64") {
-                true => a.0[i].mul_add(b.0[i], sum[i]),
-                false => sum[i] + a.0[i] * b.0[i],
+            *sum = match cfg!(target_arch = "aarch64") {
+                true => a.mul_add(b, *sum),
+                false => *sum + a * b,
             };
         }
         Plain(sum)
