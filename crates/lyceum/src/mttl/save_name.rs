@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn named(class: &str, config: Json) -> String {
+    fn named(class: &str, config: &Json) -> String {
         save_name(class, config.as_object().unwrap()).unwrap()
     }
 
@@ -84,15 +84,18 @@ mod tests {
             json!({ "name": null, "n_steps": 50, "learning_rate": 1e-3, "warmup_ratio": warmup,
                     "micro_batch_size": 4, "batch_size": 4, "seed": 42 })
         };
-        assert_eq!(named("p", gates(0.0)), "p-dab0c51c605d7a2d64960c9edfe59f1d");
+        assert_eq!(
+            named("p", &gates(0.0)),
+            "p-dab0c51c605d7a2d64960c9edfe59f1d"
+        );
         let arrow = json!({ "name": null, "ab_only": true, "scale": false,
                             "tie_params": "default", "tie_op": "concat" });
-        assert_eq!(named("a", arrow), "a-a8327e21d374166ceeb94c40d2e7676f");
+        assert_eq!(named("a", &arrow), "a-a8327e21d374166ceeb94c40d2e7676f");
         let svd = json!({ "name": null, "n_components": 64, "sparsity_threshold": 0.8 });
-        assert_eq!(named("s", svd), "s-9b2ba348e9019319e676b2bd339ecd1e");
+        assert_eq!(named("s", &svd), "s-9b2ba348e9019319e676b2bd339ecd1e");
         let wudi = json!({ "name": null, "iter": 300, "lr": 1e-5 });
-        assert_eq!(named("w", wudi), "w-81067c4472a42d6beb817d15170b9ba3");
-        assert_eq!(named("x", json!({ "name": "mine", "n": 1 })), "mine");
+        assert_eq!(named("w", &wudi), "w-81067c4472a42d6beb817d15170b9ba3");
+        assert_eq!(named("x", &json!({ "name": "mine", "n": 1 })), "mine");
         assert!(save_name("x", json!({ "name": "../x" }).as_object().unwrap()).is_err());
     }
 }

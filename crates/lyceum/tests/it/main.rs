@@ -10,6 +10,7 @@ mod golden_eval;
 mod golden_peft;
 mod golden_routing;
 mod golden_training;
+mod hostile;
 mod library;
 mod made;
 mod mixed;

@@ -1,0 +1,211 @@
+//! Files from outside, mutated: whatever is in them, nothing panics. Seeded; `LYCEUM_FUZZ=100000`
+//! sets how many times each target runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use lyceum::artifact::Artifact;
+use lyceum::backbone::{Base, Precision};
+use lyceum::data::Dataset;
+use lyceum::expert::{Card, Expert};
+use lyceum::rng::Rng;
+use lyceum::torch::{self, Stored, Value};
+use lyceum::{mttl, peft};
+
+use crate::mttl::{copy, golden, legacy, text};
+
+fn rounds(usual: usize) -> usize {
+    let asked = std::env::var("LYCEUM_FUZZ")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    asked.unwrap_or(usual)
+}
+
+/// Cuts, doubles, overwrites and flips bytes.
+fn mutate(rng: &mut Rng, seed: &[u8]) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=rng.below(4) {
+        let n = bytes.len().max(1);
+        let at = rng.below(n);
+        match rng.below(6) {
+            0 => bytes.truncate(at),
+            1 => {
+                let piece = bytes[at..(at + rng.below(40)).min(bytes.len())].to_vec();
+                let to = rng.below(n).min(bytes.len());
+                bytes.splice(to..to, piece);
+            }
+            2 => {
+                let end = (at + 4).min(bytes.len());
+                bytes[at.min(end)..end].fill(0xff);
+            }
+            3 => {
+                let ops = b"()]}.bRQhqjrtueasNKMJGXc\x81\x85\x86\x87\x88\x89\x8a";
+                bytes.insert(at.min(bytes.len()), ops[rng.below(ops.len())]);
+            }
+            _ => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << rng.below(8);
+                }
+            }
+        }
+    }
+    bytes
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    let small = [
+        "who_has.meta",
+        "who_has.phatgoosetransformconfig-38fe97c3dc9c5e1f6c8f1d50b9bbb8f3.bin",
+    ];
+    let mut seeds: Vec<Vec<u8>> = small
+        .iter()
+        .map(|file| std::fs::read(golden(&format!("mttl-library/{file}"))).unwrap())
+        .collect();
+    let tensor = Value::Tensor(Box::new(Stored::tensor(
+        &[2, 3],
+        &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+    )));
+    seeds.push(torch::save(&Value::Dict(vec![(text("h.lora_a"), tensor)])).unwrap());
+    seeds
+}
+
+#[test]
+fn fuzz_zip_containers() {
+    let (mut rng, seeds) = (Rng::new(1), seeds());
+    for _ in 0..rounds(2000) {
+        let seed = rng.below(seeds.len());
+        let bytes = mutate(&mut rng, &seeds[seed]);
+        let _ = torch::tensors(&bytes, "x");
+    }
+}
+
+#[test]
+fn fuzz_pickles() {
+    let mut rng = Rng::new(2);
+    let seeds: Vec<Vec<u8>> = seeds()
+        .iter()
+        .map(|file| {
+            // The pickle inside the stored zip: from its header to its end.
+            let start = file.windows(2).position(|w| w == b"\x80\x02").unwrap();
+            let end = file
+                .windows(4)
+                .skip(start)
+                .position(|w| w == b"PK\x03\x04" || w == b"PK\x07\x08");
+            file[start..start + end.unwrap()].to_vec()
+        })
+        .collect();
+    for _ in 0..rounds(2000) {
+        let seed = rng.below(seeds.len());
+        let pickle = mutate(&mut rng, &seeds[seed]);
+        if let Ok(Value::Dict(pairs)) = torch::load(&legacy(&pickle), "x") {
+            for (_, value) in pairs {
+                if let Value::Tensor(stored) = value {
+                    let _ = stored.to_f32();
+                }
+            }
+        }
+    }
+}
+
+fn expert() -> Expert {
+    mttl::read(&golden("mttl-library"))
+        .unwrap()
+        .experts
+        .swap_remove(0)
+}
+
+#[test]
+fn fuzz_adapters_and_cards() {
+    let mut rng = Rng::new(4);
+    let expert = expert();
+    let files: BTreeMap<&str, Vec<u8>> = peft::encode(&expert).unwrap().into_iter().collect();
+    let read = |files: &BTreeMap<&str, Vec<u8>>| peft::decode("x", |f| Ok(files[f].clone()));
+    assert!(read(&files).is_ok());
+    for _ in 0..rounds(1000) {
+        let mut files = files.clone();
+        let which = [peft::CARD, peft::WEIGHTS, peft::CONFIG][rng.below(3)];
+        // The header is where claims are made.
+        let from = &files[which];
+        let header = from
+            .len()
+            .min(if rng.below(4) == 0 { usize::MAX } else { 4000 });
+        let mut bytes = mutate(&mut rng, &from[..header]);
+        bytes.extend_from_slice(&from[header..]);
+        files.insert(which, bytes);
+        let _ = read(&files);
+        let _ = serde_json::from_slice::<Card>(&files[peft::CARD]);
+        let _ = Artifact::decode(&files[peft::WEIGHTS], "x");
+    }
+}
+
+#[test]
+fn fuzz_bases() {
+    let mut rng = Rng::new(5);
+    let file = |name: &str| std::fs::read(golden(&format!("gpt-neo-tiny/{name}"))).unwrap();
+    let (config, weights) = (file("config.json"), file("model.safetensors"));
+    let tokenizer = file("tokenizer.json");
+    let open = |config: &[u8], weights: &[u8]| {
+        Base::from_bytes("x", config, weights, &tokenizer, Precision::F32)
+    };
+    assert!(open(&config, &weights).is_ok());
+    // Cut to the header: a whole base per round would only make fewer rounds.
+    let header = 8 + u64::from_le_bytes(*weights.first_chunk().unwrap()) as usize;
+    for _ in 0..rounds(200) {
+        let config = mutate(&mut rng, &config);
+        let _ = open(&config, &mutate(&mut rng, &weights[..header]));
+    }
+}
+
+#[test]
+fn fuzz_parquet() {
+    let mut rng = Rng::new(6);
+    let column = |text: &str| Arc::new(StringArray::from(vec![text; 20])) as ArrayRef;
+    let names = ["source", "target", "task_name", "split"];
+    let columns = ["q", "a", "t", "train"].map(column);
+    let rows = RecordBatch::try_from_iter(names.into_iter().zip(columns)).unwrap();
+    let mut seed = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut seed, rows.schema(), None).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.parquet");
+    std::fs::write(&path, &seed).unwrap();
+    assert_eq!(Dataset::open(&path).unwrap().examples.len(), 20);
+    for _ in 0..rounds(500) {
+        std::fs::write(&path, mutate(&mut rng, &seed)).unwrap();
+        let _ = Dataset::open(&path);
+    }
+}
+
+#[test]
+fn fuzz_mttl_folders() {
+    let mut rng = Rng::new(7);
+    let dir = copy();
+    let mut paths: Vec<_> = dir
+        .path()
+        .read_dir()
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    paths.sort();
+    for _ in 0..rounds(100) {
+        let path = &paths[rng.below(paths.len())];
+        let bytes = std::fs::read(path).unwrap();
+        let again = match (rng.below(2), torch::load(&bytes, "x")) {
+            // Values that belong together, but to another file: no checksum is in the way.
+            (0, Ok(Value::Dict(mut pairs))) => {
+                let (i, j) = (rng.below(pairs.len()), rng.below(pairs.len()));
+                let value = pairs[j].1.clone();
+                pairs[i].1 = value;
+                torch::save(&Value::Dict(pairs)).unwrap()
+            }
+            _ => mutate(&mut rng, &bytes),
+        };
+        std::fs::write(path, again).unwrap();
+        let _ = mttl::read(dir.path());
+        let _ = mttl::scan(dir.path());
+        std::fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(mttl::read(dir.path()).unwrap().experts.len(), 4);
+}
