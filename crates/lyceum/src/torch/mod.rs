@@ -1,6 +1,6 @@
 //! Files of `torch.save`, read without executing anything and written so that torch opens them.
 //!
-//! A saved file is a pickle, which elsewhere is a program. Here it is data: see [`mod@pickle`].
+//! A saved file is a pickle, which elsewhere is a program. Here it is data: see `pickle.rs`.
 //! Memory stays within a small multiple of the file's size whatever the file claims.
 
 mod legacy;
