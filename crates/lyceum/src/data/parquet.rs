@@ -6,6 +6,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::DataType;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use super::{Example, Row, Target};
 use crate::error::{Context, Error, Result};
@@ -14,7 +15,11 @@ use crate::error::{Context, Error, Result};
 pub(super) fn read(path: &Path, examples: &mut Vec<Example>) -> Result<()> {
     let bad = |why: String| Error::format(path.display(), why);
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.to_string()))?;
+    let reader = file.try_clone().map_err(|e| Error::io(path, e))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|e| bad(e.to_string()))?;
+    let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
+    plausible(builder.metadata(), size).map_err(&bad)?;
     let columns = [
         "source",
         "target",
@@ -54,6 +59,27 @@ pub(super) fn read(path: &Path, examples: &mut Vec<Example>) -> Result<()> {
                 split: one("split", true)?,
             };
             examples.push(row.example().context(at)?);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses column chunks that lie outside the file of `size` bytes; the reader below trusts them.
+fn plausible(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
+    let place = |x: i64| u64::try_from(x).ok().filter(|x| *x <= size);
+    for column in metadata
+        .row_groups()
+        .iter()
+        .flat_map(RowGroupMetaData::columns)
+    {
+        let start = match column.dictionary_page_offset() {
+            Some(offset) => place(offset),
+            None => place(column.data_page_offset()),
+        };
+        let end = start.and_then(|start| start.checked_add(place(column.compressed_size())?));
+        if end.is_none_or(|end| end > size) || place(column.data_page_offset()).is_none() {
+            let name = column.column_path();
+            return Err(format!("column `{name}` lies outside the file"));
         }
     }
     Ok(())
