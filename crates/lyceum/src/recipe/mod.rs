@@ -81,7 +81,7 @@ pub struct Method {
     /// `outputs` (exact) or `factors` (the tutorial's).
     #[serde(default = "outputs")]
     pub mixing: Mixing,
-    /// Whether it is also evaluated downstream.
+    /// Whether it is also evaluated downstream, over the private library.
     #[serde(default)]
     pub downstream: bool,
 }

@@ -32,6 +32,10 @@ pub trait Progress {
     fn say(&mut self, text: &str);
 }
 
+/// The library of one expert per task; downstream, methods are compared over it alone, as the
+/// tutorial does.
+const PRIVATE: &str = "private";
+
 struct Counted<'a> {
     inner: Box<dyn Watch + 'a>,
     tokens: u64,
@@ -240,7 +244,7 @@ impl Run<'_> {
             .rows
             .extend(prediction_rows(&subject, &predictions));
         self.losses(&model, &subject, library, test)?;
-        if method.downstream && !questions.is_empty() {
+        if method.downstream && label == PRIVATE && !questions.is_empty() {
             let path = file(format!("{tag}-downstream.jsonl"));
             let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
                 kept(&path, &key, || choose(&model, questions, 16, watch))
