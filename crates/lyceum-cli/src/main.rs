@@ -9,6 +9,7 @@ mod out;
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
+    lyceum_kernels::memory::keep_freed();
     let cli = args::Cli::parse();
     match cmd::run(cli) {
         Ok(()) => std::process::ExitCode::SUCCESS,

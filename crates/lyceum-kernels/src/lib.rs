@@ -10,6 +10,7 @@ pub mod gemm;
 pub mod loss;
 pub mod map;
 mod math;
+pub mod memory;
 pub mod norm;
 mod pack;
 mod product;
