@@ -13,6 +13,16 @@ use crate::error::{Context, Error, Result};
 
 /// Adds the rows of the file at `path`.
 pub(super) fn read(path: &Path, examples: &mut Vec<Example>) -> Result<()> {
+    // On some damaged pages the parquet crate panics (60.1: a division by zero, among others). It
+    // works on nothing but this file, so whatever it leaves behind is dropped with it.
+    let rows = std::panic::catch_unwind(|| rows(path));
+    let damaged = |_| Err(Error::format(path.display(), "the parquet data is damaged"));
+    examples.extend(rows.unwrap_or_else(damaged)?);
+    Ok(())
+}
+
+fn rows(path: &Path) -> Result<Vec<Example>> {
+    let mut examples = Vec::new();
     let bad = |why: String| Error::format(path.display(), why);
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     let reader = file.try_clone().map_err(|e| Error::io(path, e))?;
@@ -61,7 +71,7 @@ pub(super) fn read(path: &Path, examples: &mut Vec<Example>) -> Result<()> {
             examples.push(row.example().context(at)?);
         }
     }
-    Ok(())
+    Ok(examples)
 }
 
 /// Refuses column chunks that lie outside the file of `size` bytes; the reader below trusts them.
