@@ -80,7 +80,7 @@ pub struct Span<'a> {
 }
 
 /// Query rows per block of work.
-const BLOCK: usize = 64;
+const BLOCK: usize = 48;
 /// From so many rows on, scores are a matrix product; below, a dot product each.
 const MANY: usize = 16;
 
