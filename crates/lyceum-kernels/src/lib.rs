@@ -16,4 +16,6 @@ mod pack;
 mod product;
 pub mod rope;
 mod strided;
+mod tile;
 mod vector;
+mod view;
