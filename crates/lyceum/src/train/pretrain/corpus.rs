@@ -1,5 +1,6 @@
 //! The text a base is trained on as tokens: the tokenizer, the order documents come in, batches.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -106,9 +107,13 @@ impl Corpus {
         nats / std::f64::consts::LN_2 / self.held_bytes.max(1) as f64
     }
 
-    /// Training and held-out documents.
-    pub(super) fn documents(&self) -> (&[Vec<u32>], &[Vec<u32>]) {
-        (&self.train, &self.held)
+    /// The training documents at `seen`, each once, and the held-out ones.
+    pub(super) fn documents<'a>(
+        &self,
+        seen: impl Iterator<Item = &'a usize>,
+    ) -> (Vec<&[u32]>, &[Vec<u32>]) {
+        let seen: BTreeSet<&[u32]> = seen.map(|&i| self.train[i].as_slice()).collect();
+        (seen.into_iter().collect(), &self.held)
     }
 }
 

@@ -63,7 +63,8 @@ pub struct Pretrain {
     pub batch_tokens: usize,
     /// Such batches per step, their gradients added up.
     pub accumulate: usize,
-    /// Steps. A run may go on with more or fewer, as long as the rate has not begun to fall.
+    /// Steps. A run may go on with more or fewer, as long as the rate has not begun to fall; so it
+    /// may in another precision.
     pub steps: usize,
     /// Peak learning rate.
     pub lr: f64,
@@ -107,11 +108,14 @@ impl Pretrain {
         Schedule::cosine(self.lr, self.warmup, self.decay, self.steps)
     }
 
-    /// Whether what was done in `steps` steps under `self` is what `other` would have done.
+    /// Whether a run of `steps` steps under `self` may go on under `other`: the same data, model
+    /// and learning rates so far.
     fn begins(&self, other: &Pretrain, steps: usize) -> bool {
         let like = Pretrain {
             steps: other.steps,
             decay: other.decay,
+            precision: other.precision,
+            save_every: other.save_every,
             ..self.clone()
         };
         let (mine, theirs) = (self.schedule(), other.schedule());
@@ -163,7 +167,7 @@ pub struct Progress {
     pub losses: Vec<f64>,
     /// Held-out figures: (steps done, nats per token, bits per byte).
     pub held_out: Vec<(usize, f64, f64)>,
-    /// Bits per byte of an interpolated 4-gram over the same tokens (Witten-Bell), when done.
+    /// Bits per byte of an interpolated 4-gram (Witten-Bell) over the documents seen, when done.
     pub baseline: Option<f64>,
     /// Tokens of one pass over the training text.
     pub pass_tokens: usize,
@@ -206,8 +210,9 @@ pub fn pretrain(
                 .held_out
                 .push((step + 1, nats.0, corpus.bits_per_byte(nats.1)));
             if last {
-                let (train, held) = corpus.documents();
-                let nats = ngram::nats(train, held, how.vocab);
+                let seen = plan[..how.steps * how.accumulate].iter().flatten();
+                let (train, held) = corpus.documents(seen);
+                let nats = ngram::nats(&train, held, how.vocab);
                 progress.baseline = Some(corpus.bits_per_byte(nats));
             }
             let tensors = vars
