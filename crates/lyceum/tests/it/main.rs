@@ -16,6 +16,7 @@ mod made;
 mod mixed;
 mod mttl;
 mod parquet;
+mod pretraining;
 mod router_laws;
 mod sizes;
 mod tiny;
