@@ -94,7 +94,7 @@ pub(crate) enum Command {
                             import my-adapter experts"
     )]
     Import {
-        /// A library of MTTL's, a PEFT adapter, or a folder of adapters
+        /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too)
         source: PathBuf,
         /// The library they are added to
         destination: String,
