@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::cpu::Level;
 use crate::pack::{Panels, Values};
+use crate::quantised::{Bytes, Format, Quantised};
 use crate::{math, product};
 
 /// Rows of the left matrix per block of work.
@@ -17,9 +18,19 @@ const BLOCK: usize = 64;
 /// Values per block of elementwise work.
 const VALUES: usize = 16_384;
 
-/// A frozen matrix `W` `[n_out, n_in]`, laid out for `x W^T` and, once asked for, `dy W`.
+/// A frozen matrix `W` `[n_out, n_in]`, ready for `x W^T` and `dy W`.
 #[derive(Debug, Clone)]
-pub struct Packed {
+pub struct Packed(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Laid(Laid),
+    Quantised(Quantised),
+}
+
+/// Values in panels for `x W^T` and, once asked for, for `dy W`.
+#[derive(Debug, Clone)]
+struct Laid {
     forward: Panels,
     backward: OnceLock<Panels>,
     level: Level,
@@ -59,33 +70,50 @@ impl Packed {
         Packed::new(w, (n_out, n_in), true, Level::best())
     }
 
-    fn new(w: &[f32], (n_out, n_in): (usize, usize), rounds: bool, level: Level) -> Self {
-        let count = n_out * n_in;
-        assert_eq!(w.len(), count, "as many values as the shape says");
-        let at = |row: usize, column: usize| w[column * n_in + row];
-        Packed {
-            forward: Panels::new((n_in, n_out), level.lanes(), rounds, at),
-            backward: OnceLock::new(),
-            level,
-            rounds,
-        }
+    /// Rounds `w` `[n_out, n_in]`, of which no value is above [`Packed::LARGEST_INT8`], to eight
+    /// bits, each 32 along a row to a scale of their own (ggml's `Q8_0`); products are in f32.
+    pub fn int8(w: &[f32], n_out: usize, n_in: usize) -> Self {
+        Packed(Kind::Quantised(Quantised::int8(w, (n_out, n_in))))
+    }
+
+    /// The largest size of a value that eight bits and a scale can hold.
+    pub const LARGEST_INT8: f32 = crate::blocks::Q8_0::LARGEST;
+
+    /// Takes a quantised matrix `[n_out, n_in]`, row after row, as it lies; products are in f32.
+    /// Values must be finite ([`Format::finite`]).
+    pub fn quantised(format: Format, bytes: Bytes, n_out: usize, n_in: usize) -> Self {
+        Packed(Kind::Quantised(Quantised::new(
+            format,
+            bytes,
+            (n_out, n_in),
+        )))
+    }
+
+    fn new(w: &[f32], shape: (usize, usize), rounds: bool, level: Level) -> Self {
+        Packed(Kind::Laid(Laid::new(w, shape, rounds, level)))
     }
 
     /// Rows of the matrix.
     pub fn n_out(&self) -> usize {
-        self.forward.n
+        match &self.0 {
+            Kind::Laid(laid) => laid.forward.n,
+            Kind::Quantised(quantised) => quantised.n_out,
+        }
     }
 
     /// Columns of the matrix.
     pub fn n_in(&self) -> usize {
-        self.forward.k
+        match &self.0 {
+            Kind::Laid(laid) => laid.forward.k,
+            Kind::Quantised(quantised) => quantised.n_in,
+        }
     }
 
     /// Bytes of one layout.
     pub fn bytes(&self) -> usize {
-        match &self.forward.values {
-            Values::F32(values) => 4 * values.len(),
-            Values::Bf16(words) => 4 * words.len(),
+        match &self.0 {
+            Kind::Laid(laid) => laid.bytes(),
+            Kind::Quantised(quantised) => quantised.bytes(),
         }
     }
 
@@ -99,7 +127,57 @@ impl Packed {
 
     /// Copies the rows `ids` into `out` `[ids, n_in]`.
     pub fn rows(&self, ids: &[u32], out: &mut [f32]) {
-        out.par_chunks_mut(self.n_in().max(1))
+        match &self.0 {
+            Kind::Laid(laid) => laid.rows(ids, out),
+            Kind::Quantised(quantised) => quantised.rows(ids, out),
+        }
+    }
+
+    /// `y = x W^T + bias`: x `[t, n_in]`, bias `[n_out]`, y `[t, n_out]`.
+    pub fn forward(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+        self.forward_onto(x, Added { bias, rows: None }, y);
+    }
+
+    /// `y = x W^T + added`: x `[t, n_in]`, y `[t, n_out]`.
+    pub fn forward_onto(&self, x: &[f32], added: Added<'_>, y: &mut [f32]) {
+        match &self.0 {
+            Kind::Laid(laid) => laid.forward_onto(x, added, y),
+            Kind::Quantised(quantised) => quantised.forward(x, added, y),
+        }
+    }
+
+    /// `dx = dy W`: dy `[t, n_out]`, dx `[t, n_in]`. The first call lays the matrix out for it,
+    /// unless it is quantised.
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) {
+        match &self.0 {
+            Kind::Laid(laid) => laid.backward(dy, dx),
+            Kind::Quantised(quantised) => quantised.backward(dy, dx),
+        }
+    }
+}
+
+impl Laid {
+    fn new(w: &[f32], (n_out, n_in): (usize, usize), rounds: bool, level: Level) -> Self {
+        let count = n_out * n_in;
+        assert_eq!(w.len(), count, "as many values as the shape says");
+        let at = |row: usize, column: usize| w[column * n_in + row];
+        Laid {
+            forward: Panels::new((n_in, n_out), level.lanes(), rounds, at),
+            backward: OnceLock::new(),
+            level,
+            rounds,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.forward.values {
+            Values::F32(values) => 4 * values.len(),
+            Values::Bf16(words) => 4 * words.len(),
+        }
+    }
+
+    fn rows(&self, ids: &[u32], out: &mut [f32]) {
+        out.par_chunks_mut(self.forward.k.max(1))
             .zip(ids)
             .for_each(|(out, &id)| {
                 for (i, value) in out.iter_mut().enumerate() {
@@ -118,21 +196,14 @@ impl Packed {
         rounded.into()
     }
 
-    /// `y = x W^T + bias`: x `[t, n_in]`, bias `[n_out]`, y `[t, n_out]`.
-    pub fn forward(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        self.forward_onto(x, Added { bias, rows: None }, y);
-    }
-
-    /// `y = x W^T + added`: x `[t, n_in]`, y `[t, n_out]`.
-    pub fn forward_onto(&self, x: &[f32], added: Added<'_>, y: &mut [f32]) {
+    fn forward_onto(&self, x: &[f32], added: Added<'_>, y: &mut [f32]) {
         product::product(self.level, &self.input(x), &self.forward, added, y);
     }
 
-    /// `dx = dy W`: dy `[t, n_out]`, dx `[t, n_in]`. The first call lays the matrix out for it.
-    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) {
+    fn backward(&self, dy: &[f32], dx: &mut [f32]) {
         let panels = self.backward.get_or_init(|| {
             let at = |row: usize, column: usize| self.forward.at(column, row);
-            let shape = (self.n_out(), self.n_in());
+            let shape = (self.forward.n, self.forward.k);
             Panels::new(shape, self.level.lanes(), self.rounds, at)
         });
         product::product(self.level, &self.input(dy), panels, Added::default(), dx);
