@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+pub use crate::blocks::Format;
 use crate::blocks::{self, Block, LONGEST};
 use crate::cpu::Level;
 use crate::gemm::Added;
 use crate::map::Map;
-pub use crate::blocks::Format;
 use crate::math;
 use crate::pack::{Panels, Values};
 use crate::product::product;
