@@ -33,7 +33,10 @@ fn main() -> Result<()> {
         _ => return Err(Error::invalid("usage: decoding [BLOCKS, up to 22]")),
     };
     let dir = tempfile::tempdir().map_err(|e| Error::io(Path::new("a temporary folder"), e))?;
-    println!("{:<8} {:>9} {:>12} {:>12}", "kept as", "opened s", "prompt t/s", "decode t/s");
+    println!(
+        "{:<8} {:>9} {:>12} {:>12}",
+        "kept as", "opened s", "prompt t/s", "decode t/s"
+    );
     let plain = write(dir.path(), "bf16", blocks, |_| GgmlDType::BF16)?;
     time("bf16", &plain, Precision::Bf16)?;
     time("int8", &plain, Precision::Int8)?;
@@ -49,12 +52,7 @@ fn main() -> Result<()> {
 }
 
 /// Writes a GGUF file with a tokenizer beside it; all blocks have the same values.
-fn write(
-    dir: &Path,
-    name: &str,
-    blocks: u32,
-    kind: impl Fn(&str) -> GgmlDType,
-) -> Result<PathBuf> {
+fn write(dir: &Path, name: &str, blocks: u32, kind: impl Fn(&str) -> GgmlDType) -> Result<PathBuf> {
     let matrix = |role: &str, n_out: usize, n_in: usize| -> Result<QTensor> {
         let scale = (n_in as f64).powf(-0.5);
         let mut state = 7u32;

@@ -88,8 +88,10 @@ def stories():
     (HERE / "tokenizer.model").write_bytes(proto.SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        for name in ["config.json", "model.safetensors"]:
-            shutil.copy(STORIES / name, folder)
+        config = json.loads((STORIES / "config.json").read_text())
+        config["architectures"] = ["LlamaForCausalLM"]
+        (folder / "config.json").write_text(json.dumps(config))
+        shutil.copy(STORIES / "model.safetensors", folder)
         shutil.copy(HERE / "tokenizer.model", folder)
         q8 = gguf.LlamaFileType.MOSTLY_Q8_0
         convert(folder, "LlamaForCausalLM", q8, HERE / "stories260K.gguf", own_vocabulary=True)
