@@ -17,5 +17,6 @@ mod pack;
 mod product;
 pub mod quantised;
 pub mod rope;
-mod strided;
+mod tile;
 mod vector;
+mod view;

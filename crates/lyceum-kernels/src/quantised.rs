@@ -13,11 +13,12 @@ use rayon::prelude::*;
 pub use crate::blocks::Format;
 use crate::blocks::{self, Block, LONGEST};
 use crate::cpu::Level;
-use crate::gemm::Added;
+use crate::gemm::{Added, Rounding};
 use crate::map::Map;
 use crate::math;
-use crate::pack::{Panels, Values};
+use crate::pack::Panels;
 use crate::product::product;
+use crate::view::View;
 
 /// Up to this many rows, blocks are multiplied as they are decoded.
 const FEW: usize = 16;
@@ -58,12 +59,18 @@ pub(crate) struct Quantised {
     bytes: Bytes,
     pub(crate) n_out: usize,
     pub(crate) n_in: usize,
+    /// Of products of many rows.
+    rounding: Rounding,
     level: Level,
 }
 
 impl Quantised {
     /// Takes `bytes` as they are; see [`Format::finite`].
-    pub(crate) fn new(format: Format, bytes: Bytes, (n_out, n_in): (usize, usize)) -> Self {
+    pub(crate) fn new(
+        (format, bytes): (Format, Bytes),
+        (n_out, n_in): (usize, usize),
+        rounding: Rounding,
+    ) -> Self {
         let wanted = format.row_bytes(n_in).checked_mul(n_out);
         assert_eq!(Some(bytes.len()), wanted, "as many bytes as the shape says");
         Quantised {
@@ -71,6 +78,7 @@ impl Quantised {
             bytes,
             n_out,
             n_in,
+            rounding,
             level: Level::best(),
         }
     }
@@ -89,7 +97,8 @@ impl Quantised {
                 }
             });
         }
-        Quantised::new(Format::Q8_0, Bytes::Own(bytes), (n_out, n_in))
+        let bytes = (Format::Q8_0, Bytes::Own(bytes));
+        Quantised::new(bytes, (n_out, n_in), Rounding::F32)
     }
 
     /// Bytes of the matrix.
@@ -110,21 +119,22 @@ impl Quantised {
             let mut values = [0.0; LONGEST];
             let values = &mut values[..self.format.block()];
             for (out, block) in out.chunks_mut(self.format.block()).zip(blocks) {
-                blocks::decode(self.format, block, values);
+                decode(self.format, block, values);
                 out.copy_from_slice(&values[..out.len()]);
             }
         });
     }
 
-    /// `y = x W^T + added`: x `[t, n_in]`, y `[t, n_out]`.
-    pub(crate) fn forward(&self, x: &[f32], added: Added<'_>, y: &mut [f32]) {
-        let (k, n) = (self.n_in, self.n_out);
-        let t = y.len().checked_div(n).unwrap_or(0);
-        assert!(x.len() == t * k && y.len() == t * n, "shapes must agree");
-        if t <= FEW {
-            self.few(x, t, y);
+    /// `x W^T + added`: x `[t, n_in]`, result `[t, n_out]`.
+    pub(crate) fn forward(&self, x: View<'_>, added: Added<'_>) -> Vec<f32> {
+        let (t, n) = (x.rows, self.n_out);
+        let mut y = vec![0.0; t * n];
+        if y.is_empty() || self.n_in == 0 {
+            // Nothing to sum.
+        } else if t <= FEW {
+            self.few(x.values, t, &mut y);
         } else {
-            self.many(x, t, y);
+            self.many(x, &mut y);
         }
         if let Some(bias) = added.bias {
             assert_eq!(bias.len(), n, "one bias per column");
@@ -133,22 +143,19 @@ impl Quantised {
         if let Some(rows) = added.rows {
             assert_eq!(rows.len(), y.len(), "as many rows as results");
             let rows = rows.par_chunks(n.max(1));
-            y.par_chunks_mut(n.max(1))
-                .zip(rows)
-                .for_each(|(y, rows)| add(rows, y));
+            let lines = y.par_chunks_mut(n.max(1)).zip(rows);
+            lines.for_each(|(y, rows)| add(rows, y));
         }
+        y
     }
 
-    /// Every block is decoded once and multiplied by all rows of `x`.
+    /// Every block is decoded once and multiplied by all rows of `x`, whose values these are.
     fn few(&self, x: &[f32], t: usize, y: &mut [f32]) {
         let (k, n) = (self.n_in, self.n_out);
-        if t == 0 || k == 0 {
-            return y.fill(0.0);
-        }
         let whole = k.next_multiple_of(self.format.block());
         let mut filled = Vec::new();
         let x = if whole == k {
-            x
+            &x[..t * k]
         } else {
             filled.resize(t * whole, 0.0);
             let rows = filled.chunks_mut(whole).zip(x.chunks(k));
@@ -171,7 +178,7 @@ impl Quantised {
     }
 
     /// A few columns of the result at a time, their rows of the matrix turned into panels.
-    fn many(&self, x: &[f32], t: usize, y: &mut [f32]) {
+    fn many(&self, x: View<'_>, y: &mut [f32]) {
         let n = self.n_out;
         for start in (0..n).step_by(FLIGHT) {
             let end = (start + FLIGHT).min(n);
@@ -179,11 +186,14 @@ impl Quantised {
             let parts: Vec<Vec<f32>> = columns
                 .par_iter()
                 .map(|&from| {
-                    let to = (from + COLUMNS).min(end);
-                    let mut part = vec![0.0; t * (to - from)];
-                    let panels = self.across(from..to);
-                    product(self.level, x, &panels, Added::default(), &mut part);
-                    part
+                    let rows = self.decoded(from..(from + COLUMNS).min(end));
+                    let matrix = View::whole(&rows, rows.len() / self.n_in, self.n_in);
+                    product(
+                        self.level,
+                        x,
+                        &self.panels(matrix.turned()),
+                        Added::default(),
+                    )
                 })
                 .collect();
             y.par_chunks_mut(n).enumerate().for_each(|(r, y)| {
@@ -194,75 +204,37 @@ impl Quantised {
         }
     }
 
-    /// The rows `rows` as columns: a matrix `[n_in, rows]`.
-    fn across(&self, rows: Range<usize>) -> Panels {
-        let (k, n, lanes) = (self.n_in, rows.len(), self.level.lanes());
-        let width = 2 * lanes;
-        let mut values = vec![0f32; n.div_ceil(width) * k * width];
-        for (at, row) in rows.enumerate() {
-            let panel = &mut values[at / width * k * width..];
-            spread(self.format, self.row(row), (k, width, at % width), panel);
-        }
-        Panels {
-            values: Values::F32(values),
-            k,
-            n,
-            lanes,
-        }
+    /// The values of some rows, `[rows, n_in]`.
+    fn decoded(&self, rows: Range<usize>) -> Vec<f32> {
+        let ids: Vec<u32> = rows.map(|row| row as u32).collect();
+        let mut values = vec![0.0; ids.len() * self.n_in];
+        self.rows(&ids, &mut values);
+        values
     }
 
-    /// The rows `rows` as they are: a matrix `[rows, n_in]`.
-    fn along(&self, rows: Range<usize>) -> Panels {
-        let (k, n, lanes) = (rows.len(), self.n_in, self.level.lanes());
-        let width = 2 * lanes;
-        let count = n.div_ceil(width);
-        let mut values = vec![0f32; count * k * width];
-        // A job is as many panels as the longest block is wide: every block lies in one job.
-        let panels = LONGEST / width;
-        let jobs = values.par_chunks_mut(panels * k * width).enumerate();
-        jobs.for_each(|(job, values)| {
-            let block = self.format.block();
-            let bytes = self.format.block_bytes();
-            let from = job * (LONGEST / block);
-            for (at, row) in rows.clone().enumerate() {
-                let row = self.row(row).chunks(bytes).skip(from).take(LONGEST / block);
-                let mut decoded = [0f32; LONGEST];
-                for (block, out) in row.zip(decoded.chunks_mut(block)) {
-                    blocks::decode(self.format, block, out);
-                }
-                for (panel, decoded) in values.chunks_mut(k * width).zip(decoded.chunks(width)) {
-                    panel[at * width..][..width].copy_from_slice(decoded);
-                }
-            }
-        });
-        Panels {
-            values: Values::F32(values),
-            k,
-            n,
-            lanes,
-        }
+    fn panels(&self, matrix: View<'_>) -> Panels {
+        Panels::new(matrix, self.level.lanes(), self.rounding == Rounding::Bf16)
     }
 
-    /// `dx = dy W`: dy `[t, n_out]`, dx `[t, n_in]`.
-    pub(crate) fn backward(&self, dy: &[f32], dx: &mut [f32]) {
-        let (k, n) = (self.n_in, self.n_out);
-        let t = dx.len().checked_div(k).unwrap_or(0);
-        assert!(dy.len() == t * n && dx.len() == t * k, "shapes must agree");
-        dx.fill(0.0);
-        let mut sum = vec![0.0; dx.len()];
-        for from in (0..n).step_by(DEPTH) {
-            let to = (from + DEPTH).min(n);
-            let part: Vec<f32> = dy
-                .par_chunks(n)
-                .flat_map_iter(|dy| dy[from..to].iter().copied())
-                .collect();
+    /// `dy W`: dy `[t, n_out]`, result `[t, n_in]`.
+    pub(crate) fn backward(&self, dy: View<'_>) -> Vec<f32> {
+        let mut dx = vec![0.0; dy.rows * self.n_in];
+        for from in (0..self.n_out).step_by(DEPTH) {
+            let rows = DEPTH.min(self.n_out - from);
+            let values = self.decoded(from..from + rows);
+            let panels = self.panels(View::whole(&values, rows, self.n_in));
+            let part = View {
+                values: dy.values.get(from..).unwrap_or_default(),
+                columns: rows,
+                ..dy
+            };
             let added = Added {
                 bias: None,
-                rows: Some(dx),
+                rows: Some(&dx),
             };
-            product(self.level, &part, &self.along(from..to), added, &mut sum);
-            dx.copy_from_slice(&sum);
+            dx = product(self.level, part, &panels, added);
         }
+        dx
     }
 }
 
@@ -327,18 +299,9 @@ fn accumulate(values: &[f32], x: &[f32], lanes: &mut [f32; LANES]) {
 }
 
 math::dispatch! {
-    /// Writes a row of k weights as column `at` of a panel `[k, width]`: shape (k, width, at).
-    fn spread(format: Format, row: &[u8], shape: (usize, usize, usize), panel: &mut [f32]) {
-        let (k, width, at) = shape;
-        let mut decoded = [0f32; LONGEST];
-        let decoded = &mut decoded[..format.block()];
-        let mut to = panel[..k * width].chunks_exact_mut(width);
-        for block in row.chunks_exact(format.block_bytes()) {
-            blocks::decode(format, block, decoded);
-            for (value, to) in decoded.iter().zip(to.by_ref()) {
-                to[at] = *value;
-            }
-        }
+    /// The weights of one block.
+    fn decode(format: Format, block: &[u8], values: &mut [f32]) {
+        blocks::decode(format, block, values);
     }
 }
 
@@ -370,7 +333,7 @@ mod tests {
             at.iter().for_each(|at| block[at + 1] &= 0x93);
         }
         assert!(format.finite(&bytes));
-        Packed::quantised(format, Bytes::Own(bytes), n_out, n_in)
+        Packed::quantised((format, Bytes::Own(bytes)), (n_out, n_in), Rounding::F32)
     }
 
     fn close(got: &[f32], want: &[f32], k: usize) {
@@ -391,12 +354,7 @@ mod tests {
             bias: Some(&bias),
             rows: Some(&rows),
         };
-        let both = |by: &Packed| {
-            let (mut y, mut dx) = (vec![9.0; t * n_out], vec![9.0; t * n_in]);
-            by.forward_onto(&x, added, &mut y);
-            by.backward(&dy, &mut dx);
-            (y, dx)
-        };
+        let both = |by: &Packed| (by.forward(&x, added), by.backward(&dy));
         let (got, want) = (both(packed), both(&plain));
         close(&got.0, &want.0, n_in);
         close(&got.1, &want.1, n_out);
@@ -443,12 +401,11 @@ mod tests {
         let x = values(20 * 64, 5);
         let run = |threads, t: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let (mut y, mut dx) = (vec![0.0; t * 5000], vec![0.0; t * 64]);
             pool.build().unwrap().install(|| {
-                packed.forward(&x[..t * 64], None, &mut y);
-                packed.backward(&y, &mut dx);
-            });
-            (y, dx)
+                let y = packed.forward(&x[..t * 64], Added::default());
+                let dx = packed.backward(&y);
+                (y, dx)
+            })
         };
         for t in [1, 7, 20] {
             assert_eq!(run(1, t), run(3, t));
