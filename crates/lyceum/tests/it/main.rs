@@ -17,6 +17,7 @@ mod mixed;
 mod mttl;
 mod parquet;
 mod pretraining;
+mod quantised;
 mod router_laws;
 mod sizes;
 mod tiny;
