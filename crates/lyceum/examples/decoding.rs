@@ -9,6 +9,8 @@
 //! for 22 blocks), opens each, and prints the seconds per token of greedy decoding after a prompt
 //! of 32 tokens, and of the prompt itself.
 
+#![allow(clippy::print_stdout, reason = "an example prints its table")]
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
