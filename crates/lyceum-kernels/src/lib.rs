@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod attention;
+mod blocks;
 pub mod cpu;
 pub mod gemm;
 pub mod loss;
@@ -14,6 +15,7 @@ pub mod memory;
 pub mod norm;
 mod pack;
 mod product;
+pub mod quantised;
 pub mod rope;
 mod tile;
 mod vector;

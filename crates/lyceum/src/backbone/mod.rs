@@ -11,10 +11,12 @@ pub mod config;
 mod decoder;
 mod family;
 mod fields;
+mod gguf;
 mod gpt;
 mod llama;
 mod load;
 mod rope;
+mod stored;
 mod summary;
 mod weights;
 
