@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod attention;
 pub mod cpu;
+pub mod delta;
 pub mod gemm;
 pub mod loss;
 pub mod map;
@@ -15,5 +16,9 @@ pub mod norm;
 mod pack;
 mod product;
 pub mod rope;
+pub mod route;
+mod rows;
 mod strided;
+#[cfg(test)]
+mod values;
 mod vector;
