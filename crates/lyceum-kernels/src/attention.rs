@@ -6,7 +6,8 @@
 use rayon::prelude::*;
 
 use crate::math;
-use crate::strided::{View, product};
+use crate::strided::product;
+use crate::view::View;
 
 /// Shape of the heads: rows of q and the output hold `heads * dim` values, rows of k and v
 /// `kv_heads * dim`.

@@ -21,4 +21,6 @@ mod rows;
 mod strided;
 #[cfg(test)]
 mod values;
+mod tile;
 mod vector;
+mod view;

@@ -2,42 +2,7 @@
 
 use gemm::Parallelism;
 
-/// A matrix inside a slice.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct View<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-    /// Values from one row, and from one column, to the next.
-    steps: (usize, usize),
-}
-
-impl<'a> View<'a> {
-    /// `rows` x `columns` at the start of `values`, rows `step` values apart.
-    pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize, step: usize) -> Self {
-        View {
-            values,
-            rows,
-            columns,
-            steps: (step, 1),
-        }
-    }
-
-    /// The same, rows as columns.
-    pub(crate) fn turned(self) -> Self {
-        View {
-            rows: self.columns,
-            columns: self.rows,
-            steps: (self.steps.1, self.steps.0),
-            ..self
-        }
-    }
-
-    fn inside(&self) -> bool {
-        let last = (self.rows.max(1) - 1) * self.steps.0 + (self.columns.max(1) - 1) * self.steps.1;
-        self.rows * self.columns == 0 || last < self.values.len()
-    }
-}
+use crate::view::View;
 
 /// `out = a b`, or `out += a b`; the rows of `out` are `step` values apart.
 pub(crate) fn product(a: View<'_>, b: View<'_>, out: &mut [f32], step: usize, add: bool) {

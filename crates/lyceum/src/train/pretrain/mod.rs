@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
+use lyceum_kernels::gemm::Rounding;
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
 use super::{Schedule, Watch};
-use crate::backbone::{Decoder, GptNeo, Source, write_folder};
+use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
 use crate::error::{Error, Result};
 use crate::model::{Batch, losses};
 use crate::rng::Rng;
@@ -68,6 +69,10 @@ pub struct Pretrain {
     pub weight_decay: f64,
     /// Largest gradient norm.
     pub clip: f64,
+    /// The factors of the matrix products, forward and backward; `bf16` is mixed precision:
+    /// weights, sums, gradients and moments stay f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// A checkpoint is kept every so many steps.
     pub save_every: usize,
 }
@@ -88,6 +93,13 @@ impl Pretrain {
             layer_norm_epsilon: 1e-5,
             activation_function: "gelu_new".into(),
             tie_word_embeddings: true,
+        }
+    }
+
+    fn rounding(&self) -> Rounding {
+        match self.precision {
+            Precision::F32 => Rounding::F32,
+            Precision::Bf16 => Rounding::Bf16,
         }
     }
 
@@ -153,7 +165,7 @@ pub fn pretrain(
     let mut optimiser = AdamW::new(&list, how.weight_decay)?;
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
-    let decoder = Decoder::new(described, &mut Source::trained(&vars))?;
+    let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()))?;
     let schedule = Schedule::cosine(how.lr, how.warmup, how.steps);
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
     for step in progress.losses.len()..how.steps {
