@@ -18,7 +18,6 @@ mod product;
 pub mod rope;
 pub mod route;
 mod rows;
-mod strided;
 #[cfg(test)]
 mod values;
 mod tile;

@@ -5,10 +5,13 @@
 //! 32-bit word holds two consecutive rows' values of a column: the first in the low half, the
 //! second in the high half, as AVX512-BF16 multiplies them; elsewhere a shift and a mask widen them.
 
-use half::bf16;
 use rayon::prelude::*;
 
+use crate::math::{self, round};
 use crate::view::View;
+
+/// From so many values on, panels are filled by several threads.
+const MANY: usize = 1 << 17;
 
 /// The values of all panels.
 #[derive(Debug, Clone)]
@@ -33,58 +36,17 @@ impl Panels {
     /// Packs `matrix`, in f32 or rounded to bf16.
     pub(crate) fn new(matrix: View<'_>, lanes: usize, halves: bool) -> Self {
         assert!(matrix.inside(), "shapes must agree");
-        Panels::of(
-            (matrix.rows, matrix.columns),
-            lanes,
-            halves,
-            |row, column| matrix.at(row, column),
-        )
-    }
-
-    /// The transpose, laid out alike.
-    pub(crate) fn turned(&self) -> Self {
-        let halves = matches!(self.values, Values::Bf16(_));
-        let at = |row: usize, column: usize| self.at(column, row);
-        Panels::of((self.n, self.k), self.lanes, halves, at)
-    }
-
-    /// Packs the `[k, n]` matrix whose element `(row, column)` is `at(row, column)`.
-    fn of(
-        (k, n): (usize, usize),
-        lanes: usize,
-        halves: bool,
-        at: impl Fn(usize, usize) -> f32 + Sync,
-    ) -> Self {
-        let width = 2 * lanes;
-        let count = n.div_ceil(width);
-        let columns = |panel: usize| panel * width..n.min((panel + 1) * width);
-        let values = if halves {
-            let pairs = k.div_ceil(2);
-            let mut words = vec![0u32; count * pairs * width];
-            let panels = words.par_chunks_mut((pairs * width).max(1)).enumerate();
-            panels.for_each(|(p, words)| {
-                for (pair, words) in words.chunks_mut(width).enumerate() {
-                    for (word, column) in words.iter_mut().zip(columns(p)) {
-                        let bits = |row| u32::from(bf16::from_f32(at(row, column)).to_bits());
-                        *word = bits(2 * pair);
-                        if 2 * pair + 1 < k {
-                            *word |= bits(2 * pair + 1) << 16;
-                        }
-                    }
-                }
-            });
-            Values::Bf16(words)
-        } else {
-            let mut values = vec![0f32; count * k * width];
-            let panels = values.par_chunks_mut((k * width).max(1)).enumerate();
-            panels.for_each(|(p, values)| {
-                for (row, values) in values.chunks_mut(width).enumerate() {
-                    for (value, column) in values.iter_mut().zip(columns(p)) {
-                        *value = at(row, column);
-                    }
-                }
-            });
-            Values::F32(values)
+        let (k, n, width) = (matrix.rows, matrix.columns, 2 * lanes);
+        let steps = if halves { k.div_ceil(2) } else { k };
+        let size = steps * width;
+        let total = n.div_ceil(width) * size;
+        let values = match halves {
+            true => Values::Bf16(each(total, size, |p, words| {
+                fill_bf16(matrix, (p * width, width), words)
+            })),
+            false => Values::F32(each(total, size, |p, values| {
+                fill_f32(matrix, (p * width, width), values)
+            })),
         };
         Panels {
             values,
@@ -92,6 +54,20 @@ impl Panels {
             n,
             lanes,
         }
+    }
+
+    /// The transpose, laid out alike.
+    pub(crate) fn turned(&self) -> Self {
+        let mut rows = vec![0f32; self.k * self.n];
+        let halves = matches!(self.values, Values::Bf16(_));
+        let lines = rows.par_chunks_mut(self.n.max(1)).enumerate();
+        lines.for_each(|(row, line)| {
+            for (column, value) in line.iter_mut().enumerate() {
+                *value = self.at(row, column);
+            }
+        });
+        let matrix = View::whole(&rows, self.k, self.n);
+        Panels::new(matrix.turned(), self.lanes, halves)
     }
 
     /// The element at `(row, column)`.
@@ -107,6 +83,75 @@ impl Panels {
                     0 => word << 16,
                     _ => word & 0xffff_0000,
                 })
+            }
+        }
+    }
+}
+
+/// `total` values in parts of `size`, each filled by `fill(number, part)`.
+fn each<T: Copy + Default + Send>(
+    total: usize,
+    size: usize,
+    fill: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let mut values = vec![T::default(); total];
+    match total {
+        0 => {}
+        1..MANY => values
+            .chunks_mut(size)
+            .enumerate()
+            .for_each(|(p, part)| fill(p, part)),
+        _ => values
+            .par_chunks_mut(size)
+            .enumerate()
+            .for_each(|(p, part)| fill(p, part)),
+    }
+    values
+}
+
+math::dispatch! {
+    /// The panel of columns `at.0..at.0 + at.1`, as far as there are any.
+    fn fill_f32(matrix: View<'_>, at: (usize, usize), values: &mut [f32]) {
+        let (from, width) = at;
+        let count = width.min(matrix.columns - from);
+        if matrix.steps.1 == 1 {
+            for (row, values) in values.chunks_mut(width).enumerate() {
+                let start = row * matrix.steps.0 + from;
+                values[..count].copy_from_slice(&matrix.values[start..start + count]);
+            }
+            return;
+        }
+        for column in 0..count {
+            let source = &matrix.values[(from + column) * matrix.steps.1..];
+            let source = source.iter().step_by(matrix.steps.0.max(1));
+            for (value, x) in values[column..].iter_mut().step_by(width).zip(source) {
+                *value = *x;
+            }
+        }
+    }
+}
+
+math::dispatch! {
+    /// As [`fill_f32`], two rows to a word.
+    fn fill_bf16(matrix: View<'_>, at: (usize, usize), words: &mut [u32]) {
+        let ((from, width), k) = (at, matrix.rows);
+        let count = width.min(matrix.columns - from);
+        let word = |low: f32, high: f32| round(low).to_bits() >> 16 | round(high).to_bits();
+        for (pair, words) in words.chunks_mut(width).enumerate() {
+            let (one, two) = (2 * pair, 2 * pair + 1);
+            if matrix.steps.1 == 1 {
+                let row = |row: usize| &matrix.values[row * matrix.steps.0 + from..][..count];
+                let low = row(one);
+                // There is no second row at an odd end.
+                let high = if two < k { row(two) } else { &[0.0; 64][..count] };
+                for ((w, low), high) in words.iter_mut().zip(low).zip(high) {
+                    *w = word(*low, *high);
+                }
+                continue;
+            }
+            for (column, w) in words[..count].iter_mut().enumerate() {
+                let high = if two < k { matrix.at(two, from + column) } else { 0.0 };
+                *w = word(matrix.at(one, from + column), high);
             }
         }
     }

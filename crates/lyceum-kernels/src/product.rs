@@ -32,6 +32,10 @@ const SMALL: usize = 1 << 17;
 struct Product<'a> {
     x: View<'a>,
     panels: &'a Panels,
+    /// The rows of the panels' matrix that x stands for; even numbers in bf16.
+    inner: (usize, usize),
+    /// Whether the result is added to what is there.
+    adds: bool,
     target: Target<'a>,
 }
 
@@ -70,9 +74,18 @@ unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_
         level.exists() && level.lanes() == panels.lanes,
         "packed for this level"
     );
-    let y = Output(y);
-    let target = Target { n, added, y };
-    let whole = Product { x, panels, target };
+    let whole = Product {
+        x,
+        panels,
+        inner: (0, k),
+        adds: false,
+        target: Target {
+            n,
+            stride: n,
+            added,
+            y: Output(y),
+        },
+    };
     let count = n.div_ceil(2 * panels.lanes);
     let small = t * k * n < SMALL;
     let wide = match t {
@@ -94,6 +107,61 @@ unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_
     } else {
         jobs.into_par_iter().for_each(|job| run(level, &whole, job));
     }
+}
+
+/// Where a part of a product in f32 goes: rows `stride` values apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) y: Output,
+    pub(crate) stride: usize,
+    /// Whether the part is added to what is there.
+    pub(crate) adds: bool,
+}
+
+/// A part of a product, computed where it stands by one thread: x `[t, inner.1 - inner.0]` times
+/// the rows `inner` and the columns `columns` of f32 panels; the first of them is a panel's first.
+/// Result `(i, column)` goes to `y[i * stride + column - columns.0]`.
+///
+/// # Safety
+/// `place` must have room for the part, which nothing else may touch meanwhile, and hold numbers
+/// if the part is added.
+pub(crate) unsafe fn part(
+    level: Level,
+    x: View<'_>,
+    panels: &Panels,
+    (inner, columns): ((usize, usize), (usize, usize)),
+    place: Place,
+) {
+    let width = 2 * panels.lanes;
+    assert!(
+        inner.1 <= panels.k && x.columns == inner.1 - inner.0 && x.inside(),
+        "shapes must agree"
+    );
+    assert!(
+        columns.1 <= panels.n && columns.0.is_multiple_of(width),
+        "whole panels"
+    );
+    assert!(
+        level.exists() && level.lanes() == panels.lanes && matches!(panels.values, Values::F32(_)),
+        "packed for this level in f32"
+    );
+    let whole = Product {
+        x,
+        panels,
+        inner,
+        adds: place.adds,
+        target: Target {
+            n: columns.1,
+            stride: place.stride,
+            added: Added::default(),
+            y: Output(place.y.0.wrapping_sub(columns.0)),
+        },
+    };
+    let job = Job {
+        rows: (0, x.rows),
+        panels: (columns.0 / width, columns.1.div_ceil(width)),
+    };
+    run(level, &whole, job);
 }
 
 fn run(level: Level, whole: &Product<'_>, job: Job) {
@@ -151,21 +219,18 @@ unsafe fn job_on<V: Vector, B: Operand<V = V, W = u32>, const ROWS: usize>(
 unsafe fn blocks<O: Operand, const ROWS: usize>(whole: &Product<'_>, job: Job, values: &[O::W]) {
     let width = 2 * O::V::LANES;
     let total = whole.panels.k.div_ceil(O::DEPTH);
+    let (begin, end) = (whole.inner.0 / O::DEPTH, whole.inner.1.div_ceil(O::DEPTH));
     // The whole depth at once when there is no second tile of rows to reuse a panel for.
     let few = job.rows.1 - job.rows.0 <= ROWS;
-    let depth = if few {
-        total
-    } else {
-        PANEL_BYTES / (4 * width)
-    }
-    .max(1);
+    let depth = if few { end } else { PANEL_BYTES / (4 * width) }.max(1);
     let mut prepared = Vec::new();
-    for from in (0..total.max(1)).step_by(depth) {
-        let count = depth.min(total - from);
+    // One block of no steps when there is nothing to sum: the result is still written.
+    for from in (begin..end.max(begin + 1)).step_by(depth) {
+        let count = depth.min(end - from);
         let steps = Steps {
             count,
-            first: from == 0,
-            last: from + count == total,
+            first: from == begin && !whole.adds,
+            last: from + count == end,
         };
         // SAFETY: rows, steps and panels are inside the product.
         unsafe {
@@ -208,9 +273,10 @@ unsafe fn prepare<O: Operand>(
     (from, count): (usize, usize),
     prepared: &mut Vec<O::X>,
 ) -> Rows<O::X> {
+    let first = from * O::DEPTH - whole.inner.0;
     let (from, to) = (
-        from * O::DEPTH,
-        ((from + count) * O::DEPTH).min(whole.panels.k),
+        first,
+        (first + count * O::DEPTH).min(whole.inner.1 - whole.inner.0),
     );
     let stride = count * O::XS;
     prepared.resize((rows.1 - rows.0) * stride, O::X::default());

@@ -2,9 +2,10 @@
 //!
 //! The inner index is walked in *steps*: one value in f32, a pair of values in bf16.
 
+use crate::math::round;
 use crate::vector::Vector;
 
-/// Where a product writes: `[t, n]`.
+/// Where a product writes.
 #[derive(Clone, Copy)]
 pub(crate) struct Output(pub(crate) *mut f32);
 // SAFETY: jobs write disjoint elements of one buffer that outlives them.
@@ -127,15 +128,6 @@ impl<V: Vector> Operand for Widened<V> {
     }
 }
 
-/// `x` rounded to bf16: to nearest, ties to even; NaN stays NaN.
-#[inline(always)]
-fn round(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let up = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
-    let quiet = (bits | 0x0040_0000) & 0xffff_0000;
-    f32::from_bits(if x.is_nan() { quiet } else { up })
-}
-
 /// Weights and rows in bf16, multiplied in pairs by AVX512-BF16.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Paired;
@@ -179,7 +171,10 @@ impl Operand for Paired {
 /// What a tile reads besides x, and where it writes.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
+    /// Columns of the result.
     pub(crate) n: usize,
+    /// Values from one row of the result to the next.
+    pub(crate) stride: usize,
     pub(crate) added: Added<'a>,
     pub(crate) y: Output,
 }
@@ -222,7 +217,8 @@ pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
         if !steps.first {
             for (r, sums) in held.iter_mut().enumerate() {
                 for (p, sum) in sums.iter_mut().enumerate() {
-                    *sum = load::<O::V>(target.y.0.add((at.0 + r) * n), (at.1 + p) * columns, n);
+                    let line = target.y.0.wrapping_add((at.0 + r) * target.stride);
+                    *sum = load::<O::V>(line, (at.1 + p) * columns, n);
                 }
             }
         }
@@ -243,12 +239,13 @@ pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
         held = sums;
         for (r, sums) in held.iter().enumerate() {
             for (p, sum) in sums.iter().enumerate() {
-                let (from, line) = ((at.1 + p) * columns, (at.0 + r) * n);
+                let from = (at.1 + p) * columns;
                 let sum = match steps.last {
-                    true => finish(target, *sum, line, from),
+                    true => finish(target, *sum, (at.0 + r) * n, from),
                     false => *sum,
                 };
-                store::<O::V>(sum, target.y.0.add(line), from, n);
+                let line = target.y.0.wrapping_add((at.0 + r) * target.stride);
+                store::<O::V>(sum, line, from, n);
             }
         }
     }
@@ -290,10 +287,14 @@ unsafe fn load<V: Vector>(row: *const f32, from: usize, n: usize) -> [V; 2] {
     // SAFETY: reads stop at `n`.
     unsafe {
         if from + 2 * V::LANES <= n {
-            return [V::load(row.add(from)), V::load(row.add(from + V::LANES))];
+            return [
+                V::load(row.wrapping_add(from)),
+                V::load(row.wrapping_add(from + V::LANES)),
+            ];
         }
         let mut edge = [0f32; 32];
-        edge[..n - from].copy_from_slice(std::slice::from_raw_parts(row.add(from), n - from));
+        edge[..n - from]
+            .copy_from_slice(std::slice::from_raw_parts(row.wrapping_add(from), n - from));
         [V::load(edge.as_ptr()), V::load(edge.as_ptr().add(V::LANES))]
     }
 }
@@ -307,13 +308,13 @@ unsafe fn store<V: Vector>(values: [V; 2], row: *mut f32, from: usize, n: usize)
     // SAFETY: writes stop at `n`.
     unsafe {
         if from + 2 * V::LANES <= n {
-            values[0].store(row.add(from));
-            values[1].store(row.add(from + V::LANES));
+            values[0].store(row.wrapping_add(from));
+            values[1].store(row.wrapping_add(from + V::LANES));
             return;
         }
         let mut edge = [0f32; 32];
         values[0].store(edge.as_mut_ptr());
         values[1].store(edge.as_mut_ptr().add(V::LANES));
-        std::ptr::copy_nonoverlapping(edge.as_ptr(), row.add(from), n - from);
+        std::ptr::copy_nonoverlapping(edge.as_ptr(), row.wrapping_add(from), n - from);
     }
 }

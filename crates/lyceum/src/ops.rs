@@ -11,7 +11,7 @@ mod rope;
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Storage, Tensor};
 use lyceum_kernels::loss;
 
 pub use activation::{activate, gate};
@@ -28,6 +28,14 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Op<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
         None => candle_core::bail!("a fused operation needs contiguous input"),
+    }
+}
+
+/// The f32 values of a tensor's storage, which must lie in the processor's memory.
+fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Op<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        _ => candle_core::bail!("a fused operation runs on the processor only"),
     }
 }
 

@@ -15,6 +15,7 @@ mod library;
 mod made;
 mod mixed;
 mod mttl;
+mod pretraining;
 mod router_laws;
 mod sizes;
 mod tiny;
