@@ -192,7 +192,7 @@ pub struct Wanted<'a> {
 }
 
 /// Gradients of [`forward`], which returned `low`, for `dy` `[t, d_out]`. Returns those of the
-/// weights `[t, per]`.
+/// weights `[t, per]`. `x` is read only for the gradients of the factors, else it may be empty.
 pub fn backward(
     f: &Factors<'_>,
     chosen: Chosen<'_>,
@@ -212,7 +212,7 @@ fn backward_at(
     wanted: Wanted<'_>,
 ) -> Vec<f32> {
     let (d_in, d_out) = f.widths;
-    let (t, width, per, starts) = (x.len() / d_in, f.width(), chosen.per, f.starts);
+    let (t, width, per, starts) = (dy.len() / d_out, f.width(), chosen.per, f.starts);
     f.check(t, &chosen);
     let step = per * width;
     assert!(
@@ -256,7 +256,7 @@ fn backward_at(
         }
     });
     if let Some(dx) = wanted.dx {
-        assert_eq!(dx.len(), x.len(), "a gradient per input");
+        assert_eq!(dx.len(), t * d_in, "a gradient per input");
         let blocks = dx
             .par_chunks_mut(BLOCK * d_in)
             .zip(dlow.par_chunks(BLOCK * step));
@@ -278,6 +278,7 @@ fn backward_at(
         });
     }
     if let Some((ddown, dup)) = wanted.factors {
+        assert_eq!(x.len(), t * d_in, "the inputs");
         let mut mixed = low.to_vec();
         mixed
             .par_chunks_mut(step)

@@ -18,8 +18,9 @@ mod product;
 pub mod rope;
 pub mod route;
 mod rows;
+pub mod stream;
+mod tile;
 #[cfg(test)]
 mod values;
-mod tile;
 mod vector;
 mod view;

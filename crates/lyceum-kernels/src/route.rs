@@ -157,6 +157,70 @@ fn choose_at(level: Level, to: &Directions<'_>, x: &[f32], k: usize) -> (Vec<u32
     (experts, weights)
 }
 
+/// `sigmoid(v . x)` of every row of `x` `[t, d]` with the row of `vectors` `[e, d]` that `owners`
+/// `[t]` names: `[t]`.
+pub fn gate(vectors: &[f32], owners: &[u32], x: &[f32]) -> Vec<f32> {
+    let mut gates = vec![0.0; owners.len()];
+    let Some(d) = x.len().checked_div(owners.len()).filter(|d| *d > 0) else {
+        return gates;
+    };
+    let rows = x.par_chunks(d).zip(owners).with_min_len(BLOCK);
+    rows.zip(&mut gates).for_each(|((x, owner), gate)| {
+        *gate = sigmoid(x, &vectors[*owner as usize * d..][..d]);
+    });
+    gates
+}
+
+/// Gradients of [`gate`], which returned `gates`, for `dgates` `[t]`: those of `vectors` go to
+/// `dvectors`, those of `x` are added to `dx`.
+pub fn gate_backward(
+    (vectors, owners, x): (&[f32], &[u32], &[f32]),
+    gates: &[f32],
+    dgates: &[f32],
+    dvectors: &mut [f32],
+    dx: Option<&mut [f32]>,
+) {
+    dvectors.fill(0.0);
+    // What nearly cancels decides the sign of an optimiser's first steps: the sums are f64.
+    let mut sums = vec![0f64; dvectors.len()];
+    let Some(d) = x.len().checked_div(owners.len()).filter(|d| *d > 0) else {
+        return;
+    };
+    let slope = |t: usize| dgates[t] * gates[t] * (1.0 - gates[t]);
+    for (t, (x, owner)) in x.chunks(d).zip(owners).enumerate() {
+        add_wide(slope(t), x, &mut sums[*owner as usize * d..][..d]);
+    }
+    dvectors
+        .iter_mut()
+        .zip(&sums)
+        .for_each(|(to, sum)| *to = *sum as f32);
+    if let Some(dx) = dx {
+        let rows = dx.par_chunks_mut(d).zip(owners).enumerate();
+        rows.with_min_len(BLOCK).for_each(|(t, (dx, owner))| {
+            add(slope(t), &vectors[*owner as usize * d..][..d], dx);
+        });
+    }
+}
+
+math::dispatch! {
+    fn sigmoid(x: &[f32], v: &[f32]) -> f32 {
+        1.0 / (1.0 + (-math::dot(x, v)).exp())
+    }
+}
+
+math::dispatch! {
+    fn add_wide(by: f32, x: &[f32], to: &mut [f64]) {
+        let by = f64::from(by);
+        to.iter_mut().zip(x).for_each(|(to, x)| *to += by * f64::from(*x));
+    }
+}
+
+math::dispatch! {
+    fn add(by: f32, x: &[f32], to: &mut [f32]) {
+        math::axpy(by, x, to);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +297,49 @@ mod tests {
             let score = if absolute { Score::Absolute } else { Score::Standardised { eps } };
             check(d, &here, k, score, seed);
         }
+    }
+
+    #[test]
+    fn gates_and_their_gradients_equal_the_formula() {
+        let (t, e, d) = (70, 3, 21);
+        let (v, x, w) = (values(e * d, 1), values(t * d, 2), values(t, 3));
+        let owners: Vec<u32> = (0..t as u32).map(|i| i * 7 % 3).collect();
+        let objective = |v: &[f32], x: &[f32]| -> f64 {
+            let each = x.chunks(d).zip(&owners).zip(&w).map(|((x, o), w)| {
+                let pairs = x.iter().zip(&v[*o as usize * d..]);
+                let z: f64 = pairs.map(|(x, v)| f64::from(*x) * f64::from(*v)).sum();
+                f64::from(*w) / (1.0 + (-z).exp())
+            });
+            each.sum()
+        };
+        let gates = gate(&v, &owners, &x);
+        let got: f64 = gates
+            .iter()
+            .zip(&w)
+            .map(|(g, w)| f64::from(*g) * f64::from(*w))
+            .sum();
+        assert!((got - objective(&v, &x)).abs() < 1e-5);
+        let (mut dv, mut dx) = (vec![9.0; e * d], vec![1.0; t * d]);
+        gate_backward((&v, &owners, &x), &gates, &w, &mut dv, Some(&mut dx));
+        let slope = |of: &[f32], way: &[f32], at: &dyn Fn(&[f32]) -> f64| {
+            let moved =
+                |by: f32| -> Vec<f32> { of.iter().zip(way).map(|(x, u)| x + by * u).collect() };
+            (at(&moved(1e-2)) - at(&moved(-1e-2))) / 2e-2
+        };
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(x, y)| f64::from(*x) * f64::from(*y))
+                .sum()
+        };
+        let way = values(e * d, 4);
+        let want = slope(&v, &way, &|v| objective(v, &x));
+        assert!((dot(&dv, &way) - want).abs() < 1e-3 * (1.0 + want.abs()));
+        let way = values(t * d, 5);
+        dx.iter_mut().for_each(|x| *x -= 1.0);
+        let want = slope(&x, &way, &|x| objective(&v, x));
+        assert!((dot(&dx, &way) - want).abs() < 1e-3 * (1.0 + want.abs()));
+        assert!(gate(&v, &[], &[]).is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
+mod attention;
 mod block;
 mod cache;
 mod chat;
@@ -12,10 +13,14 @@ mod decoder;
 mod family;
 mod fields;
 mod gpt;
+mod head;
 mod llama;
 mod load;
+mod mlp;
+mod norm;
 mod rope;
 mod summary;
+mod wanted;
 mod weights;
 
 pub use cache::Cache;
@@ -28,3 +33,6 @@ pub(crate) use load::Source;
 pub use load::{Base, Precision, write_folder};
 pub use rope::{Rope, Scaling};
 pub use summary::{SiteShape, Summary};
+
+#[cfg(test)]
+mod tests;
