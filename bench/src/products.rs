@@ -1,6 +1,7 @@
 //! Products with frozen matrices, and the memory they are read from.
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 
 use anyhow::{Context, Result, bail};
 use lyceum::rng::Rng;
@@ -45,7 +46,7 @@ impl Product {
     fn run(&self) -> usize {
         let t = self.x.len() / self.weight.n_in();
         for _ in 0..self.repeats {
-            std::hint::black_box(self.weight.forward(&self.x, Added::default()));
+            black_box(self.weight.forward(&self.x, Added::default()));
         }
         t * self.repeats
     }

@@ -94,7 +94,7 @@ pub(crate) enum Command {
                             import my-adapter experts"
     )]
     Import {
-        /// A library of MTTL's, a PEFT adapter, or a folder of adapters
+        /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too)
         source: PathBuf,
         /// The library they are added to
         destination: String,
@@ -299,7 +299,7 @@ pub(crate) enum BaseCommand {
     /// Family, sizes, the linears an expert can adapt, fingerprint
     #[command(after_help = "Example: lyceum base show gpt-neo-125m --format json")]
     Show {
-        /// Folder of the base; the one shipped when absent
+        /// Folder or GGUF file of the base; the one shipped when absent
         dir: Option<PathBuf>,
     },
 }
@@ -317,6 +317,19 @@ pub(crate) struct RunArgs {
     /// Replaces the recipe's precision
     #[arg(long, value_enum)]
     pub(crate) precision: Option<PrecisionArg>,
+    /// Replaces the recipe's precision: frozen matrices in eight bits
+    #[arg(long, value_enum, conflicts_with = "precision")]
+    pub(crate) quantize: Option<QuantizeArg>,
+}
+
+impl RunArgs {
+    /// How the frozen matrices are kept and multiplied, if not as the recipe says.
+    pub(crate) fn kept(&self) -> Option<Precision> {
+        match (self.precision, self.quantize) {
+            (None, None) => None,
+            (precision, quantize) => Some(kept(precision.unwrap_or(PrecisionArg::F32), quantize)),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -343,12 +356,30 @@ pub(crate) struct ListArgs {
 /// The base and its arithmetic.
 #[derive(Debug, Args)]
 pub(crate) struct BaseArgs {
-    /// Folder of the base; the one shipped when absent
+    /// Folder or GGUF file of the base; the one shipped when absent
     #[arg(long)]
     pub(crate) base: Option<PathBuf>,
     /// Arithmetic of the frozen matrices
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: PrecisionArg,
+    /// Keep the frozen matrices in eight bits (arithmetic in f32); quantised ones stay as they are
+    #[arg(long, value_enum, conflicts_with = "precision")]
+    pub(crate) quantize: Option<QuantizeArg>,
+}
+
+impl BaseArgs {
+    /// How the frozen matrices are kept and multiplied.
+    pub(crate) fn kept(&self) -> Precision {
+        kept(self.precision, self.quantize)
+    }
+}
+
+fn kept(precision: PrecisionArg, quantize: Option<QuantizeArg>) -> Precision {
+    match (quantize, precision) {
+        (Some(QuantizeArg::Int8), _) => Precision::Int8,
+        (None, PrecisionArg::F32) => Precision::F32,
+        (None, PrecisionArg::Bf16) => Precision::Bf16,
+    }
 }
 
 /// A base with a router over a library.
@@ -584,13 +615,9 @@ pub(crate) enum PrecisionArg {
     Bf16,
 }
 
-impl From<PrecisionArg> for Precision {
-    fn from(arg: PrecisionArg) -> Self {
-        match arg {
-            PrecisionArg::F32 => Precision::F32,
-            PrecisionArg::Bf16 => Precision::Bf16,
-        }
-    }
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum QuantizeArg {
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

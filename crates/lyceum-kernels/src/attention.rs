@@ -89,39 +89,30 @@ fn first_seen(position: usize, window: Option<usize>) -> usize {
 }
 
 math::dispatch! {
+    /// Attention of a few rows: every row of keys and values is read once, for all heads.
     fn rows_forward(
         q: &[f32], span: &Span<'_>, start: usize, h: &Heads, scores: &mut Vec<f32>,
         out: &mut [f32],
     ) {
         let (width, kv_width) = (h.width(), h.kv_width());
         for (i, (q, out)) in q.chunks(width).zip(out.chunks_mut(width)).enumerate() {
-            let position = start + i;
-            let from = first_seen(position, h.window);
-            for head in 0..h.heads {
-                let (at, kv_at) = (head * h.dim, h.kv_at(head));
-                let q = &q[at..at + h.dim];
-                scores.clear();
-                let mut base = 0;
-                for part in &span.parts {
-                    let n = part.k.len() / kv_width;
-                    for j in from.max(base)..(position + 1).min(base + n) {
-                        let k = &part.k[(j - base) * kv_width + kv_at..][..h.dim];
-                        scores.push(h.score(math::dot(q, k)).0);
-                    }
-                    base += n;
+            let (from, to) = (first_seen(start + i, h.window), start + i + 1);
+            let n = to - from;
+            scores.clear();
+            scores.resize(h.heads * n, 0.0);
+            let keys = span.parts.iter().flat_map(|part| part.k.chunks(kv_width));
+            for (at, k) in keys.take(to).skip(from).enumerate() {
+                for (head, q) in q.chunks(h.dim).enumerate() {
+                    let product = math::dot(q, &k[h.kv_at(head)..][..h.dim]);
+                    scores[head * n + at] = h.score(product).0;
                 }
-                softmax(scores);
-                let out = &mut out[at..at + h.dim];
-                out.fill(0.0);
-                let (mut base, mut next) = (0, 0);
-                for part in &span.parts {
-                    let n = part.v.len() / kv_width;
-                    for j in from.max(base)..(position + 1).min(base + n) {
-                        let v = &part.v[(j - base) * kv_width + kv_at..][..h.dim];
-                        math::axpy(scores[next], v, out);
-                        next += 1;
-                    }
-                    base += n;
+            }
+            scores.chunks_mut(n).for_each(softmax);
+            out.fill(0.0);
+            let values = span.parts.iter().flat_map(|part| part.v.chunks(kv_width));
+            for (at, v) in values.take(to).skip(from).enumerate() {
+                for (head, out) in out.chunks_mut(h.dim).enumerate() {
+                    math::axpy(scores[head * n + at], &v[h.kv_at(head)..][..h.dim], out);
                 }
             }
         }

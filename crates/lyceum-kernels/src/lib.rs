@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod attention;
+mod blocks;
 pub mod cpu;
 pub mod delta;
 pub mod gemm;
@@ -15,6 +16,7 @@ pub mod memory;
 pub mod norm;
 mod pack;
 mod product;
+pub mod quantised;
 pub mod rope;
 pub mod route;
 mod rows;

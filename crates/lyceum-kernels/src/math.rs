@@ -111,7 +111,14 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[i] = x[i].mul_add(y[i], sums[i]);
         }
     }
-    sums.iter().sum::<f32>() + rest
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+        half /= 2;
+    }
+    sums[0] + rest
 }
 
 /// Mean of `x`, and 1 over its standard deviation (biased), `eps` added to the variance; in

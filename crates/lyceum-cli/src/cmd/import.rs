@@ -1,13 +1,13 @@
-//! Taking experts from elsewhere: a folder of MTTL's, one PEFT adapter, or a folder of them.
+//! Taking experts from elsewhere: a folder of MTTL's, a PEFT adapter, a folder or cache of them.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use lyceum::Name;
 use lyceum::check::{Weighed, weigh};
 use lyceum::expert::Host;
 use lyceum::library::Library;
-use lyceum::mttl;
+use lyceum::{mttl, peft};
 use serde::Serialize;
 
 use super::model;
@@ -94,40 +94,17 @@ fn read(source: &Path, host: Option<&Host>) -> Result<mttl::Contents> {
     if mttl::is_library(source) {
         return Ok(mttl::read(source)?);
     }
-    let adapter = |dir: &Path| dir.join(lyceum::peft::CONFIG).is_file();
-    let mut dirs = Vec::new();
-    if adapter(source) {
-        dirs.push(source.to_owned());
-    } else {
-        let entries = source
-            .read_dir()
-            .with_context(|| source.display().to_string())?;
-        for entry in entries {
-            let dir: PathBuf = entry?.path();
-            if adapter(&dir) {
-                dirs.push(dir);
-            }
-        }
-        dirs.sort();
-    }
-    if dirs.is_empty() {
+    let adapters = peft::find(source)?;
+    if adapters.is_empty() {
         bail!(
             "{} is neither a library of MTTL's (`.meta` files) nor a PEFT adapter \
              (adapter_config.json) nor a folder of adapters",
             source.display()
         );
     }
-    let mut contents = mttl::Contents::default();
-    for dir in dirs {
-        let real = dir
-            .canonicalize()
-            .with_context(|| dir.display().to_string())?;
-        let name = real
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let expert = lyceum::peft::import(&dir, &Name::new(name)?, host)?;
-        contents.experts.push(expert);
-    }
-    Ok(contents)
+    let import = |(name, dir): &(Name, PathBuf)| peft::import(dir, name, host);
+    Ok(mttl::Contents {
+        experts: adapters.iter().map(import).collect::<Result<_, _>>()?,
+        ..mttl::Contents::default()
+    })
 }

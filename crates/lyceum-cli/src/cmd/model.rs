@@ -17,7 +17,7 @@ use crate::out::{self, Format};
 
 /// The base asked for, or the one shipped.
 pub(crate) fn base(args: &BaseArgs) -> Result<Arc<Base>> {
-    let precision = args.precision.into();
+    let precision = args.kept();
     Ok(Arc::new(match &args.base {
         Some(dir) => Base::open(dir, precision)?,
         None => {
@@ -56,6 +56,7 @@ pub(crate) fn model(args: &ModelArgs) -> Result<Model> {
         let chosen = BaseArgs {
             base: args.base.base.clone().or(saved),
             precision: args.base.precision,
+            quantize: args.base.quantize,
         };
         return Ok(Model::open(dir, base(&chosen)?)?);
     }

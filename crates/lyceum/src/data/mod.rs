@@ -3,7 +3,9 @@
 mod choice;
 mod jsonl;
 mod parquet;
+mod pieces;
 mod prompt;
+mod sentencepiece;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use choice::Question;
+pub(crate) use pieces::{Kind, Piece, Vocabulary, Words, byte_level};
 pub use prompt::join;
 pub use tokens::{Tokenizer, Tokens};
 

@@ -259,7 +259,7 @@ fn variants_of_the_same_weights_equal_the_reference() {
 
 #[expect(dead_code, reason = "the example's own main")]
 #[path = "../../examples/llama2c.rs"]
-mod llama2c;
+pub(crate) mod llama2c;
 
 #[derive(serde::Deserialize)]
 struct Story {

@@ -122,10 +122,13 @@ impl Pretrain {
         like == *other && (0..steps).all(|step| mine.rate(step) == theirs.rate(step))
     }
 
-    fn rounding(&self) -> Rounding {
+    fn rounding(&self) -> Result<Rounding> {
         match self.precision {
-            Precision::F32 => Rounding::F32,
-            Precision::Bf16 => Rounding::Bf16,
+            Precision::F32 => Ok(Rounding::F32),
+            Precision::Bf16 => Ok(Rounding::Bf16),
+            Precision::Int8 => Err(Error::invalid(
+                "weights in 8 bits cannot be trained: precision must be f32 or bf16",
+            )),
         }
     }
 
@@ -194,7 +197,7 @@ pub fn pretrain(
     let mut optimiser = AdamW::new(&list, how.weight_decay)?;
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
-    let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()))?;
+    let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()?))?;
     let schedule = how.schedule();
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
     for step in progress.losses.len()..how.steps {
