@@ -269,7 +269,11 @@ fn experts_train_over_quantised_matrices_as_over_the_same_values_in_f32() {
     let both = logits(&quantised, &tokens, None).narrow(0, 0, 5).unwrap();
     assert!(apart(&alone, &both) < 1e-5);
     let model = lyceum::model::Model::new(Arc::new(quantised), None);
-    let told = |base: lyceum::model::Model| base.generate(&tokens, &[], 8, |_, _| {}).unwrap();
+    let how = lyceum::model::Decoding {
+        max_new: 8,
+        live: 32,
+    };
+    let told = |base: lyceum::model::Model| base.generate(&tokens, &[], &how, |_, _| {}).unwrap();
     let want = told(lyceum::model::Model::new(Arc::new(plain), None));
     assert_eq!(told(model), want);
 }
