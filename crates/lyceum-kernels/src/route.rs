@@ -86,14 +86,12 @@ fn top(scores: &[f32], here: &[bool], experts: &mut [u32], weights: &mut [f32]) 
     let per = experts.len();
     let mut held = 0;
     for (e, score) in scores.iter().enumerate().filter(|(e, _)| here[*e]) {
-        if held == per && !(*score > weights[per - 1]) {
+        // What is held is sorted, largest first; the last falls out when there is no room.
+        let smaller = weights[..held].iter().position(|held| *score > *held);
+        let at = smaller.unwrap_or(held);
+        if at == per {
             continue;
         }
-        // What is held is sorted, largest first; the last falls out when there is no room.
-        let at = weights[..held]
-            .iter()
-            .position(|held| *score > *held)
-            .unwrap_or(held);
         held = per.min(held + 1);
         weights[at..held].rotate_right(1);
         experts[at..held].rotate_right(1);
