@@ -7,6 +7,7 @@ pub mod activation;
 pub mod attention;
 mod blocks;
 pub mod cpu;
+mod dots;
 pub mod gemm;
 pub mod loss;
 pub mod map;

@@ -124,7 +124,8 @@ impl Pretrain {
 
     fn rounding(&self) -> Rounding {
         match self.precision {
-            Precision::F32 => Rounding::F32,
+            // `check` refuses eight bits.
+            Precision::F32 | Precision::Int8 => Rounding::F32,
             Precision::Bf16 => Rounding::Bf16,
         }
     }
@@ -155,6 +156,11 @@ impl Pretrain {
         }
         if self.warmup + self.decay > self.steps {
             return Err(Error::invalid("warmup and decay must fit into steps"));
+        }
+        if self.precision == Precision::Int8 {
+            return Err(Error::invalid(
+                "a model cannot be trained in int8; use precision f32 or bf16",
+            ));
         }
         Ok(())
     }
