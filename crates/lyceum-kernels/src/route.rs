@@ -86,7 +86,8 @@ fn top(scores: &[f32], here: &[bool], experts: &mut [u32], weights: &mut [f32]) 
     let per = experts.len();
     let mut held = 0;
     for (e, score) in scores.iter().enumerate().filter(|(e, _)| here[*e]) {
-        if held == per && !(*score > weights[per - 1]) {
+        let larger = |than: f32| score.partial_cmp(&than) == Some(std::cmp::Ordering::Greater);
+        if held == per && !larger(weights[per - 1]) {
             continue;
         }
         // What is held is sorted, largest first; the last falls out when there is no room.
