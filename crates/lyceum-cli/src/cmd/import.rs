@@ -1,13 +1,11 @@
 //! Taking experts from elsewhere: a folder of MTTL's, one PEFT adapter, or a folder of them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use lyceum::Name;
 use lyceum::check::{Weighed, weigh};
-use lyceum::expert::Host;
-use lyceum::library::Library;
-use lyceum::mttl;
+use lyceum::library::{self, Library};
 use serde::Serialize;
 
 use super::model;
@@ -26,7 +24,7 @@ struct Report {
 pub(crate) fn import(source: &Path, to: &str, base: &BaseArgs, format: Format) -> Result<()> {
     let base = base.base.as_ref().map(|_| model::base(base)).transpose()?;
     let host = base.map(|base| base.host());
-    let mut contents = read(source, host.as_ref())?;
+    let mut contents = library::contents(source, host.as_ref())?;
     let mut warnings = std::mem::take(&mut contents.notes);
     let experts = contents.experts.iter_mut().chain(&mut contents.removed);
     if let Some(host) = &host {
@@ -88,46 +86,4 @@ fn text(report: &Report) -> String {
     let base = report.base.as_deref().unwrap_or("not known");
     let (experts, artifacts) = (report.experts.len(), report.artifacts);
     text + &format!("imported {experts} experts and {artifacts} artifacts; base {base:.12}\n")
-}
-
-fn read(source: &Path, host: Option<&Host>) -> Result<mttl::Contents> {
-    if mttl::is_library(source) {
-        return Ok(mttl::read(source)?);
-    }
-    let adapter = |dir: &Path| dir.join(lyceum::peft::CONFIG).is_file();
-    let mut dirs = Vec::new();
-    if adapter(source) {
-        dirs.push(source.to_owned());
-    } else {
-        let entries = source
-            .read_dir()
-            .with_context(|| source.display().to_string())?;
-        for entry in entries {
-            let dir: PathBuf = entry?.path();
-            if adapter(&dir) {
-                dirs.push(dir);
-            }
-        }
-        dirs.sort();
-    }
-    if dirs.is_empty() {
-        bail!(
-            "{} is neither a library of MTTL's (`.meta` files) nor a PEFT adapter \
-             (adapter_config.json) nor a folder of adapters",
-            source.display()
-        );
-    }
-    let mut contents = mttl::Contents::default();
-    for dir in dirs {
-        let real = dir
-            .canonicalize()
-            .with_context(|| dir.display().to_string())?;
-        let name = real
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let expert = lyceum::peft::import(&dir, &Name::new(name)?, host)?;
-        contents.experts.push(expert);
-    }
-    Ok(contents)
 }

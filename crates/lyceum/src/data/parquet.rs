@@ -8,20 +8,20 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
-use super::{Example, Row, Target};
+use super::{Example, Row, Split, Target};
 use crate::error::{Context, Error, Result};
 
-/// Adds the rows of the file at `path`.
-pub(super) fn read(path: &Path, examples: &mut Vec<Example>) -> Result<()> {
+/// Adds the rows of the file at `path`; those that do not say belong to `split`.
+pub(super) fn read(path: &Path, split: Option<Split>, examples: &mut Vec<Example>) -> Result<()> {
     // On some damaged pages the parquet crate panics (60.1: a division by zero, among others). It
     // works on nothing but this file, so whatever it leaves behind is dropped with it.
-    let rows = std::panic::catch_unwind(|| rows(path));
+    let rows = std::panic::catch_unwind(|| rows(path, split));
     let damaged = |_| Err(Error::format(path.display(), "the parquet data is damaged"));
     examples.extend(rows.unwrap_or_else(damaged)?);
     Ok(())
 }
 
-fn rows(path: &Path) -> Result<Vec<Example>> {
+fn rows(path: &Path, split: Option<Split>) -> Result<Vec<Example>> {
     let mut examples = Vec::new();
     let bad = |why: String| Error::format(path.display(), why);
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
@@ -66,9 +66,12 @@ fn rows(path: &Path) -> Result<Vec<Example>> {
                 task_name: one("task_name", true)?,
                 task_source: one("task_source", false)?,
                 template_type: one("template_type", false)?,
-                split: one("split", true)?,
+                split: match batch.column_by_name("split") {
+                    Some(_) => Some(one("split", true)?),
+                    None => None,
+                },
             };
-            examples.push(row.example().context(at)?);
+            examples.push(row.example(split).context(at)?);
         }
     }
     Ok(examples)

@@ -12,10 +12,16 @@ mod golden_routing;
 mod golden_training;
 mod hostile;
 mod library;
+mod library_size;
 mod made;
 mod mixed;
 mod mttl;
+mod remote;
 mod router_laws;
+#[allow(dead_code, reason = "the command's own tests use the rest")]
+mod servers;
 mod sizes;
+mod store_laws;
 mod tiny;
 mod training;
+mod work;
