@@ -279,11 +279,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: BaseCommand,
     },
-    /// Draw a report again from its JSON
-    #[command(after_help = "Example: lyceum plot out/report.json")]
+    /// Draw a report again from its JSON, or several seeds' reports as their mean
+    #[command(
+        after_help = "Example: lyceum plot out/report.json\n         lyceum plot out-1/report.json out-2/report.json --out mean"
+    )]
     Plot {
-        /// `report.json`
-        report: PathBuf,
+        /// `report.json`; several of one recipe under different seeds give their mean, with
+        /// standard errors between the seeds
+        #[arg(required = true, value_name = "REPORT")]
+        reports: Vec<PathBuf>,
         /// Where it goes; beside the JSON when absent
         #[arg(long)]
         out: Option<PathBuf>,

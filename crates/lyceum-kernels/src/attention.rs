@@ -5,8 +5,12 @@
 
 use rayon::prelude::*;
 
+use crate::cpu::Level;
 use crate::math;
-use crate::strided::{View, product};
+use crate::pack::Panels;
+use crate::product::{Place, part};
+use crate::tile::Output;
+use crate::view::View;
 
 /// Shape of the heads: rows of q and the output hold `heads * dim` values, rows of k and v
 /// `kv_heads * dim`.
@@ -75,36 +79,10 @@ pub struct Span<'a> {
     pub parts: Vec<Part<'a>>,
 }
 
-impl<'a> Span<'a> {
-    /// The rows of keys `from..to` in each part: the first one's number, the values, how many.
-    fn keys(
-        &self,
-        from: usize,
-        to: usize,
-        width: usize,
-        pick: fn(&Part<'a>) -> &'a [f32],
-    ) -> impl Iterator<Item = (usize, &'a [f32], usize)> {
-        let mut base = 0;
-        self.parts.iter().filter_map(move |part| {
-            let (values, n) = (pick(part), part.k.len() / width);
-            let (first, last) = (from.max(base), to.min(base + n));
-            let own = first.saturating_sub(base)..last.saturating_sub(base);
-            base += n;
-            (first < last).then(|| {
-                (
-                    first,
-                    &values[own.start * width..own.end * width],
-                    own.len(),
-                )
-            })
-        })
-    }
-}
-
 /// Query rows per block of work.
-const BLOCK: usize = 64;
+const BLOCK: usize = 48;
 /// From so many rows on, scores are a matrix product; below, a dot product each.
-const MANY: usize = 8;
+const MANY: usize = 16;
 
 fn first_seen(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |w| (position + 1).saturating_sub(w))
@@ -150,38 +128,81 @@ math::dispatch! {
     }
 }
 
-/// [`rows_forward`] by matrix products, for many rows.
-fn block_forward(
-    q: &[f32],
-    span: &Span<'_>,
-    start: usize,
-    h: &Heads,
-    scores: &mut Vec<f32>,
-    out: &mut [f32],
-) {
-    let (width, kv_width) = (h.width(), h.kv_width());
-    let rows = q.len() / width;
-    let (from, to) = (first_seen(start, h.window), start + rows);
-    scores.resize(rows * (to - from), 0.0);
-    for head in 0..h.heads {
-        let (at, kv_at) = (head * h.dim, h.kv_at(head));
-        let queries = View::new(&q[at..], rows, h.dim, width);
-        for (first, k, n) in span.keys(from, to, kv_width, |part| part.k) {
-            let keys = View::new(&k[kv_at..], n, h.dim, kv_width);
-            let out = &mut scores[first - from..];
-            product(queries, keys.turned(), out, to - from, false);
+/// The keys and values of one head, packed for the products with many rows.
+struct Head {
+    /// Keys as columns: `[dim, n]`.
+    keys: Panels,
+    /// Values as rows: `[n, dim]`.
+    values: Panels,
+}
+
+impl Head {
+    fn new(level: Level, span: &Span<'_>, kv_at: usize, h: &Heads) -> Self {
+        let own = |rows: &[f32], into: &mut Vec<f32>| {
+            let rows = rows.chunks(h.kv_width());
+            rows.for_each(|row| into.extend_from_slice(&row[kv_at..kv_at + h.dim]));
+        };
+        let (mut k, mut v) = (Vec::new(), Vec::new());
+        for part in &span.parts {
+            own(part.k, &mut k);
+            own(part.v, &mut v);
         }
-        weights(scores, to - from, start, from, h, None);
-        let out = &mut out[at..];
-        for (i, (first, v, n)) in span.keys(from, to, kv_width, |part| part.v).enumerate() {
-            let shares = View::new(&scores[first - from..], rows, n, to - from);
-            product(
-                shares,
-                View::new(&v[kv_at..], n, h.dim, kv_width),
-                out,
-                width,
-                i > 0,
-            );
+        let n = k.len() / h.dim;
+        Head {
+            keys: Panels::new(View::whole(&k, n, h.dim).turned(), level.lanes(), false),
+            values: Panels::new(View::whole(&v, n, h.dim), level.lanes(), false),
+        }
+    }
+}
+
+/// The keys that the rows `start..end` may see, from a panel's first on.
+fn seen(start: usize, end: usize, h: &Heads, keys: &Panels) -> (usize, usize) {
+    let width = 2 * keys.lanes;
+    (first_seen(start, h.window) / width * width, end)
+}
+
+/// Where a part goes that overwrites what is there.
+fn over(y: &mut [f32], stride: usize) -> Place {
+    Place {
+        y: Output(y.as_mut_ptr()),
+        stride,
+        adds: false,
+    }
+}
+
+/// One head's attention over one sequence: `q` and `out` begin at the head in the sequence's first
+/// row; row `i` of `out` begins `i * h.width()` values on.
+///
+/// # Safety
+/// `out` must have room for the head in every row, which nothing else may touch meanwhile.
+unsafe fn head_forward(
+    level: Level,
+    q: &[f32],
+    (rows, past): (usize, usize),
+    head: &Head,
+    h: &Heads,
+    out: Output,
+) {
+    let (width, dim) = (h.width(), h.dim);
+    let mut scores = Vec::new();
+    for from in (0..rows).step_by(BLOCK) {
+        let to = rows.min(from + BLOCK);
+        let keys = seen(past + from, past + to, h, &head.keys);
+        let n = keys.1 - keys.0;
+        scores.resize((to - from) * n, 0.0);
+        let queries = View::new(&q[from * width..], to - from, dim, width);
+        let own = Place {
+            y: Output(out.0.wrapping_add(from * width)),
+            stride: width,
+            adds: false,
+        };
+        // SAFETY: `scores` has room for a row of `n` per query, `out` says the caller.
+        unsafe {
+            let place = over(&mut scores, n);
+            part(level, queries, &head.keys, ((0, dim), keys), place);
+            weights(&mut scores, n, past + from, keys.0, h, None);
+            let shares = View::whole(&scores, to - from, n);
+            part(level, shares, &head.values, (keys, (0, dim)), own);
         }
     }
 }
@@ -223,82 +244,142 @@ fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|x| *x /= total);
 }
 
-/// Attention of `q` `[t, heads * dim]`, packed in the order of `spans`, into `out` (same shape).
-pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads, out: &mut [f32]) {
+/// Attention of `q` `[t, heads * dim]`, packed in the order of `spans`, `[t, heads * dim]` too.
+pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
     let width = h.width();
-    let mut jobs = Vec::new();
-    let (mut q, mut out) = (q, out);
+    let level = Level::best();
+    let mut out = vec![0.0; q.len()];
+    let (mut few, mut many) = (Vec::new(), Vec::new());
+    let (mut q, mut rest) = (q, out.as_mut_slice());
     for span in spans {
         let keys: usize = span.parts.iter().map(|p| p.k.len() / h.kv_width()).sum();
-        let mut start = keys - span.rows;
+        let past = keys - span.rows;
         let (own_q, rest_q) = q.split_at(span.rows * width);
-        let (own_out, rest_out) = out.split_at_mut(span.rows * width);
-        (q, out) = (rest_q, rest_out);
-        for (q, out) in own_q
-            .chunks(BLOCK * width)
-            .zip(own_out.chunks_mut(BLOCK * width))
-        {
-            jobs.push((q, span, start, out));
-            start += q.len() / width;
+        let (own_out, rest_out) = std::mem::take(&mut rest).split_at_mut(span.rows * width);
+        (q, rest) = (rest_q, rest_out);
+        match span.rows {
+            0..MANY => few.push((own_q, span, past, own_out)),
+            _ => {
+                let out = Output(own_out.as_mut_ptr());
+                many.extend((0..h.kv_heads).map(|kv| (own_q, span, past, kv, out)));
+            }
         }
     }
-    jobs.into_par_iter()
-        .for_each_init(Vec::new, |scores, (q, span, start, out)| {
-            match q.len() / width {
-                0..MANY => rows_forward(q, span, start, h, scores, out),
-                _ => block_forward(q, span, start, h, scores, out),
-            }
+    few.into_par_iter()
+        .for_each_init(Vec::new, |scores, (q, span, past, out)| {
+            rows_forward(q, span, past, h, scores, out)
         });
+    many.into_par_iter().for_each(|(q, span, past, kv, out)| {
+        let group = h.heads / h.kv_heads;
+        let packed = Head::new(level, span, kv * h.dim, h);
+        for head in kv * group..(kv + 1) * group {
+            let at = head * h.dim;
+            let out = Output(out.0.wrapping_add(at));
+            // SAFETY: every head of every span has columns of its own.
+            unsafe { head_forward(level, &q[at..], (span.rows, past), &packed, h, out) }
+        }
+    });
+    out
 }
 
-/// What one sequence's backward pass reads and writes.
+/// One sequence in a backward pass: what is read, and where its gradients begin.
+#[derive(Clone, Copy)]
 struct Sequence<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
     dout: &'a [f32],
-    dq: &'a mut [f32],
-    dk: &'a mut [f32],
-    dv: &'a mut [f32],
+    dq: Output,
+    dk: Output,
+    dv: Output,
 }
 
-/// A block's weights, the gradients of its scores, and the scores' slopes.
-#[derive(Default)]
-struct Blocks {
-    p: Vec<f32>,
-    d: Vec<f32>,
-    slopes: Vec<f32>,
-}
-
-fn sequence_backward(s: &mut Sequence<'_>, h: &Heads, blocks: &mut Blocks) {
-    let (width, kv_width) = (h.width(), h.kv_width());
-    let t = s.q.len() / width;
-    s.dk.fill(0.0);
-    s.dv.fill(0.0);
-    for head in 0..h.heads {
-        let (at, kv_at) = (head * h.dim, h.kv_at(head));
-        for start in (0..t).step_by(BLOCK) {
-            let (from, to) = (first_seen(start, h.window), t.min(start + BLOCK));
-            let (rows, n) = (to - start, to - from);
-            let queries = View::new(&s.q[start * width + at..], rows, h.dim, width);
-            let douts = View::new(&s.dout[start * width + at..], rows, h.dim, width);
-            let keys = View::new(&s.k[from * kv_width + kv_at..], n, h.dim, kv_width);
-            let values = View::new(&s.v[from * kv_width + kv_at..], n, h.dim, kv_width);
-            let Blocks { p, d, slopes } = blocks;
+/// The gradients of one head of keys and values, and of the queries it serves.
+///
+/// # Safety
+/// The outputs of `s` must have room for the sequence; nothing else may touch these heads'
+/// columns meanwhile.
+unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Heads) {
+    let (width, kv_width, dim) = (h.width(), h.kv_width(), h.dim);
+    let (t, kv_at, group) = (s.q.len() / width, kv_head * dim, h.heads / h.kv_heads);
+    let panels = |view: View<'_>| Panels::new(view, level.lanes(), false);
+    let (k, v) = (
+        View::new(&s.k[kv_at..], t, dim, kv_width),
+        View::new(&s.v[kv_at..], t, dim, kv_width),
+    );
+    let (keys, keys_turned, values_turned) = (panels(k), panels(k.turned()), panels(v.turned()));
+    // Gradients of keys and values as columns: sums over the queries, turned at the end.
+    let (mut dk, mut dv) = (vec![0f32; dim * t], vec![0f32; dim * t]);
+    let (mut p, mut d, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
+    for head in kv_head * group..(kv_head + 1) * group {
+        let at = head * dim;
+        for from in (0..t).step_by(BLOCK) {
+            let to = t.min(from + BLOCK);
+            let (rows, seen) = (to - from, seen(from, to, h, &keys_turned));
+            let n = seen.1 - seen.0;
             p.resize(rows * n, 0.0);
             d.resize(rows * n, 0.0);
-            slopes.resize(rows * n, 0.0);
-            product(queries, keys.turned(), p, n, false);
-            weights(p, n, start, from, h, Some(slopes));
-            product(douts, values.turned(), d, n, false);
-            let shares = View::new(p, rows, n, n);
-            let dv = &mut s.dv[from * kv_width + kv_at..];
-            product(shares.turned(), douts, dv, kv_width, true);
-            scores_backward(p, d, slopes, n, h);
-            let d = View::new(d, rows, n, n);
-            product(d, keys, &mut s.dq[start * width + at..], width, false);
-            let dk = &mut s.dk[from * kv_width + kv_at..];
-            product(d.turned(), queries, dk, kv_width, true);
+            slopes.resize(if h.soft_cap.is_some() { rows * n } else { 0 }, 0.0);
+            let queries = View::new(&s.q[from * width + at..], rows, dim, width);
+            let douts = View::new(&s.dout[from * width + at..], rows, dim, width);
+            let dq = Place {
+                y: Output(s.dq.0.wrapping_add(from * width + at)),
+                stride: width,
+                adds: false,
+            };
+            let sums = |sum: &mut [f32]| Place {
+                y: Output(sum[seen.0..].as_mut_ptr()),
+                stride: t,
+                adds: true,
+            };
+            // SAFETY: p and d have room for a row of `n` per query, dk and dv for a row of `t`
+            // per column of the head, dq says the caller.
+            unsafe {
+                part(
+                    level,
+                    queries,
+                    &keys_turned,
+                    ((0, dim), seen),
+                    over(&mut p, n),
+                );
+                weights(&mut p, n, from, seen.0, h, Some(&mut slopes));
+                part(
+                    level,
+                    douts,
+                    &values_turned,
+                    ((0, dim), seen),
+                    over(&mut d, n),
+                );
+                let shares = panels(View::whole(&p, rows, n));
+                part(
+                    level,
+                    douts.turned(),
+                    &shares,
+                    ((0, rows), (0, n)),
+                    sums(&mut dv),
+                );
+                scores_backward(&p, &mut d, &slopes, n, h);
+                let slope = View::whole(&d, rows, n);
+                part(level, slope, &keys, (seen, (0, dim)), dq);
+                let slope = panels(slope);
+                part(
+                    level,
+                    queries.turned(),
+                    &slope,
+                    ((0, rows), (0, n)),
+                    sums(&mut dk),
+                );
+            }
+        }
+    }
+    for row in 0..t {
+        for c in 0..dim {
+            let at = row * kv_width + kv_at + c;
+            // SAFETY: these columns are this call's own, says the caller.
+            unsafe {
+                *s.dk.0.add(at) = dk[c * t + row];
+                *s.dv.0.add(at) = dv[c * t + row];
+            }
         }
     }
 }
@@ -324,48 +405,58 @@ math::dispatch! {
     }
 }
 
-/// Gradients of [`forward`] over whole sequences of `lens` tokens packed end to end: `q`, `dout`
-/// and `dq` are `[t, heads * dim]`, the others `[t, kv_heads * dim]`.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "three inputs, their gradients and the output's"
-)]
+/// Gradients of q, k and v.
+#[derive(Debug)]
+pub struct Gradients {
+    /// `[t, heads * dim]`.
+    pub dq: Vec<f32>,
+    /// `[t, kv_heads * dim]`.
+    pub dk: Vec<f32>,
+    /// `[t, kv_heads * dim]`.
+    pub dv: Vec<f32>,
+}
+
+/// Gradients of [`forward`] over whole sequences of `lens` tokens packed end to end: `q` and
+/// `dout` are `[t, heads * dim]`, k and v `[t, kv_heads * dim]`.
 pub fn backward(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    (q, k, v): (&[f32], &[f32], &[f32]),
     dout: &[f32],
     lens: &[usize],
     h: &Heads,
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-) {
-    let (mut dq, mut dk, mut dv) = (dq, dk, dv);
+) -> Gradients {
+    let level = Level::best();
+    let t: usize = lens.iter().sum();
+    assert!(
+        q.len() == t * h.width() && dout.len() == q.len(),
+        "a row of queries per token"
+    );
+    assert!(
+        k.len() == t * h.kv_width() && v.len() == k.len(),
+        "a row of keys and values per token"
+    );
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     let mut start = 0;
     let mut jobs = Vec::new();
     for len in lens {
         let wide = start * h.width()..(start + len) * h.width();
         let range = start * h.kv_width()..(start + len) * h.kv_width();
-        let (own_dq, rest_dq) = dq.split_at_mut(wide.len());
-        let (own_dk, rest_dk) = dk.split_at_mut(range.len());
-        let (own_dv, rest_dv) = dv.split_at_mut(range.len());
-        (dq, dk, dv) = (rest_dq, rest_dk, rest_dv);
-        jobs.push(Sequence {
+        let sequence = Sequence {
             q: &q[wide.clone()],
             k: &k[range.clone()],
-            v: &v[range],
+            v: &v[range.clone()],
+            dq: Output(dq[wide.clone()].as_mut_ptr()),
             dout: &dout[wide],
-            dq: own_dq,
-            dk: own_dk,
-            dv: own_dv,
-        });
+            dk: Output(dk[range.clone()].as_mut_ptr()),
+            dv: Output(dv[range].as_mut_ptr()),
+        };
+        jobs.extend((0..h.kv_heads).map(|head| (sequence, head)));
         start += len;
     }
-    jobs.into_par_iter()
-        .for_each_init(Blocks::default, |blocks, mut s| {
-            sequence_backward(&mut s, h, blocks)
-        });
+    jobs.into_par_iter().for_each(|(sequence, head)| {
+        // SAFETY: every head of every sequence has columns of its own.
+        unsafe { head_backward(level, &sequence, head, h) }
+    });
+    Gradients { dq, dk, dv }
 }
 
 #[cfg(test)]
@@ -454,8 +545,7 @@ mod tests {
                 want.extend(naive(&q[start * width..end * width], whole.k, whole.v, &h));
                 start = end;
             }
-            let mut out = vec![0.0; t * width];
-            forward(&q, &spans, &h, &mut out);
+            let out = forward(&q, &spans, &h);
             for (a, b) in out.iter().zip(&want) {
                 assert!((f64::from(*a) - b).abs() < 1e-5, "{a} {b}");
             }
@@ -468,8 +558,7 @@ mod tests {
                 rows: 2,
                 parts: vec![part],
             };
-            let mut tail = vec![0.0; 2 * width];
-            forward(&q[6 * width..8 * width], &[last], &h, &mut tail);
+            let tail = forward(&q[6 * width..8 * width], &[last], &h);
             for (a, b) in tail.iter().zip(&want[6 * width..8 * width]) {
                 assert!((f64::from(*a) - b).abs() < 1e-5, "{a} {b}");
             }
@@ -488,8 +577,7 @@ mod tests {
                 out.extend(naive(&q[cut..], &k[kv_cut..], &v[kv_cut..], &h));
                 out.iter().zip(&w).map(|(o, w)| o * f64::from(*w)).sum()
             };
-            let (mut dq, mut dk, mut dv) = (vec![0.0; n], vec![0.0; m], vec![0.0; m]);
-            backward(&q, &k, &v, &w, &lens, &h, &mut dq, &mut dk, &mut dv);
+            let Gradients { dq, dk, dv } = backward((&q, &k, &v), &w, &lens, &h);
             let nudge = |m: &[f32], i: usize, by: f32| {
                 let mut m = m.to_vec();
                 m[i] += by;
@@ -519,8 +607,7 @@ mod tests {
             let t = BLOCK + 9;
             let (n, m) = (t * h.width(), t * h.kv_width());
             let (q, k, v, w) = (values(n, 1), values(m, 2), values(m, 3), values(n, 4));
-            let (mut dq, mut dk, mut dv) = (vec![0.0; n], vec![0.0; m], vec![0.0; m]);
-            backward(&q, &k, &v, &w, &[t], &h, &mut dq, &mut dk, &mut dv);
+            let Gradients { dq, dk, dv } = backward((&q, &k, &v), &w, &[t], &h);
             let e = 1e-3;
             for seed in 5..8 {
                 let ways = [values(n, seed), values(m, seed + 10), values(m, seed + 20)];

@@ -11,6 +11,8 @@ pub enum Level {
     Avx2,
     /// 512-bit registers.
     Avx512,
+    /// 512-bit registers, and products of pairs of bf16.
+    Avx512Bf16,
 }
 
 impl Level {
@@ -19,7 +21,7 @@ impl Level {
     pub fn best() -> Level {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let found = [Level::Avx512, Level::Avx2].into_iter();
+            let found = [Level::Avx512Bf16, Level::Avx512, Level::Avx2].into_iter();
             let mut works = found.filter(|level| level.exists() && crate::gemm::agrees(*level));
             works.next().unwrap_or(Level::Portable)
         })
@@ -32,9 +34,17 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => is_x86_feature_detected!("avx512f") && Level::Avx2.exists(),
+            Level::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512bw")
+                    && Level::Avx2.exists()
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Level::Avx512.exists(),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => false,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => false,
         }
     }
 
@@ -42,14 +52,19 @@ impl Level {
     pub(crate) fn lanes(self) -> usize {
         match self {
             Level::Portable | Level::Avx2 => 8,
-            Level::Avx512 => 16,
+            Level::Avx512 | Level::Avx512Bf16 => 16,
         }
     }
 }
 
 /// Every level this processor has, for tests and benchmarks.
 pub fn levels() -> impl Iterator<Item = Level> {
-    [Level::Portable, Level::Avx2, Level::Avx512]
-        .into_iter()
-        .filter(|level| level.exists())
+    [
+        Level::Portable,
+        Level::Avx2,
+        Level::Avx512,
+        Level::Avx512Bf16,
+    ]
+    .into_iter()
+    .filter(|level| level.exists())
 }

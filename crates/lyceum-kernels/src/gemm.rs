@@ -1,21 +1,17 @@
-//! Matrix products: with frozen matrices prepared once, and plain ones.
+//! Matrix products: with frozen matrices prepared once, and with any.
 //!
-//! Every element of a packed product is one chain of multiply-adds over the inner index, whatever
-//! the number of rows or threads: a row's result does not depend on its batch.
+//! Every element of a product is one chain of multiply-adds over the inner index, whatever the
+//! number of rows or threads: a row's result does not depend on its batch.
 
 use std::sync::OnceLock;
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::cpu::Level;
 use crate::pack::{Panels, Values};
-use crate::{math, product};
-
-/// Rows of the left matrix per block of work.
-const BLOCK: usize = 64;
-/// Values per block of elementwise work.
-const VALUES: usize = 16_384;
+use crate::product;
+pub use crate::tile::Added;
+use crate::view::View;
 
 /// A frozen matrix `W` `[n_out, n_in]`, laid out for `x W^T` and, once asked for, `dy W`.
 #[derive(Debug, Clone)]
@@ -23,29 +19,6 @@ pub struct Packed {
     forward: Panels,
     backward: OnceLock<Panels>,
     level: Level,
-    /// Whether weights are bf16, and products round their input to bf16 too.
-    rounds: bool,
-}
-
-math::dispatch! {
-    fn round(x: &[f32], y: &mut [f32]) {
-        for (x, y) in x.iter().zip(y) {
-            // To nearest, ties to even; NaN stays NaN.
-            let bits = x.to_bits();
-            let up = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
-            let quiet = (bits | 0x0040_0000) & 0xffff_0000;
-            *y = f32::from_bits(if x.is_nan() { quiet } else { up });
-        }
-    }
-}
-
-/// What a product adds to its result.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Added<'a> {
-    /// The same `[n]` for every row.
-    pub bias: Option<&'a [f32]>,
-    /// Values `[t, n]`, such as a residual stream.
-    pub rows: Option<&'a [f32]>,
 }
 
 impl Packed {
@@ -59,15 +32,13 @@ impl Packed {
         Packed::new(w, (n_out, n_in), true, Level::best())
     }
 
-    fn new(w: &[f32], (n_out, n_in): (usize, usize), rounds: bool, level: Level) -> Self {
-        let count = n_out * n_in;
-        assert_eq!(w.len(), count, "as many values as the shape says");
-        let at = |row: usize, column: usize| w[column * n_in + row];
+    fn new(w: &[f32], (n_out, n_in): (usize, usize), halves: bool, level: Level) -> Self {
+        assert_eq!(w.len(), n_out * n_in, "as many values as the shape says");
+        let matrix = View::whole(w, n_out, n_in).turned();
         Packed {
-            forward: Panels::new((n_in, n_out), level.lanes(), rounds, at),
+            forward: Panels::new(matrix, level.lanes(), halves),
             backward: OnceLock::new(),
             level,
-            rounds,
         }
     }
 
@@ -108,35 +79,24 @@ impl Packed {
             });
     }
 
-    fn input<'a>(&self, x: &'a [f32]) -> std::borrow::Cow<'a, [f32]> {
-        if !self.rounds {
-            return x.into();
-        }
-        let mut rounded = vec![0.0; x.len()];
-        let blocks = rounded.par_chunks_mut(VALUES).zip(x.par_chunks(VALUES));
-        blocks.for_each(|(y, x)| round(x, y));
-        rounded.into()
+    /// `x W^T + added`: x `[t, n_in]`, result `[t, n_out]`.
+    pub fn forward(&self, x: &[f32], added: Added<'_>) -> Vec<f32> {
+        product::product(self.level, of_width(x, self.n_in()), &self.forward, added)
     }
 
-    /// `y = x W^T + bias`: x `[t, n_in]`, bias `[n_out]`, y `[t, n_out]`.
-    pub fn forward(&self, x: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-        self.forward_onto(x, Added { bias, rows: None }, y);
+    /// `dy W`: dy `[t, n_out]`, result `[t, n_in]`. The first call lays the matrix out for it.
+    pub fn backward(&self, dy: &[f32]) -> Vec<f32> {
+        let panels = self.backward.get_or_init(|| self.forward.turned());
+        let dy = of_width(dy, self.n_out());
+        product::product(self.level, dy, panels, Added::default())
     }
+}
 
-    /// `y = x W^T + added`: x `[t, n_in]`, y `[t, n_out]`.
-    pub fn forward_onto(&self, x: &[f32], added: Added<'_>, y: &mut [f32]) {
-        product::product(self.level, &self.input(x), &self.forward, added, y);
-    }
-
-    /// `dx = dy W`: dy `[t, n_out]`, dx `[t, n_in]`. The first call lays the matrix out for it.
-    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) {
-        let panels = self.backward.get_or_init(|| {
-            let at = |row: usize, column: usize| self.forward.at(column, row);
-            let shape = (self.n_out(), self.n_in());
-            Panels::new(shape, self.level.lanes(), self.rounds, at)
-        });
-        product::product(self.level, &self.input(dy), panels, Added::default(), dx);
-    }
+/// Rows of `width` values.
+fn of_width(x: &[f32], width: usize) -> View<'_> {
+    let t = x.len().checked_div(width).unwrap_or(0);
+    assert_eq!(x.len(), t * width, "whole rows");
+    View::whole(x, t, width)
 }
 
 /// Whether `level` multiplies a small matrix as the portable one does.
@@ -145,80 +105,41 @@ pub(crate) fn agrees(level: Level) -> bool {
     let value = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
     let x: Vec<f32> = (0..t * k).map(value).collect();
     let w: Vec<f32> = (0..n * k).map(|i| value(3 * i + 1)).collect();
-    [false, true].into_iter().all(|rounds| {
-        let run = |level| {
-            let packed = Packed::new(&w, (n, k), rounds, level);
-            let mut y = vec![0.0; t * n];
-            packed.forward(&x, None, &mut y);
-            y
-        };
+    [false, true].into_iter().all(|halves| {
+        let run = |level| Packed::new(&w, (n, k), halves, level).forward(&x, Added::default());
         let (got, want) = (run(level), run(Level::Portable));
         got.iter().zip(want).all(|(a, b)| (a - b).abs() <= 1e-4)
     })
 }
 
-/// `out = a b`, each transposed if asked: `(m, k, n)` are the sizes after transposition, so `a` is
-/// `[m, k]` (or `[k, m]`), `b` `[k, n]` (or `[n, k]`), `out` `[m, n]`.
+/// How the factors of a product are rounded; sums are f32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// Not at all.
+    F32,
+    /// To bf16.
+    Bf16,
+}
+
+/// `a b`, each transposed if asked: `(m, k, n)` are the sizes after transposition, so `a` is
+/// `[m, k]` (or `[k, m]`), `b` `[k, n]` (or `[n, k]`), the result `[m, n]`.
 pub fn matmul(
     a: &[f32],
     b: &[f32],
     (m, k, n): (usize, usize, usize),
     (a_transposed, b_transposed): (bool, bool),
-    out: &mut [f32],
-) {
-    assert!(
-        a.len() == m * k && b.len() == k * n && out.len() == m * n,
-        "shapes must agree"
-    );
-    let (a_row, a_column) = if a_transposed {
-        (1, m as isize)
-    } else {
-        (k as isize, 1)
+    rounding: Rounding,
+) -> Vec<f32> {
+    assert!(a.len() == m * k && b.len() == k * n, "shapes must agree");
+    let view = |values, rows, columns, transposed| match transposed {
+        true => View::whole(values, columns, rows).turned(),
+        false => View::whole(values, rows, columns),
     };
-    let (b_row, b_column) = if b_transposed {
-        (1, k as isize)
-    } else {
-        (n as isize, 1)
-    };
-    if m == 0 || n == 0 {
-        return;
-    }
-    out.par_chunks_mut(BLOCK * n)
-        .enumerate()
-        .for_each(|(block, out)| {
-            let rows = out.len() / n;
-            let start = block * BLOCK;
-            let a = if a_transposed {
-                &a[start..]
-            } else {
-                &a[start * k..]
-            };
-            // SAFETY: the strides describe `rows` x k values inside `a`, k x n inside `b` and
-            // rows x n inside `out`, as asserted above; `out` is not aliased.
-            unsafe {
-                gemm::gemm(
-                    rows,
-                    n,
-                    k,
-                    out.as_mut_ptr(),
-                    1,
-                    n as isize,
-                    false,
-                    a.as_ptr(),
-                    a_column,
-                    a_row,
-                    b.as_ptr(),
-                    b_column,
-                    b_row,
-                    0.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    Parallelism::None,
-                );
-            }
-        });
+    let level = Level::best();
+    let b = view(b, k, n, b_transposed);
+    let panels = Panels::new(b, level.lanes(), rounding == Rounding::Bf16);
+    let a = view(a, m, k, a_transposed);
+    product::product(level, a, &panels, Added::default())
 }
 
 #[cfg(test)]
@@ -277,14 +198,18 @@ mod tests {
                 } else {
                     b.clone()
                 };
-                let mut out = vec![9.0; m * n];
-                matmul(&left, &right, (m, k, n), flags, &mut out);
+                let out = matmul(&left, &right, (m, k, n), flags, Rounding::F32);
                 close(&out, &want, 1e-4);
+                let out = matmul(&left, &right, (m, k, n), flags, Rounding::Bf16);
+                close(&out, &want, 0.05);
             }
             let packed = Packed::f32(transpose(&b, k, n), n, k);
             let bias = values(n, 3);
-            let mut out = vec![0.0; m * n];
-            packed.forward(&a, Some(&bias), &mut out);
+            let added = Added {
+                bias: Some(&bias),
+                rows: None,
+            };
+            let out = packed.forward(&a, added);
             let biased: Vec<f32> = want
                 .iter()
                 .enumerate()
@@ -292,27 +217,10 @@ mod tests {
                 .collect();
             close(&out, &biased, 1e-4);
             let dy = values(m * n, 4);
-            let mut dx = vec![0.0; m * k];
-            packed.backward(&dy, &mut dx);
+            let dx = packed.backward(&dy);
             close(&dx, &naive(&dy, &transpose(&b, k, n), (m, n, k)), 1e-4);
             let low = Packed::bf16(&packed.weight(), n, k);
-            low.forward(&a, None, &mut out);
-            close(&out, &want, 0.05);
+            close(&low.forward(&a, Added::default()), &want, 0.05);
         }
-    }
-
-    #[test]
-    fn threads_do_not_change_a_bit() {
-        let (a, packed) = (values(200 * 48, 1), Packed::f32(values(96 * 48, 2), 96, 48));
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            let mut y = vec![0.0; 200 * 96];
-            pool.install(|| packed.forward(&a, None, &mut y));
-            y
-        };
-        assert_eq!(run(1), run(2));
     }
 }

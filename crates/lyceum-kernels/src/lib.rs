@@ -15,5 +15,6 @@ pub mod norm;
 mod pack;
 mod product;
 pub mod rope;
-mod strided;
+mod tile;
 mod vector;
+mod view;

@@ -84,6 +84,15 @@ pub(crate) fn soft_cap(x: f32, cap: f32) -> (f32, f32) {
     (cap * t, 1.0 - t * t)
 }
 
+/// `x` rounded to bf16: to nearest, ties to even; NaN stays NaN. Vectorises.
+#[inline(always)]
+pub(crate) fn round(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let up = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    let quiet = (bits | 0x0040_0000) & 0xffff_0000;
+    f32::from_bits(if x.is_nan() { quiet } else { up })
+}
+
 const LANES: usize = 16;
 
 /// Sum of products, in sixteen running sums.
@@ -123,6 +132,24 @@ mod tests {
             assert!((f64::from(super::exp(x)) / want - 1.0).abs() < 3e-7, "{x}");
             let want = f64::from(x).tanh();
             assert!((f64::from(super::tanh(x)) - want).abs() < 1e-6, "{x}");
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_bf16() {
+        let odd = [
+            0.0,
+            -0.0,
+            f32::NAN,
+            f32::INFINITY,
+            f32::MAX,
+            f32::MIN_POSITIVE,
+            1e-40,
+        ];
+        let many = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(42_949)));
+        for x in odd.into_iter().chain(many) {
+            let want = half::bf16::from_f32(x).to_f32();
+            assert_eq!(super::round(x).to_bits(), want.to_bits(), "{x}");
         }
     }
 

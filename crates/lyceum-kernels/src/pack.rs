@@ -2,11 +2,16 @@
 //!
 //! `y = x M` with `M` `[k, n]` is computed a *panel* of columns at a time: two registers wide.
 //! The panel's values lie row after row, so a product streams through memory once. In bf16 a
-//! 32-bit word holds a value of the first register (low half) and of the second (high half):
-//! a shift and a mask widen them.
+//! 32-bit word holds two consecutive rows' values of a column: the first in the low half, the
+//! second in the high half, as AVX512-BF16 multiplies them; elsewhere a shift and a mask widen them.
 
-use half::bf16;
 use rayon::prelude::*;
+
+use crate::math::{self, round};
+use crate::view::View;
+
+/// From so many values on, panels are filled by several threads.
+const MANY: usize = 1 << 17;
 
 /// The values of all panels.
 #[derive(Debug, Clone)]
@@ -16,7 +21,8 @@ pub(crate) enum Values {
     Bf16(Vec<u32>),
 }
 
-/// A `[k, n]` matrix in panels; the last one is filled up with zeros.
+/// A `[k, n]` matrix in panels; the last panel, and an odd last row in bf16, are filled up with
+/// zeros.
 #[derive(Debug, Clone)]
 pub(crate) struct Panels {
     pub(crate) values: Values,
@@ -27,39 +33,20 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Packs the matrix whose element `(row, column)` is `at(row, column)`.
-    pub(crate) fn new(
-        (k, n): (usize, usize),
-        lanes: usize,
-        halves: bool,
-        at: impl Fn(usize, usize) -> f32 + Sync,
-    ) -> Self {
-        let count = n.div_ceil(2 * lanes);
-        let get = |row, column| if column < n { at(row, column) } else { 0.0 };
-        let values = if halves {
-            let mut words = vec![0u32; count * k * lanes];
-            if k > 0 {
-                let panels = words.par_chunks_mut(k * lanes).enumerate();
-                panels.for_each(|(p, words)| {
-                    for (i, word) in words.iter_mut().enumerate() {
-                        let (row, column) = (i / lanes, 2 * lanes * p + i % lanes);
-                        let bits = |column| u32::from(bf16::from_f32(get(row, column)).to_bits());
-                        *word = bits(column) | bits(column + lanes) << 16;
-                    }
-                });
-            }
-            Values::Bf16(words)
-        } else {
-            let mut values = vec![0f32; count * k * 2 * lanes];
-            if k > 0 {
-                let panels = values.par_chunks_mut(k * 2 * lanes).enumerate();
-                panels.for_each(|(p, values)| {
-                    for (i, value) in values.iter_mut().enumerate() {
-                        *value = get(i / (2 * lanes), 2 * lanes * p + i % (2 * lanes));
-                    }
-                });
-            }
-            Values::F32(values)
+    /// Packs `matrix`, in f32 or rounded to bf16.
+    pub(crate) fn new(matrix: View<'_>, lanes: usize, halves: bool) -> Self {
+        assert!(matrix.inside(), "shapes must agree");
+        let (k, n, width) = (matrix.rows, matrix.columns, 2 * lanes);
+        let steps = if halves { k.div_ceil(2) } else { k };
+        let size = steps * width;
+        let total = n.div_ceil(width) * size;
+        let values = match halves {
+            true => Values::Bf16(each(total, size, |p, words| {
+                fill_bf16(matrix, (p * width, width), words)
+            })),
+            false => Values::F32(each(total, size, |p, values| {
+                fill_f32(matrix, (p * width, width), values)
+            })),
         };
         Panels {
             values,
@@ -69,6 +56,20 @@ impl Panels {
         }
     }
 
+    /// The transpose, laid out alike.
+    pub(crate) fn turned(&self) -> Self {
+        let mut rows = vec![0f32; self.k * self.n];
+        let halves = matches!(self.values, Values::Bf16(_));
+        let lines = rows.par_chunks_mut(self.n.max(1)).enumerate();
+        lines.for_each(|(row, line)| {
+            for (column, value) in line.iter_mut().enumerate() {
+                *value = self.at(row, column);
+            }
+        });
+        let matrix = View::whole(&rows, self.k, self.n);
+        Panels::new(matrix.turned(), self.lanes, halves)
+    }
+
     /// The element at `(row, column)`.
     pub(crate) fn at(&self, row: usize, column: usize) -> f32 {
         let width = 2 * self.lanes;
@@ -76,9 +77,81 @@ impl Panels {
         match &self.values {
             Values::F32(values) => values[(panel * self.k + row) * width + inside],
             Values::Bf16(words) => {
-                let word = words[(panel * self.k + row) * self.lanes + inside % self.lanes];
-                let high = inside >= self.lanes;
-                f32::from_bits(if high { word & 0xffff_0000 } else { word << 16 })
+                let pairs = self.k.div_ceil(2);
+                let word = words[(panel * pairs + row / 2) * width + inside];
+                f32::from_bits(match row % 2 {
+                    0 => word << 16,
+                    _ => word & 0xffff_0000,
+                })
+            }
+        }
+    }
+}
+
+/// `total` values in parts of `size`, each filled by `fill(number, part)`.
+fn each<T: Copy + Default + Send>(
+    total: usize,
+    size: usize,
+    fill: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let mut values = vec![T::default(); total];
+    match total {
+        0 => {}
+        1..MANY => values
+            .chunks_mut(size)
+            .enumerate()
+            .for_each(|(p, part)| fill(p, part)),
+        _ => values
+            .par_chunks_mut(size)
+            .enumerate()
+            .for_each(|(p, part)| fill(p, part)),
+    }
+    values
+}
+
+math::dispatch! {
+    /// The panel of columns `at.0..at.0 + at.1`, as far as there are any.
+    fn fill_f32(matrix: View<'_>, at: (usize, usize), values: &mut [f32]) {
+        let (from, width) = at;
+        let count = width.min(matrix.columns - from);
+        if matrix.steps.1 == 1 {
+            for (row, values) in values.chunks_mut(width).enumerate() {
+                let start = row * matrix.steps.0 + from;
+                values[..count].copy_from_slice(&matrix.values[start..start + count]);
+            }
+            return;
+        }
+        for column in 0..count {
+            let source = &matrix.values[(from + column) * matrix.steps.1..];
+            let source = source.iter().step_by(matrix.steps.0.max(1));
+            for (value, x) in values[column..].iter_mut().step_by(width).zip(source) {
+                *value = *x;
+            }
+        }
+    }
+}
+
+math::dispatch! {
+    /// As [`fill_f32`], two rows to a word.
+    fn fill_bf16(matrix: View<'_>, at: (usize, usize), words: &mut [u32]) {
+        let ((from, width), k) = (at, matrix.rows);
+        let count = width.min(matrix.columns - from);
+        let word = |low: f32, high: f32| round(low).to_bits() >> 16 | round(high).to_bits();
+        for (pair, words) in words.chunks_mut(width).enumerate() {
+            let (one, two) = (2 * pair, 2 * pair + 1);
+            if matrix.steps.1 == 1 {
+                let row = |row: usize| &matrix.values[row * matrix.steps.0 + from..][..count];
+                let low = row(one);
+                // There is no second row at an odd end.
+                let high = if two < k { row(two) } else { &[0.0; 64][..count] };
+                for ((w, low), high) in words.iter_mut().zip(low).zip(high) {
+                    *w = word(*low, *high);
+                }
+                continue;
+            }
+            for (column, w) in words[..count].iter_mut().enumerate() {
+                let high = if two < k { matrix.at(two, from + column) } else { 0.0 };
+                *w = word(matrix.at(one, from + column), high);
             }
         }
     }

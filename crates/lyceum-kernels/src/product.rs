@@ -1,16 +1,25 @@
-//! The packed product: tiles of a few rows and one or more panels, all sums in registers.
+//! The packed product, cut into jobs: blocks of rows times runs of panels.
+//!
+//! A job walks the inner index in blocks; for each it prepares its rows once (rounded to bf16 if
+//! the panels are), then passes every panel over them. How a product is cut never changes a
+//! result: each element is one chain of multiply-adds over the inner index.
 
 use rayon::prelude::*;
 
 use crate::cpu::Level;
-use crate::gemm::Added;
 use crate::pack::{Panels, Values};
+#[cfg(target_arch = "x86_64")]
+use crate::tile::Paired;
+use crate::tile::{Added, Operand, Output, Rows, Single, Steps, Target, Widened, tile};
 use crate::vector::{Plain, Vector};
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Wide, Widest};
+use crate::view::View;
 
 /// Rows per job: a multiple of every level's tile.
 const ROWS: usize = 96;
+/// Panels per job.
+const PANELS: usize = 32;
 /// Bytes of a panel that stay in the first cache while the rows of a job pass over them.
 const PANEL_BYTES: usize = 24 * 1024;
 /// Up to this many rows the columns are cut finer, so that all threads get some.
@@ -18,21 +27,16 @@ const FEW: usize = 16;
 /// Products below this many multiplications are not worth a second thread.
 const SMALL: usize = 1 << 17;
 
-/// Where a job writes; jobs write disjoint elements.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
-// SAFETY: jobs write disjoint elements of one slice that outlives them.
-unsafe impl Sync for Output {}
-// SAFETY: as above.
-unsafe impl Send for Output {}
-
 /// One product: `y = x M + added`.
 #[derive(Clone, Copy)]
 struct Product<'a> {
-    x: &'a [f32],
+    x: View<'a>,
     panels: &'a Panels,
-    added: Added<'a>,
-    y: Output,
+    /// The rows of the panels' matrix that x stands for; even numbers in bf16.
+    inner: (usize, usize),
+    /// Whether the result is added to what is there.
+    adds: bool,
+    target: Target<'a>,
 }
 
 /// Rows and panels of one job.
@@ -42,17 +46,28 @@ struct Job {
     panels: (usize, usize),
 }
 
-/// `y = x M + added`: x `[t, k]`, y `[t, n]`.
-pub(crate) fn product(level: Level, x: &[f32], panels: &Panels, added: Added<'_>, y: &mut [f32]) {
-    let (k, n) = (panels.k, panels.n);
-    let t = y.len().checked_div(n).unwrap_or(0);
-    assert!(x.len() == t * k && y.len() == t * n, "shapes must agree");
+/// `y = x M + added`: x `[t, k]`, result `[t, n]`.
+pub(crate) fn product(level: Level, x: View<'_>, panels: &Panels, added: Added<'_>) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.rows * panels.n);
+    // SAFETY: `product_at` writes every element of the buffer.
+    unsafe {
+        product_at(level, x, panels, added, y.as_mut_ptr());
+        y.set_len(x.rows * panels.n);
+    }
+    y
+}
+
+/// # Safety
+/// `y` must have room for `x.rows * panels.n` values, all of which are written, none read before.
+unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_>, y: *mut f32) {
+    let (t, k, n) = (x.rows, panels.k, panels.n);
+    assert!(x.columns == k && x.inside(), "shapes must agree");
     assert!(
         added.bias.is_none_or(|b| b.len() == n),
         "one bias per column"
     );
     assert!(
-        added.rows.is_none_or(|r| r.len() == y.len()),
+        added.rows.is_none_or(|r| r.len() == t * n),
         "as many rows as results"
     );
     assert!(
@@ -62,11 +77,22 @@ pub(crate) fn product(level: Level, x: &[f32], panels: &Panels, added: Added<'_>
     let whole = Product {
         x,
         panels,
-        added,
-        y: Output(y.as_mut_ptr()),
+        inner: (0, k),
+        adds: false,
+        target: Target {
+            n,
+            stride: n,
+            added,
+            y: Output(y),
+        },
     };
     let count = n.div_ceil(2 * panels.lanes);
-    let wide = if t <= FEW { 8 } else { 32 };
+    let small = t * k * n < SMALL;
+    let wide = match t {
+        0..=FEW if small => count.max(1),
+        0..=FEW => count.div_ceil(2 * rayon::current_num_threads()).max(4),
+        _ => PANELS,
+    };
     let mut jobs = Vec::new();
     for row in (0..t).step_by(ROWS) {
         for panel in (0..count).step_by(wide) {
@@ -76,11 +102,66 @@ pub(crate) fn product(level: Level, x: &[f32], panels: &Panels, added: Added<'_>
             });
         }
     }
-    if t * k * n < SMALL {
+    if small {
         jobs.into_iter().for_each(|job| run(level, &whole, job));
     } else {
         jobs.into_par_iter().for_each(|job| run(level, &whole, job));
     }
+}
+
+/// Where a part of a product in f32 goes: rows `stride` values apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) y: Output,
+    pub(crate) stride: usize,
+    /// Whether the part is added to what is there.
+    pub(crate) adds: bool,
+}
+
+/// A part of a product, computed where it stands by one thread: x `[t, inner.1 - inner.0]` times
+/// the rows `inner` and the columns `columns` of f32 panels; the first of them is a panel's first.
+/// Result `(i, column)` goes to `y[i * stride + column - columns.0]`.
+///
+/// # Safety
+/// `place` must have room for the part, which nothing else may touch meanwhile, and hold numbers
+/// if the part is added.
+pub(crate) unsafe fn part(
+    level: Level,
+    x: View<'_>,
+    panels: &Panels,
+    (inner, columns): ((usize, usize), (usize, usize)),
+    place: Place,
+) {
+    let width = 2 * panels.lanes;
+    assert!(
+        inner.1 <= panels.k && x.columns == inner.1 - inner.0 && x.inside(),
+        "shapes must agree"
+    );
+    assert!(
+        columns.1 <= panels.n && columns.0.is_multiple_of(width),
+        "whole panels"
+    );
+    assert!(
+        level.exists() && level.lanes() == panels.lanes && matches!(panels.values, Values::F32(_)),
+        "packed for this level in f32"
+    );
+    let whole = Product {
+        x,
+        panels,
+        inner,
+        adds: place.adds,
+        target: Target {
+            n: columns.1,
+            stride: place.stride,
+            added: Added::default(),
+            y: Output(place.y.0.wrapping_sub(columns.0)),
+        },
+    };
+    let job = Job {
+        rows: (0, x.rows),
+        panels: (columns.0 / width, columns.1.div_ceil(width)),
+    };
+    run(level, &whole, job);
 }
 
 fn run(level: Level, whole: &Product<'_>, job: Job) {
@@ -89,15 +170,22 @@ fn run(level: Level, whole: &Product<'_>, job: Job) {
         #[target_feature(enable = "avx2,fma")]
         fn wide(whole: &Product<'_>, job: Job) {
             // SAFETY: this function is compiled for AVX2.
-            unsafe { job_on::<Wide, 6>(whole, job) }
+            unsafe { job_on::<Wide, Widened<Wide>, 6>(whole, job) }
         }
-        #[target_feature(enable = "avx512f,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
         fn widest(whole: &Product<'_>, job: Job) {
             // SAFETY: this function is compiled for AVX-512.
-            unsafe { job_on::<Widest, 12>(whole, job) }
+            unsafe { job_on::<Widest, Widened<Widest>, 12>(whole, job) }
+        }
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
+        fn paired(whole: &Product<'_>, job: Job) {
+            // SAFETY: this function is compiled for AVX512-BF16.
+            unsafe { job_on::<Widest, Paired, 12>(whole, job) }
         }
         match level {
-            // SAFETY: `product` checked that the processor has the level.
+            // SAFETY: `product_at` checked that the processor has the level.
+            Level::Avx512Bf16 => return unsafe { paired(whole, job) },
+            // SAFETY: as above.
             Level::Avx512 => return unsafe { widest(whole, job) },
             // SAFETY: as above.
             Level::Avx2 => return unsafe { wide(whole, job) },
@@ -106,94 +194,66 @@ fn run(level: Level, whole: &Product<'_>, job: Job) {
     }
     let _ = level;
     // SAFETY: the portable level runs everywhere.
-    unsafe { job_on::<Plain, 6>(whole, job) }
+    unsafe { job_on::<Plain, Widened<Plain>, 6>(whole, job) }
 }
 
 /// # Safety
-/// The processor must have the level of `V`.
+/// The processor must have the level of `V`, and what `B` needs.
 #[inline(always)]
-unsafe fn job_on<V: Vector, const ROWS: usize>(whole: &Product<'_>, job: Job) {
+unsafe fn job_on<V: Vector, B: Operand<V = V, W = u32>, const ROWS: usize>(
+    whole: &Product<'_>,
+    job: Job,
+) {
     // SAFETY: the caller vouches for the level.
     unsafe {
         match &whole.panels.values {
-            Values::F32(values) => blocks::<V, F32, ROWS>(whole, job, values),
-            Values::Bf16(words) => blocks::<V, Bf16, ROWS>(whole, job, words),
+            Values::F32(values) => blocks::<Single<V>, ROWS>(whole, job, values),
+            Values::Bf16(words) => blocks::<B, ROWS>(whole, job, words),
         }
     }
 }
 
-/// How a panel's rows are stored.
-trait Stored {
-    type Value: Copy;
-    /// Values of `Value` per lane of a panel's row.
-    const PER_LANE: usize;
-    /// # Safety
-    /// As [`Vector::load`]: `from` holds one row of a panel.
-    unsafe fn row<V: Vector>(from: *const Self::Value) -> (V, V);
-}
-
-struct F32;
-impl Stored for F32 {
-    type Value = f32;
-    const PER_LANE: usize = 2;
-    #[inline(always)]
-    unsafe fn row<V: Vector>(from: *const f32) -> (V, V) {
-        // SAFETY: a row holds two registers.
-        unsafe { (V::load(from), V::load(from.add(V::LANES))) }
-    }
-}
-
-struct Bf16;
-impl Stored for Bf16 {
-    type Value = u32;
-    const PER_LANE: usize = 1;
-    #[inline(always)]
-    unsafe fn row<V: Vector>(from: *const u32) -> (V, V) {
-        // SAFETY: a row holds one register of words.
-        unsafe { V::halves(from) }
-    }
-}
-
 /// # Safety
-/// The processor must have the level of `V`; `values` are the panels of `whole`.
+/// The processor must have the level of `O::V`; `values` are the panels of `whole`.
 #[inline(always)]
-unsafe fn blocks<V: Vector, S: Stored, const ROWS: usize>(
-    whole: &Product<'_>,
-    job: Job,
-    values: &[S::Value],
-) {
-    let k = whole.panels.k;
-    let width = S::PER_LANE * V::LANES;
+unsafe fn blocks<O: Operand, const ROWS: usize>(whole: &Product<'_>, job: Job, values: &[O::W]) {
+    let width = 2 * O::V::LANES;
+    let total = whole.panels.k.div_ceil(O::DEPTH);
+    let (begin, end) = (whole.inner.0 / O::DEPTH, whole.inner.1.div_ceil(O::DEPTH));
     // The whole depth at once when there is no second tile of rows to reuse a panel for.
     let few = job.rows.1 - job.rows.0 <= ROWS;
-    let depth = if few { k } else { PANEL_BYTES / (4 * width) };
-    for from in (0..k.max(1)).step_by(depth.max(1)) {
-        let deep = (from, (from + depth.max(1)).min(k));
-        let mut panel = job.panels.0;
-        while panel < job.panels.1 {
-            let rows = job.rows.1 - job.rows.0;
-            let left = job.panels.1 - panel;
-            let tile = |at: usize| &values[((panel + at) * k + deep.0) * width..];
-            // SAFETY: rows, depth and panels are inside the product.
-            unsafe {
-                match (rows, left) {
-                    (1, 4..) => {
-                        let four = [
-                            tile(0).as_ptr(),
-                            tile(1).as_ptr(),
-                            tile(2).as_ptr(),
-                            tile(3).as_ptr(),
-                        ];
-                        tile_of::<V, S, 1, 4>(whole, (job.rows.0, panel), deep, four);
+    let depth = if few { end } else { PANEL_BYTES / (4 * width) }.max(1);
+    let mut prepared = Vec::new();
+    // One block of no steps when there is nothing to sum: the result is still written.
+    for from in (begin..end.max(begin + 1)).step_by(depth) {
+        let count = depth.min(end - from);
+        let steps = Steps {
+            count,
+            first: from == begin && !whole.adds,
+            last: from + count == end,
+        };
+        // SAFETY: rows, steps and panels are inside the product.
+        unsafe {
+            let x = prepare::<O>(whole, job.rows, (from, count), &mut prepared);
+            let panel_at = |panel: usize| values[(panel * total + from) * width..].as_ptr();
+            let mut panel = job.panels.0;
+            while panel < job.panels.1 {
+                let left = job.panels.1 - panel;
+                let at = (job.rows.0, panel);
+                match job.rows.1 - job.rows.0 {
+                    1 if left >= 4 => {
+                        let four = std::array::from_fn(|i| panel_at(panel + i));
+                        tile::<O, 1, 4>(&whole.target, at, steps, x, four);
                         panel += 4;
                     }
-                    (2, 2..) => {
-                        let two = [tile(0).as_ptr(), tile(1).as_ptr()];
-                        tile_of::<V, S, 2, 2>(whole, (job.rows.0, panel), deep, two);
+                    2 if left >= 2 => {
+                        let two = std::array::from_fn(|i| panel_at(panel + i));
+                        tile::<O, 2, 2>(&whole.target, at, steps, x, two);
                         panel += 2;
                     }
                     _ => {
-                        panel_rows::<V, S, ROWS>(whole, (job.rows, panel), deep, tile(0).as_ptr());
+                        let one = [panel_at(panel)];
+                        panel_rows::<O, ROWS>(&whole.target, (job.rows, panel), steps, x, one);
                         panel += 1;
                     }
                 }
@@ -202,136 +262,83 @@ unsafe fn blocks<V: Vector, S: Stored, const ROWS: usize>(
     }
 }
 
+/// The rows of a job for the steps `from..from + count`.
+///
 /// # Safety
-/// As [`tile_of`], for all rows of the job.
+/// The processor must have the level of `O::V`; the rows are inside x.
 #[inline(always)]
-unsafe fn panel_rows<V: Vector, S: Stored, const ROWS: usize>(
+unsafe fn prepare<O: Operand>(
     whole: &Product<'_>,
+    rows: (usize, usize),
+    (from, count): (usize, usize),
+    prepared: &mut Vec<O::X>,
+) -> Rows<O::X> {
+    let first = from * O::DEPTH - whole.inner.0;
+    let (from, to) = (
+        first,
+        (first + count * O::DEPTH).min(whole.inner.1 - whole.inner.0),
+    );
+    let stride = count * O::XS;
+    prepared.resize((rows.1 - rows.0) * stride, O::X::default());
+    let mut gathered = Vec::new();
+    for (row, into) in (rows.0..rows.1).zip(prepared.chunks_mut(stride.max(1))) {
+        let x = match whole.x.run(row, from, to) {
+            Some(x) => x,
+            None => {
+                gathered.clear();
+                gathered.extend((from..to).map(|column| whole.x.at(row, column)));
+                &gathered
+            }
+        };
+        // SAFETY: the caller vouches for the level.
+        unsafe { O::prepare(x, into) }
+    }
+    Rows {
+        first: prepared.as_ptr(),
+        stride,
+    }
+}
+
+/// # Safety
+/// As [`tile`], for all rows of the job.
+#[inline(always)]
+unsafe fn panel_rows<O: Operand, const ROWS: usize>(
+    target: &Target<'_>,
     (rows, panel): ((usize, usize), usize),
-    deep: (usize, usize),
-    values: *const S::Value,
+    steps: Steps,
+    x: Rows<O::X>,
+    one: [*const O::W; 1],
 ) {
-    let (mut row, one) = (rows.0, [values]);
+    let mut row = rows.0;
     // SAFETY: the rows are those of the job.
     unsafe {
         while row < rows.1 {
-            let at = (row, panel);
-            let left = rows.1 - row;
-            if left >= ROWS {
-                tile_of::<V, S, ROWS, 1>(whole, at, deep, one);
-                row += ROWS;
-            } else if left >= 4 {
-                tile_of::<V, S, 4, 1>(whole, at, deep, one);
-                row += 4;
-            } else if left >= 2 {
-                tile_of::<V, S, 2, 1>(whole, at, deep, one);
-                row += 2;
-            } else {
-                tile_of::<V, S, 1, 1>(whole, at, deep, one);
-                row += 1;
-            }
-        }
-    }
-}
-
-/// Adds to `R` rows and `P` panels of the result the products over the inner indices `deep`;
-/// the first such range starts from zero, the last adds bias and rows.
-///
-/// # Safety
-/// The processor must have the level of `V`; rows `at.0..at.0 + R`, panels `at.1..at.1 + P` and
-/// `deep` are inside the product, and `panels` point to the panels' rows from `deep.0` on.
-#[inline(always)]
-unsafe fn tile_of<V: Vector, S: Stored, const R: usize, const P: usize>(
-    whole: &Product<'_>,
-    at: (usize, usize),
-    deep: (usize, usize),
-    panels: [*const S::Value; P],
-) {
-    let Panels { k, n, .. } = *whole.panels;
-    let width = S::PER_LANE * V::LANES;
-    let columns = 2 * V::LANES;
-    // SAFETY: see above; every pointer stays inside its slice.
-    unsafe {
-        let mut sums = [[[V::splat(0.0); 2]; P]; R];
-        if deep.0 > 0 {
-            for (r, sums) in sums.iter_mut().enumerate() {
-                for (p, sum) in sums.iter_mut().enumerate() {
-                    let from = (at.1 + p) * columns;
-                    *sum = load::<V>(whole.y.0.add((at.0 + r) * n), from, n);
+            let (at, left) = ((row, panel), rows.1 - row);
+            let first = x.first.add((row - rows.0) * x.stride);
+            let x = Rows { first, ..x };
+            row += match left {
+                left if left >= ROWS => {
+                    tile::<O, ROWS, 1>(target, at, steps, x, one);
+                    ROWS
                 }
-            }
-        }
-        let x = whole.x.as_ptr().add(at.0 * k + deep.0);
-        for i in 0..deep.1 - deep.0 {
-            let mut row = [(V::splat(0.0), V::splat(0.0)); P];
-            for (row, panel) in row.iter_mut().zip(&panels) {
-                *row = S::row::<V>(panel.add(i * width));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let x = V::splat(*x.add(r * k + i));
-                for (sum, row) in sums.iter_mut().zip(&row) {
-                    sum[0] = sum[0].add_product(x, row.0);
-                    sum[1] = sum[1].add_product(x, row.1);
+                8.. => {
+                    tile::<O, 8, 1>(target, at, steps, x, one);
+                    8
                 }
-            }
-        }
-        let last = deep.1 == k;
-        let one = V::splat(1.0);
-        for (r, sums) in sums.iter().enumerate() {
-            for (p, sum) in sums.iter().enumerate() {
-                let (from, line) = ((at.1 + p) * columns, (at.0 + r) * n);
-                let mut sum = *sum;
-                if last {
-                    let rows = whole.added.rows.map(|rows| rows.as_ptr().add(line));
-                    let bias = whole.added.bias.map(<[f32]>::as_ptr);
-                    for added in [bias, rows].into_iter().flatten() {
-                        let added = load::<V>(added, from, n);
-                        sum = [
-                            sum[0].add_product(added[0], one),
-                            sum[1].add_product(added[1], one),
-                        ];
-                    }
+                4.. => {
+                    tile::<O, 4, 1>(target, at, steps, x, one);
+                    4
                 }
-                store::<V>(sum, whole.y.0.add(line), from, n);
-            }
+                2.. => {
+                    tile::<O, 2, 1>(target, at, steps, x, one);
+                    2
+                }
+                _ => {
+                    tile::<O, 1, 1>(target, at, steps, x, one);
+                    1
+                }
+            };
         }
-    }
-}
-
-/// Two registers from column `from` of a row of `n` values, zero beyond its end.
-///
-/// # Safety
-/// The processor must have the level of `V`; `row` holds `n` values.
-#[inline(always)]
-unsafe fn load<V: Vector>(row: *const f32, from: usize, n: usize) -> [V; 2] {
-    // SAFETY: reads stop at `n`.
-    unsafe {
-        if from + 2 * V::LANES <= n {
-            return [V::load(row.add(from)), V::load(row.add(from + V::LANES))];
-        }
-        let mut edge = [0f32; 32];
-        edge[..n - from].copy_from_slice(std::slice::from_raw_parts(row.add(from), n - from));
-        [V::load(edge.as_ptr()), V::load(edge.as_ptr().add(V::LANES))]
-    }
-}
-
-/// The opposite of [`load`].
-///
-/// # Safety
-/// The processor must have the level of `V`; `row` has room for `n` values.
-#[inline(always)]
-unsafe fn store<V: Vector>(values: [V; 2], row: *mut f32, from: usize, n: usize) {
-    // SAFETY: writes stop at `n`.
-    unsafe {
-        if from + 2 * V::LANES <= n {
-            values[0].store(row.add(from));
-            values[1].store(row.add(from + V::LANES));
-            return;
-        }
-        let mut edge = [0f32; 32];
-        values[0].store(edge.as_mut_ptr());
-        values[1].store(edge.as_mut_ptr().add(V::LANES));
-        std::ptr::copy_nonoverlapping(edge.as_ptr(), row.add(from), n - from);
     }
 }
 
@@ -354,17 +361,21 @@ mod tests {
         let round = |x: f32| half::bf16::from_f32(x).to_f32();
         let keep = |x: f32| if halves { round(x) } else { x };
         let (bias, rows) = (values(n, seed + 2), values(t * n, seed + 3));
-        let panels = Panels::new((k, n), level.lanes(), halves, |i, j| m[i * n + j]);
+        let panels = Panels::new(View::whole(&m, k, n), level.lanes(), halves);
         assert!((0..k).all(|i| (0..n).all(|j| panels.at(i, j) == keep(m[i * n + j]))));
-        let mut y = vec![f32::NAN; t * n];
         let added = Added {
             bias: Some(&bias),
             rows: Some(&rows),
         };
-        product(level, &x, &panels, added, &mut y);
+        let turned: Vec<f32> = (0..t * k)
+            .map(|i| x[i % t.max(1) * k + i / t.max(1)])
+            .collect();
+        let y = product(level, View::whole(&x, t, k), &panels, added);
+        let same = product(level, View::whole(&turned, k, t).turned(), &panels, added);
+        assert_eq!(y, same, "rows read column by column");
         for (at, y) in y.iter().enumerate() {
             let (i, j) = (at / n, at % n);
-            let term = |l: usize| f64::from(x[i * k + l]) * f64::from(keep(m[l * n + j]));
+            let term = |l: usize| f64::from(keep(x[i * k + l])) * f64::from(keep(m[l * n + j]));
             let want = (0..k).map(term).sum::<f64>() + f64::from(bias[j] + rows[at]);
             let bound = 1e-6 * (2.0 + k as f64).sqrt() * 8.0;
             assert!(
@@ -390,7 +401,7 @@ mod tests {
     fn deep_products_are_cut_into_blocks() {
         for level in levels() {
             for halves in [false, true] {
-                check(level, (101, 1500, 33), halves, 5);
+                check(level, (101, 1501, 33), halves, 5);
                 check(level, (1, 1500, 200), halves, 6);
                 check(level, (2, 900, 70), halves, 7);
             }
@@ -402,20 +413,21 @@ mod tests {
         let level = Level::best();
         let (t, k, n) = (203, 900, 230);
         let (x, m) = (values(t * k, 1), values(k * n, 2));
-        let panels = Panels::new((k, n), level.lanes(), false, |i, j| m[i * n + j]);
-        let run = |threads: usize, x: &[f32]| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            let mut y = vec![0.0; x.len() / k * n];
-            pool.install(|| product(level, x, &panels, Added::default(), &mut y));
-            y
-        };
-        let all = run(1, &x);
-        assert_eq!(all, run(3, &x));
-        for row in [0, 7, 202] {
-            assert_eq!(all[row * n..][..n], run(2, &x[row * k..][..k]));
+        for halves in [false, true] {
+            let panels = Panels::new(View::whole(&m, k, n), level.lanes(), halves);
+            let run = |threads: usize, x: &[f32]| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                let x = View::whole(x, x.len() / k, k);
+                pool.install(|| product(level, x, &panels, Added::default()))
+            };
+            let all = run(1, &x);
+            assert_eq!(all, run(3, &x));
+            for row in [0, 7, 202] {
+                assert_eq!(all[row * n..][..n], run(2, &x[row * k..][..k]));
+            }
         }
     }
 }

@@ -73,7 +73,7 @@ impl Vector for Plain {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Wide, Widest};
+pub(crate) use x86::{Wide, Widest, round_pairs};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -124,6 +124,47 @@ mod x86 {
     /// AVX-512.
     #[derive(Clone, Copy)]
     pub(crate) struct Widest(__m512);
+
+    impl Widest {
+        /// `self + x.0 w.0 + x.1 w.1` for the pair of bf16 `x` and a pair `w` per lane.
+        ///
+        /// # Safety
+        /// The processor must have AVX512-BF16.
+        #[inline(always)]
+        pub(crate) unsafe fn add_pairs(self, x: u32, w: Self) -> Self {
+            // SAFETY: the processor has AVX512-BF16, says the caller; any bits are bf16 pairs.
+            unsafe {
+                let x = _mm512_set1_epi32(x as i32);
+                let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                let w = std::mem::transmute::<__m512, __m512bh>(w.0);
+                Widest(_mm512_dpbf16_ps(self.0, x, w))
+            }
+        }
+    }
+
+    /// Rounds `x` to bf16, two to a word; an odd end is filled up with zero.
+    ///
+    /// # Safety
+    /// The processor must have AVX512-BF16.
+    #[inline(always)]
+    pub(crate) unsafe fn round_pairs(x: &[f32], pairs: &mut [u32]) {
+        assert_eq!(x.len().div_ceil(2), pairs.len(), "two values to a word");
+        let (whole, rest) = x.as_chunks::<16>();
+        let (words, end) = pairs.split_at_mut(8 * whole.len());
+        let mut edge = [0f32; 16];
+        edge[..rest.len()].copy_from_slice(rest);
+        // SAFETY: the processor has AVX512-BF16, says the caller; loads and stores stay inside.
+        unsafe {
+            let round = |x: &[f32; 16]| {
+                let half = _mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()));
+                std::mem::transmute::<__m256bh, [u32; 8]>(half)
+            };
+            for (x, words) in whole.iter().zip(words.as_chunks_mut::<8>().0) {
+                *words = round(x);
+            }
+            end.copy_from_slice(&round(&edge)[..end.len()]);
+        }
+    }
 
     impl Vector for Widest {
         const LANES: usize = 16;

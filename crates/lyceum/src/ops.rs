@@ -6,17 +6,18 @@
 mod activation;
 mod attention;
 mod norm;
+mod product;
 mod rope;
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use lyceum_kernels::gemm::Packed;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Storage, Tensor};
 use lyceum_kernels::loss;
 
 pub use activation::{activate, gate};
 pub use attention::attend;
 pub use norm::{frozen_rms_norm, rms_norm};
+pub use product::{product, trained_product};
 pub use rope::rotate;
 
 type Op<T> = candle_core::Result<T>;
@@ -30,72 +31,20 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Op<&'a [f32]> {
     }
 }
 
+/// The f32 values of a tensor's storage, which must lie in the processor's memory.
+fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Op<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        _ => candle_core::bail!("a fused operation runs on the processor only"),
+    }
+}
+
 fn f32s(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())
 }
 
 fn rows_of(layout: &Layout) -> Op<(usize, usize)> {
     layout.shape().dims2()
-}
-
-/// `y = x W^T + bias` with frozen `W`; x `[t, d_in]`, y `[t, d_out]`.
-#[derive(Clone)]
-struct Product {
-    weight: Arc<Packed>,
-    bias: Option<Arc<[f32]>>,
-}
-
-/// `dx = dy W`.
-struct ProductBack(Arc<Packed>);
-
-impl CustomOp1 for Product {
-    fn name(&self) -> &'static str {
-        "frozen-product"
-    }
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
-        let (t, _) = rows_of(layout)?;
-        let mut y = vec![0.0; t * self.weight.n_out()];
-        self.weight
-            .forward(slice(x, layout)?, self.bias.as_deref(), &mut y);
-        Ok(f32s(y, (t, self.weight.n_out())))
-    }
-    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Op<Option<Tensor>> {
-        Ok(Some(
-            dy.contiguous()?
-                .apply_op1_no_bwd(&ProductBack(self.weight.clone()))?,
-        ))
-    }
-}
-
-impl CustomOp1 for ProductBack {
-    fn name(&self) -> &'static str {
-        "frozen-product-backward"
-    }
-    fn cpu_fwd(&self, dy: &CpuStorage, layout: &Layout) -> Op<(CpuStorage, Shape)> {
-        let (t, _) = rows_of(layout)?;
-        let mut dx = vec![0.0; t * self.0.n_in()];
-        self.0.backward(slice(dy, layout)?, &mut dx);
-        Ok(f32s(dx, (t, self.0.n_in())))
-    }
-}
-
-/// `x W^T + bias` for a frozen matrix; x `[t, d_in]`, result `[t, d_out]`. Only `dx` is computed
-/// in the backward pass.
-///
-/// # Errors
-/// When `x` is not `[t, d_in]` in f32.
-pub fn product(x: &Tensor, weight: &Arc<Packed>, bias: Option<&Arc<[f32]>>) -> Op<Tensor> {
-    if x.dims2()?.1 != weight.n_in() {
-        candle_core::bail!(
-            "a matrix of {} inputs got rows of {}",
-            weight.n_in(),
-            x.dims2()?.1
-        );
-    }
-    x.contiguous()?.apply_op1(Product {
-        weight: weight.clone(),
-        bias: bias.cloned(),
-    })
 }
 
 /// Layer norm with parameters that are constants (no gradient for them).

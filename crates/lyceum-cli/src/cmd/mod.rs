@@ -44,7 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Cache { command } => cache::cache(&command, format),
         Command::Run(args) => run::run(&args, format),
         Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out),
-        Command::Plot { report, out } => run::plot(&report, out.as_deref()),
+        Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),
         Command::Train(args) => train::train(&args, format),
         Command::Merge(args) => merge::merge(&args, format),
         Command::Derive(args) => train::derive(&args, format),

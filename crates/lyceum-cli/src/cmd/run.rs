@@ -1,9 +1,9 @@
 //! Whole experiments, pre-training, and reports drawn again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lyceum::backbone::Base;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
@@ -106,8 +106,21 @@ fn curves(progress: &Progress, every: usize) -> Chart {
     }
 }
 
-pub(crate) fn plot(path: &Path, out: Option<&Path>) -> Result<()> {
-    let report = Report::read(path)?;
-    let beside = path.parent().unwrap_or(Path::new("."));
-    Ok(report.write(out.unwrap_or(beside))?)
+pub(crate) fn plot(paths: &[PathBuf], out: Option<&Path>) -> Result<()> {
+    let report = match paths {
+        [path] => Report::read(path)?,
+        _ => {
+            let runs: Vec<Report> = paths
+                .iter()
+                .map(|p| Report::read(p))
+                .collect::<Result<_, _>>()?;
+            Report::over_seeds(&runs)?
+        }
+    };
+    let out = match (out, paths) {
+        (Some(out), _) => out,
+        (None, [path]) => path.parent().unwrap_or(Path::new(".")),
+        (None, _) => bail!("say with --out where the mean over several reports goes"),
+    };
+    Ok(report.write(out)?)
 }

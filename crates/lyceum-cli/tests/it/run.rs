@@ -95,6 +95,22 @@ fn equal_seeds_give_equal_reports_whatever_the_threads() {
     assert_eq!(report("one/report.json"), report("two/report.json"));
     place.ok("run recipe.toml --out other --seed 8");
     assert_ne!(report("one/report.json"), report("other/report.json"));
+
+    place.ok("plot one/report.json other/report.json --out mean");
+    let row = |name: &str| read_json(&place.path(name))["rows"][0].clone();
+    let value = |name: &str, field: &str| row(name)[field].as_f64().unwrap();
+    let (one, other) = (
+        value("one/report.json", "mean"),
+        value("other/report.json", "mean"),
+    );
+    assert!((value("mean/report.json", "mean") - (one + other) / 2.0).abs() < 1e-9);
+    let error = (one - other).abs() / 2.0;
+    assert!((value("mean/report.json", "stderr") - error).abs() < 1e-9);
+    assert_eq!(row("mean/report.json")["n"], 2);
+    let complaint = place.complaint("plot one/report.json two/report.json --out mean");
+    assert!(complaint.contains("another seed"), "{complaint}");
+    let complaint = place.complaint("plot one/report.json other/report.json");
+    assert!(complaint.contains("--out"), "{complaint}");
 }
 
 #[test]

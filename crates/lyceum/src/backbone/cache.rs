@@ -115,8 +115,7 @@ impl Cache {
                 }
             })
             .collect();
-        let mut out = vec![0.0; q.len()];
-        attention::forward(&q, &spans, heads, &mut out);
+        let out = attention::forward(&q, &spans, heads);
         Ok(Tensor::from_vec(out, shape, &candle_core::Device::Cpu)?)
     }
 

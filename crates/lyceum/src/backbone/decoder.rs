@@ -121,7 +121,7 @@ impl Decoder {
                 packed.rows(tokens, &mut rows);
                 Tensor::from_vec(rows, (t, self.config.hidden_size), &Device::Cpu)?
             }
-            Weight::Trained(table) => ops::rows(table, &index(tokens)?)?,
+            Weight::Trained(table, _) => ops::rows(table, &index(tokens)?)?,
         };
         if self.config.embedding_scale != 1.0 {
             x = (x * f64::from(self.config.embedding_scale))?;
@@ -145,13 +145,8 @@ impl Decoder {
             }
         };
         let x = self.norm.forward(&wanted)?;
-        let mut logits = match self.head.as_ref().unwrap_or(&self.tokens) {
-            Weight::Frozen(packed) => ops::product(&x, packed, None)?,
-            Weight::Trained(table) => x.matmul(&table.t()?)?,
-        };
-        if let Some(bias) = &self.bias {
-            logits = logits.broadcast_add(&bias.tensor()?)?;
-        }
+        let head = self.head.as_ref().unwrap_or(&self.tokens);
+        let mut logits = head.product(&x, self.bias.as_ref())?;
         if let Some(cap) = self.config.head.soft_cap {
             logits = ((logits / cap)?.tanh()? * cap)?;
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use lyceum_kernels::gemm::Packed;
+use lyceum_kernels::gemm::{Packed, Rounding};
 use serde::{Deserialize, Serialize};
 
 use super::chat::{Chat, Said};
@@ -170,15 +170,16 @@ pub(crate) struct Source<'a> {
 
 #[derive(Clone, Copy)]
 enum From<'a> {
-    Vars(&'a BTreeMap<String, Var>),
+    Vars(&'a BTreeMap<String, Var>, Rounding),
     Weights(&'a Weights<'a>),
 }
 
 impl<'a> Source<'a> {
-    /// Trained: the decoder's tensors are these variables, which have the right shapes.
-    pub(crate) fn trained(vars: &'a BTreeMap<String, Var>) -> Self {
+    /// Trained: the decoder's tensors are these variables, which have the right shapes; products
+    /// round them so.
+    pub(crate) fn trained(vars: &'a BTreeMap<String, Var>, rounding: Rounding) -> Self {
         Source {
-            from: From::Vars(vars),
+            from: From::Vars(vars, rounding),
             precision: Precision::F32,
         }
     }
@@ -186,10 +187,10 @@ impl<'a> Source<'a> {
     /// A matrix `[d_out, d_in]`, which lies the other way round when `transposed`.
     pub(super) fn matrix(&mut self, name: &str, transposed: bool) -> Result<Weight> {
         let weights = match self.from {
-            From::Vars(vars) => {
+            From::Vars(vars, rounding) => {
                 let matrix = var(vars, name)?;
                 let matrix = if transposed { matrix.t()? } else { matrix };
-                return Ok(Weight::Trained(matrix));
+                return Ok(Weight::Trained(matrix, rounding));
             }
             From::Weights(weights) => weights,
         };
@@ -210,7 +211,7 @@ impl<'a> Source<'a> {
     /// A bias or a norm's parameter.
     pub(super) fn vector(&mut self, name: &str) -> Result<Vector> {
         Ok(match self.from {
-            From::Vars(vars) => Vector::Trained(var(vars, name)?),
+            From::Vars(vars, _) => Vector::Trained(var(vars, name)?),
             From::Weights(weights) => Vector::Frozen(weights.values(name)?.into()),
         })
     }
@@ -218,7 +219,7 @@ impl<'a> Source<'a> {
     /// A table whose rows are looked up.
     pub(super) fn table(&mut self, name: &str) -> Result<Tensor> {
         match self.from {
-            From::Vars(vars) => var(vars, name),
+            From::Vars(vars, _) => var(vars, name),
             From::Weights(weights) => {
                 let shape = weights.shape(name)?.to_vec();
                 Ok(Tensor::from_vec(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::gemm::Packed;
+use lyceum_kernels::gemm::{Packed, Rounding};
 
 use super::{Gates, Pass};
 use crate::error::{Context, Result};
@@ -15,15 +15,32 @@ use crate::ops;
 pub enum Weight {
     /// Prepared once; never trained.
     Frozen(Arc<Packed>),
-    /// `[d_out, d_in]`, a variable under full training.
-    Trained(Tensor),
+    /// `[d_out, d_in]`, a variable under full training, and how products round it.
+    Trained(Tensor, Rounding),
+}
+
+impl Weight {
+    /// `x W^T + bias`: x `[t, d_in]`, result `[t, d_out]`.
+    pub(crate) fn product(&self, x: &Tensor, bias: Option<&Vector>) -> Result<Tensor> {
+        let own = match (self, bias) {
+            (Weight::Frozen(w), Some(Vector::Frozen(b))) => {
+                return Ok(ops::product(x, w, Some(b))?);
+            }
+            (Weight::Frozen(w), _) => ops::product(x, w, None)?,
+            (Weight::Trained(w, rounding), _) => ops::trained_product(x, w, *rounding)?,
+        };
+        Ok(match bias {
+            Some(bias) => own.broadcast_add(&bias.tensor()?)?,
+            None => own,
+        })
+    }
 }
 
 impl std::fmt::Debug for Weight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Weight::Frozen(w) => write!(f, "Frozen[{}, {}]", w.n_out(), w.n_in()),
-            Weight::Trained(w) => write!(f, "Trained{:?}", w.dims()),
+            Weight::Trained(w, _) => write!(f, "Trained{:?}", w.dims()),
         }
     }
 }
@@ -68,19 +85,7 @@ impl RoutedLinear {
     /// # Errors
     /// When widths disagree or the router cannot decide.
     pub fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let own = match (&self.weight, &self.bias) {
-            (Weight::Frozen(w), Some(Vector::Frozen(b))) => ops::product(x, w, Some(b))?,
-            (weight, bias) => {
-                let y = match weight {
-                    Weight::Frozen(w) => ops::product(x, w, None)?,
-                    Weight::Trained(w) => x.matmul(&w.t()?)?,
-                };
-                match bias {
-                    Some(bias) => y.broadcast_add(&bias.tensor()?)?,
-                    None => y,
-                }
-            }
-        };
+        let own = self.weight.product(x, self.bias.as_ref())?;
         match pass
             .mixture
             .and_then(|m| Some((m, m.bank.site(&self.site)?)))

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use lyceum_kernels::attention::{self, Heads};
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use lyceum_kernels::attention::{self, Gradients, Heads};
 
-use super::{Op, f32s, slice};
+use super::{Op, cpu_slice, f32s, slice};
 
 #[derive(Clone)]
 struct Attention {
@@ -33,10 +33,6 @@ impl Attention {
     }
 }
 
-/// Gradients of [`Attention`] for q, k and v, end to end in one row; the arguments are q, k and v
-/// likewise, and the gradient of the output `[t, heads * dim]`.
-struct AttentionBack(Attention);
-
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "ragged-attention"
@@ -52,8 +48,7 @@ impl CustomOp3 for Attention {
     ) -> Op<(CpuStorage, Shape)> {
         let q = slice(q, q_layout)?;
         let (k, v) = (slice(k, k_layout)?, slice(v, v_layout)?);
-        let mut out = vec![0.0; q.len()];
-        attention::forward(q, &self.spans(k, v), &self.heads, &mut out);
+        let out = attention::forward(q, &self.spans(k, v), &self.heads);
         Ok(f32s(out, q_layout.shape()))
     }
     fn bwd(
@@ -64,37 +59,18 @@ impl CustomOp3 for Attention {
         _: &Tensor,
         dout: &Tensor,
     ) -> Op<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let qkv = Tensor::cat(&[q.flatten_all()?, k.flatten_all()?, v.flatten_all()?], 0)?;
-        let all = qkv.apply_op2_no_bwd(&dout.contiguous()?, &AttentionBack(self.clone()))?;
-        let (n, m) = (q.elem_count(), k.elem_count());
-        let part = |from: usize, like: &Tensor| -> Op<Option<Tensor>> {
-            let part = all.narrow(0, from, like.elem_count())?;
-            Ok(Some(part.reshape(like.shape())?))
-        };
-        Ok((part(0, q)?, part(n, k)?, part(n + m, v)?))
-    }
-}
-
-impl CustomOp2 for AttentionBack {
-    fn name(&self) -> &'static str {
-        "ragged-attention-backward"
-    }
-    fn cpu_fwd(
-        &self,
-        qkv: &CpuStorage,
-        qkv_layout: &Layout,
-        dout: &CpuStorage,
-        dout_layout: &Layout,
-    ) -> Op<(CpuStorage, Shape)> {
-        let (qkv, dout) = (slice(qkv, qkv_layout)?, slice(dout, dout_layout)?);
-        let n = dout.len();
-        let (q, kv) = qkv.split_at(n);
-        let (k, v) = kv.split_at(kv.len() / 2);
-        let mut all = vec![0.0; qkv.len()];
-        let (dq, rest) = all.split_at_mut(n);
-        let (dk, dv) = rest.split_at_mut(k.len());
-        attention::backward(q, k, v, dout, &self.0.lens, &self.0.heads, dq, dk, dv);
-        Ok(f32s(all, qkv_layout.shape()))
+        let dout = dout.contiguous()?;
+        let [q_in, k_in, v_in, dout] = [q, k, v, &dout].map(Tensor::storage_and_layout);
+        let inputs = (
+            cpu_slice(&q_in.0, q_in.1)?,
+            cpu_slice(&k_in.0, k_in.1)?,
+            cpu_slice(&v_in.0, v_in.1)?,
+        );
+        let dout = cpu_slice(&dout.0, dout.1)?;
+        let Gradients { dq, dk, dv } = attention::backward(inputs, dout, &self.lens, &self.heads);
+        let like =
+            |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
+        Ok((like(dq, q)?, like(dk, k)?, like(dv, v)?))
     }
 }
 

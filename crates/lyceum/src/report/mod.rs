@@ -4,6 +4,7 @@ pub mod chart;
 mod charts;
 mod html;
 mod markdown;
+mod seeds;
 
 use std::collections::BTreeMap;
 use std::path::Path;

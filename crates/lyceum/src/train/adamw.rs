@@ -2,12 +2,16 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
+
+/// Elements updated by one thread at a time.
+const BLOCK: usize = 1 << 15;
 
 /// Moments of a list of variables.
 #[derive(Debug, Clone)]
@@ -57,7 +61,10 @@ impl AdamW {
         clip: f64,
     ) -> Result<()> {
         let square = |g: &Vec<f32>| g.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-        let norm = gradients.iter().flatten().map(square).sum::<f64>().sqrt();
+        // One sum per variable, added up in their order: the same whatever the thread count.
+        let given: Vec<&Vec<f32>> = gradients.iter().flatten().collect();
+        let squares: Vec<f64> = given.into_par_iter().map(square).collect();
+        let norm = squares.into_iter().sum::<f64>().sqrt();
         if !norm.is_finite() {
             return Err(Error::invalid(
                 "the gradient is not finite; lower the learning rate",
@@ -73,14 +80,21 @@ impl AdamW {
         for ((var, gradient), (first, second)) in vars.iter().zip(gradients).zip(moments) {
             let Some(gradient) = gradient else { continue };
             let mut values = var.flatten_all()?.to_vec1::<f32>()?;
-            let state = values.iter_mut().zip(first).zip(second);
-            for (((x, m), v), g) in state.zip(gradient) {
-                let g = g * shrink;
-                *m += (g - *m) * (1.0 - BETA1) as f32;
-                *v = BETA2 as f32 * *v + (1.0 - BETA2) as f32 * g * g;
-                let scale = v.sqrt() / correct2 as f32 + EPSILON as f32;
-                *x = keep * *x - step * *m / scale;
-            }
+            let blocks = values
+                .par_chunks_mut(BLOCK)
+                .zip(first.par_chunks_mut(BLOCK))
+                .zip(second.par_chunks_mut(BLOCK))
+                .zip(gradient.par_chunks(BLOCK));
+            blocks.for_each(|(((values, first), second), gradient)| {
+                let state = values.iter_mut().zip(first).zip(second);
+                for (((x, m), v), g) in state.zip(gradient) {
+                    let g = g * shrink;
+                    *m += (g - *m) * (1.0 - BETA1) as f32;
+                    *v = BETA2 as f32 * *v + (1.0 - BETA2) as f32 * g * g;
+                    let scale = v.sqrt() / correct2 as f32 + EPSILON as f32;
+                    *x = keep * *x - step * *m / scale;
+                }
+            });
             var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
         }
         Ok(())

@@ -26,7 +26,7 @@ const PART_TOKENS: usize = 6144;
 /// One expert to train.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The expert's name; its initialisation and data order are seeded by it.
+    /// The expert's name; its data order is seeded by it.
     pub name: Name,
     /// The tasks it stands for.
     pub tasks: Vec<Name>,
@@ -228,7 +228,9 @@ struct Fresh {
 
 impl Fresh {
     /// What `job` begins from: its own adapters, or A uniform in `1/sqrt(3 d_in)` (MTTL's
-    /// initialisation) and B zero, seeded by the name.
+    /// initialisation) and B zero, seeded by the site alone: experts of one seed begin at the same
+    /// point, as MTTL's do when each is trained by a run of its own. Only then can their weights be
+    /// compared (MBC's cosines) or averaged factor by factor.
     fn new(base: &Base, job: &Job, lora: &LoraConfig, seed: u64) -> Result<Self> {
         let mut sites = BTreeMap::new();
         for (site, (d_out, d_in)) in base.decoder.config().sites() {
@@ -237,7 +239,7 @@ impl Fresh {
                 let (a, b) = match &job.init {
                     Some(init) => begin(init.get(&site), (rank, d_out, d_in))
                         .context(|| format!("expert `{}` at {site}", job.name))?,
-                    None => fresh(&format!("{} {site}", job.name), seed, (rank, d_out, d_in))?,
+                    None => fresh(&site, seed, (rank, d_out, d_in))?,
                 };
                 sites.insert(site, (Var::from_tensor(&a)?, Var::from_tensor(&b)?));
             }
@@ -282,9 +284,9 @@ impl Fresh {
 }
 
 /// Fresh factors `[r, d_in]`, `[d_out, r]`.
-fn fresh(name: &str, seed: u64, shape: (usize, usize, usize)) -> Result<(Tensor, Tensor)> {
+fn fresh(site: &Site, seed: u64, shape: (usize, usize, usize)) -> Result<(Tensor, Tensor)> {
     let (rank, d_out, d_in) = shape;
-    let mut rng = Rng::named(seed, name);
+    let mut rng = Rng::named(seed, site.as_str());
     let a = rng.uniform(rank * d_in, 1.0 / (3.0 * d_in as f64).sqrt());
     let a = Tensor::from_vec(a, (rank, d_in), &Device::Cpu)?;
     let b = Tensor::zeros((d_out, rank), candle_core::DType::F32, &Device::Cpu)?;

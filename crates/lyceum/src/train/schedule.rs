@@ -8,6 +8,8 @@ use crate::rng::Rng;
 pub struct Schedule {
     peak: f64,
     warmup: usize,
+    /// Updates before the rate begins to fall.
+    flat: usize,
     floor: f64,
     cosine: bool,
     /// Updates in all.
@@ -22,17 +24,20 @@ impl Schedule {
         Schedule {
             peak,
             warmup,
+            flat: warmup,
             floor: 0.0,
             cosine: false,
             total,
         }
     }
 
-    /// Rises over `warmup` updates, then falls along a cosine to a tenth of the peak.
-    pub fn cosine(peak: f64, warmup: usize, total: usize) -> Self {
+    /// Rises over `warmup` updates, stays at the peak, and falls along a cosine to a tenth of it
+    /// over the last `decay` updates.
+    pub fn cosine(peak: f64, warmup: usize, decay: usize, total: usize) -> Self {
         Schedule {
             peak,
             warmup,
+            flat: warmup.max(total.saturating_sub(decay)),
             floor: 0.1,
             cosine: true,
             total,
@@ -41,11 +46,11 @@ impl Schedule {
 
     /// The rate of update `step`, counted from 0.
     pub fn rate(&self, step: usize) -> f64 {
-        let (t, w, total) = (step as f64, self.warmup as f64, self.total as f64);
+        let (t, flat, total) = (step as f64, self.flat as f64, self.total as f64);
         if step < self.warmup {
-            return self.peak * t / w.max(1.0);
+            return self.peak * t / self.warmup as f64;
         }
-        let left = ((total - t) / (total - w).max(1.0)).clamp(0.0, 1.0);
+        let left = ((total - t) / (total - flat).max(1.0)).clamp(0.0, 1.0);
         let shape = if self.cosine {
             0.5 * (1.0 + ((1.0 - left) * std::f64::consts::PI).cos())
         } else {
@@ -132,6 +137,19 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(|t| s.rate(t)), [1.0, 0.75, 0.5, 0.25]);
         let s = Schedule::linear(1.0, 0.5, 4);
         assert_eq!([0, 1, 2, 3].map(|t| s.rate(t)), [0.0, 0.5, 1.0, 0.5]);
+    }
+
+    #[test]
+    fn a_cosine_falls_over_its_last_updates() {
+        let s = Schedule::cosine(1.0, 2, 4, 10);
+        assert_eq!(
+            [0, 1, 2, 5, 6].map(|t| s.rate(t)),
+            [0.0, 0.5, 1.0, 1.0, 1.0]
+        );
+        assert!((s.rate(8) - 0.55).abs() < 1e-12 && s.rate(9) < 0.3 && s.rate(10) == 0.1);
+        // The plain cosine schedule, whose rates a longer run would not share.
+        let plain = Schedule::cosine(1.0, 2, 8, 10);
+        assert!((plain.rate(6) - 0.55).abs() < 1e-12);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod library_size;
 mod made;
 mod mixed;
 mod mttl;
+mod pretraining;
 mod remote;
 mod router_laws;
 #[allow(dead_code, reason = "the command's own tests use the rest")]

@@ -80,7 +80,9 @@ pub(crate) fn laws(store: &dyn Store) {
         assert!(store.get(bad).is_err(), "{bad}");
     }
     races(store);
-    let big: Vec<u8> = (0..20_000_000u32).map(|n| (n * n >> 7) as u8).collect();
+    let big: Vec<u8> = (0..20_000_000u32)
+        .map(|n| (n.wrapping_mul(n) >> 7) as u8)
+        .collect();
     store.put("big", &big, Put::New).unwrap();
     assert!(store.get("big").unwrap() == big);
     store.stage("staged", b"4").unwrap();

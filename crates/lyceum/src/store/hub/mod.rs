@@ -156,7 +156,7 @@ impl Store for Hub {
             Err(Error::Remote {
                 refusal: Refusal::Missing,
                 ..
-            }) if key == "library.json" => Err(Error::not_found("file", key, [])),
+            }) => Err(Error::not_found("file", key, [])),
             other => other,
         }
     }
@@ -166,7 +166,13 @@ impl Store for Hub {
         if self.staged().contains_key(key) {
             return Ok(true);
         }
-        self.ask(|repo| async move { repo.holds(&path).await })
+        match self.ask(|repo| async move { repo.holds(&path).await }) {
+            Err(Error::Remote {
+                refusal: Refusal::Missing,
+                ..
+            }) => Ok(false),
+            other => other,
+        }
     }
 
     fn put(&self, key: &str, bytes: &[u8], how: Put) -> Result<()> {
@@ -237,7 +243,13 @@ impl Store for Hub {
             (own, below) => format!("{own}/{below}"),
         };
         let listed = match self.ask(|repo| async move { repo.tree(&folder).await }) {
-            Err(Error::NotFound { .. }) => Vec::new(),
+            Err(
+                Error::NotFound { .. }
+                | Error::Remote {
+                    refusal: Refusal::Missing,
+                    ..
+                },
+            ) => Vec::new(),
             other => other?,
         };
         let own = match self.folder.is_empty() {

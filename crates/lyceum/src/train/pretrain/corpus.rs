@@ -1,5 +1,4 @@
-//! The text a base is trained on: documents, their tokenizer, the order they come in, and the
-//! held-out part.
+//! The text a base is trained on as tokens: the tokenizer, the order documents come in, batches.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,21 +6,19 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::Pretrain;
-use crate::data::{Dataset, Split, Tokenizer, Tokens};
+use super::sources::{Document, Documents};
+use crate::data::{Tokenizer, Tokens};
 use crate::error::{Error, Result};
 use crate::model::Batch;
 use crate::name::Name;
 use crate::rng::Rng;
 
-/// Paragraphs of plain text are joined into documents of at least this many bytes.
-const DOCUMENT: usize = 2000;
-
-/// Tokenised documents, each ended by end-of-text and cut to the context.
+/// Tokenised documents, cut to the context.
 pub(super) struct Corpus {
     pub(super) tokenizer: Tokenizer,
     /// What is trained on; task rows stand here as often as the recipe says.
     train: Vec<Vec<u32>>,
-    /// What is not: every `hold_out`-th document.
+    /// What is not: the last part of every source.
     held: Vec<Vec<u32>>,
     /// Bytes of the held-out documents that their tokens after the first stand for.
     held_bytes: usize,
@@ -31,28 +28,13 @@ impl Corpus {
     /// Reads the texts of `how` (paths relative to `root`); the tokenizer of an earlier start is
     /// taken from `out`, or trained on the training documents and written there.
     pub(super) fn open(how: &Pretrain, root: &Path, out: &Path) -> Result<Self> {
-        let mut rows = rows(how, root)?;
-        let mut text = plain(how, root)?;
-        Rng::named(how.seed, "documents").shuffle(&mut rows);
-        Rng::named(how.seed, "documents").shuffle(&mut text);
-        // The same row may stand in two task files: what is held out stands in no other place.
-        let held: BTreeSet<String> = [&rows, &text]
-            .into_iter()
-            .flat_map(|documents| documents.iter().step_by(how.hold_out).cloned())
-            .collect();
-        let kept = |documents: Vec<String>| -> Vec<String> {
-            documents
-                .into_iter()
-                .filter(|d| !held.contains(d))
-                .collect()
-        };
-        let (rows, text) = (kept(rows), kept(text));
-        let tokenizer = tokenizer(how, rows.iter().chain(&text), out)?;
-        let rows = encode(&tokenizer, &rows, how.context)?;
-        let mut train = encode(&tokenizer, &text, how.context)?;
+        let documents = Documents::read(how, root)?;
+        let all = documents.text.iter().chain(&documents.rows);
+        let tokenizer = tokenizer(how, all.map(|document| &document.text), out)?;
+        let mut train = encode(&tokenizer, &documents.text, how.context)?;
+        let rows = encode(&tokenizer, &documents.rows, how.context)?;
         (0..how.repeat).for_each(|_| train.extend(rows.iter().cloned()));
-        let held_texts: Vec<String> = held.into_iter().collect();
-        let held = encode(&tokenizer, &held_texts, how.context)?;
+        let held = encode(&tokenizer, &documents.held, how.context)?;
         let mut held_bytes = 0;
         for ids in &held {
             held_bytes += tokenizer.decode(&ids[1..])?.len();
@@ -125,9 +107,13 @@ impl Corpus {
         nats / std::f64::consts::LN_2 / self.held_bytes.max(1) as f64
     }
 
-    /// Training and held-out documents.
-    pub(super) fn documents(&self) -> (&[Vec<u32>], &[Vec<u32>]) {
-        (&self.train, &self.held)
+    /// The training documents at `seen`, each once, and the held-out ones.
+    pub(super) fn documents<'a>(
+        &self,
+        seen: impl Iterator<Item = &'a usize>,
+    ) -> (Vec<&[u32]>, &[Vec<u32>]) {
+        let seen: BTreeSet<&[u32]> = seen.map(|&i| self.train[i].as_slice()).collect();
+        (seen.into_iter().collect(), &self.held)
     }
 }
 
@@ -141,47 +127,13 @@ fn pack<'a>(documents: impl Iterator<Item = &'a [u32]>) -> Result<Batch> {
     Ok(Batch::new(rows.iter().map(|tokens| (tokens, text.clone()))))
 }
 
-/// Documents of plain text files.
-fn plain(how: &Pretrain, root: &Path) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    for path in &how.text {
-        let path = root.join(path);
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let text = String::from_utf8_lossy(&bytes[..how.text_bytes.min(bytes.len())]);
-        let mut document = String::new();
-        for paragraph in text.split("\n\n") {
-            document.push_str(&paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
-            document.push('\n');
-            if document.len() > DOCUMENT {
-                all.push(std::mem::take(&mut document));
-            }
+/// Each document's tokens, cut to `context`; those of a single token are left out.
+fn encode(tokenizer: &Tokenizer, documents: &[Document], context: usize) -> Result<Vec<Vec<u32>>> {
+    let one = |document: &Document| -> Result<Vec<u32>> {
+        let mut ids = tokenizer.encode(&document.text)?;
+        if document.ends {
+            ids.push(tokenizer.eos());
         }
-    }
-    Ok(all)
-}
-
-/// Training rows of the tasks: prompt and answer, or the prompt alone.
-fn rows(how: &Pretrain, root: &Path) -> Result<Vec<String>> {
-    let mut all = BTreeSet::new();
-    for (paths, whole) in [(&how.tasks, true), (&how.prompts, false)] {
-        for path in paths {
-            for example in Dataset::open(&root.join(path))?.examples {
-                if example.split == Split::Train {
-                    let target = if whole { example.target.as_str() } else { "" };
-                    let text = format!("{} {target}", example.source.trim_end());
-                    all.insert(text.trim_end().to_owned());
-                }
-            }
-        }
-    }
-    Ok(all.into_iter().collect())
-}
-
-/// Each document's tokens with end-of-text, cut to `context`; those of a single token are left out.
-fn encode(tokenizer: &Tokenizer, documents: &[String], context: usize) -> Result<Vec<Vec<u32>>> {
-    let one = |document: &String| -> Result<Vec<u32>> {
-        let mut ids = tokenizer.encode(document)?;
-        ids.push(tokenizer.eos());
         ids.truncate(context);
         Ok(ids)
     };
@@ -193,7 +145,7 @@ fn encode(tokenizer: &Tokenizer, documents: &[String], context: usize) -> Result
 /// Reads the tokenizer of an earlier start, or trains a byte-level BPE.
 fn tokenizer<'a>(
     how: &Pretrain,
-    documents: impl Iterator<Item = &'a String> + Send,
+    texts: impl Iterator<Item = &'a String> + Send,
     out: &Path,
 ) -> Result<Tokenizer> {
     use tokenizers::models::TrainerWrapper;
@@ -214,7 +166,7 @@ fn tokenizer<'a>(
     bpe.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     bpe.with_decoder(Some(ByteLevel::default()));
     let mut trainer = TrainerWrapper::BpeTrainer(trainer);
-    bpe.train(&mut trainer, documents.map(String::as_str))
+    bpe.train(&mut trainer, texts.map(String::as_str))
         .map_err(bad)?;
     let json = bpe.to_string(false).map_err(bad)?;
     crate::file::write(&path, json.as_bytes())?;

@@ -6,17 +6,20 @@
 
 mod corpus;
 mod ngram;
+mod questions;
+mod sources;
 mod state;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
+use lyceum_kernels::gemm::Rounding;
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
 use super::{Schedule, Watch};
-use crate::backbone::{Decoder, GptNeo, Source, write_folder};
+use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
 use crate::error::{Error, Result};
 use crate::model::{Batch, losses};
 use crate::rng::Rng;
@@ -28,17 +31,19 @@ use corpus::Corpus;
 pub struct Pretrain {
     /// Seed of initialisation and data order.
     pub seed: u64,
-    /// Plain text files; paragraphs are documents.
+    /// Plain text files, a paragraph on each line; neighbouring ones form a document.
     pub text: Vec<PathBuf>,
     /// At most this many bytes of each text file.
     pub text_bytes: usize,
+    /// Questions made by rule about each document of plain text, at most.
+    pub questions: usize,
     /// Task files whose training rows are used whole: prompt and answer.
     pub tasks: Vec<PathBuf>,
     /// Task files of which only the prompts are used, never the targets.
     pub prompts: Vec<PathBuf>,
-    /// How often each task row and prompt is seen in one pass over the text.
+    /// How often each task row and prompt is seen in one pass over all text.
     pub repeat: usize,
-    /// Every so many documents one is held out, never trained on.
+    /// The last of so many parts of every source is held out, never trained on.
     pub hold_out: usize,
     /// Size of the byte-level BPE vocabulary, end-of-text included.
     pub vocab: usize,
@@ -58,16 +63,24 @@ pub struct Pretrain {
     pub batch_tokens: usize,
     /// Such batches per step, their gradients added up.
     pub accumulate: usize,
-    /// Steps.
+    /// Steps. A run may go on with more or fewer, as long as the rate has not begun to fall; so it
+    /// may in another precision.
     pub steps: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Steps over which the rate rises.
     pub warmup: usize,
+    /// Last steps, over which the rate falls along a cosine to a tenth; before, it stays at its
+    /// peak. `steps - warmup` is the plain cosine schedule.
+    pub decay: usize,
     /// Decoupled weight decay.
     pub weight_decay: f64,
     /// Largest gradient norm.
     pub clip: f64,
+    /// The factors of the matrix products, forward and backward; `bf16` is mixed precision:
+    /// weights, sums, gradients and moments stay f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// A checkpoint is kept every so many steps.
     pub save_every: usize,
 }
@@ -88,6 +101,31 @@ impl Pretrain {
             layer_norm_epsilon: 1e-5,
             activation_function: "gelu_new".into(),
             tie_word_embeddings: true,
+        }
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule::cosine(self.lr, self.warmup, self.decay, self.steps)
+    }
+
+    /// Whether a run of `steps` steps under `self` may go on under `other`: the same data, model
+    /// and learning rates so far.
+    fn begins(&self, other: &Pretrain, steps: usize) -> bool {
+        let like = Pretrain {
+            steps: other.steps,
+            decay: other.decay,
+            precision: other.precision,
+            save_every: other.save_every,
+            ..self.clone()
+        };
+        let (mine, theirs) = (self.schedule(), other.schedule());
+        like == *other && (0..steps).all(|step| mine.rate(step) == theirs.rate(step))
+    }
+
+    fn rounding(&self) -> Rounding {
+        match self.precision {
+            Precision::F32 => Rounding::F32,
+            Precision::Bf16 => Rounding::Bf16,
         }
     }
 
@@ -115,6 +153,9 @@ impl Pretrain {
                 "context must be 2 to positions, vocab at least 300",
             ));
         }
+        if self.warmup + self.decay > self.steps {
+            return Err(Error::invalid("warmup and decay must fit into steps"));
+        }
         Ok(())
     }
 }
@@ -126,7 +167,7 @@ pub struct Progress {
     pub losses: Vec<f64>,
     /// Held-out figures: (steps done, nats per token, bits per byte).
     pub held_out: Vec<(usize, f64, f64)>,
-    /// Bits per byte of an interpolated 4-gram over the same tokens (Witten-Bell), when done.
+    /// Bits per byte of an interpolated 4-gram (Witten-Bell) over the documents seen, when done.
     pub baseline: Option<f64>,
     /// Tokens of one pass over the training text.
     pub pass_tokens: usize,
@@ -153,8 +194,8 @@ pub fn pretrain(
     let mut optimiser = AdamW::new(&list, how.weight_decay)?;
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
-    let decoder = Decoder::new(described, &mut Source::trained(&vars))?;
-    let schedule = Schedule::cosine(how.lr, how.warmup, how.steps);
+    let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()))?;
+    let schedule = how.schedule();
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
     for step in progress.losses.len()..how.steps {
         let parts = &plan[step * how.accumulate..][..how.accumulate];
@@ -169,8 +210,9 @@ pub fn pretrain(
                 .held_out
                 .push((step + 1, nats.0, corpus.bits_per_byte(nats.1)));
             if last {
-                let (train, held) = corpus.documents();
-                let nats = ngram::nats(train, held, how.vocab);
+                let seen = plan[..how.steps * how.accumulate].iter().flatten();
+                let (train, held) = corpus.documents(seen);
+                let nats = ngram::nats(&train, held, how.vocab);
                 progress.baseline = Some(corpus.bits_per_byte(nats));
             }
             let tensors = vars

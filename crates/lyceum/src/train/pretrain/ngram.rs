@@ -26,9 +26,9 @@ fn context(ids: &[u32], at: usize, order: usize) -> Option<Context> {
 }
 
 /// Nats the model trained on `train` needs for all tokens of `held` but each document's first.
-pub(super) fn nats(train: &[Vec<u32>], held: &[Vec<u32>], vocab: usize) -> f64 {
+pub(super) fn nats(train: &[&[u32]], held: &[Vec<u32>], vocab: usize) -> f64 {
     let mut orders: Vec<Counts> = (0..ORDER).map(|_| Counts::default()).collect();
-    for ids in train {
+    for &ids in train {
         for at in 0..ids.len() {
             for (i, counts) in orders.iter_mut().enumerate() {
                 let Some(context) = context(ids, at, i + 1) else {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_is_cheap_and_probabilities_sum_to_one() {
-        let train = vec![vec![1, 2, 3, 1, 2, 3, 1, 2, 4]];
+        let train: [&[u32]; 1] = [&[1, 2, 3, 1, 2, 3, 1, 2, 4]];
         let cost = |ids: [u32; 3]| nats(&train, &[ids.to_vec()], 5);
         assert!(cost([1, 2, 3]) < cost([1, 2, 4]) && cost([1, 2, 4]) < cost([1, 3, 3]));
         // Over all last tokens after the same beginning.

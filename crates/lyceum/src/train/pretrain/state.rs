@@ -67,9 +67,10 @@ pub(super) fn resume(
     let bytes = std::fs::read(&json).map_err(|e| Error::io(&json, e))?;
     let kept: Kept =
         serde_json::from_slice(&bytes).map_err(|e| Error::format(json.display(), e))?;
-    if kept.recipe != *how {
+    if !kept.recipe.begins(how, kept.progress.losses.len()) {
         let text = format!(
-            "{} was begun under another recipe; give another --out, or the same recipe",
+            "{} was begun under another recipe; give another --out, or the same recipe (steps and decay may \
+             change while the learning rate is at its peak)",
             out.display()
         );
         return Err(Error::Mismatch(text));

@@ -1,0 +1,32 @@
+//! Losses of 8 x 256 tokens, an eighth of them targets, under every router.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use lyceum::data::Tokens;
+use lyceum::model::{Batch, Model};
+
+use crate::inputs;
+use crate::turns::{self, Done};
+
+pub(crate) fn serve(work: &Path) -> Result<()> {
+    let base = inputs::base(work, "neo-words")?;
+    let rows = inputs::equal(work)?;
+    let tokens = { rows.iter() }
+        .map(|row| Ok(base.tokenizer.training(row, 1024)?))
+        .collect::<Result<Vec<Tokens>>>()?;
+    let batch = Batch::new(tokens.iter().zip(rows.iter().map(|row| row.task.clone())));
+    let mut models = BTreeMap::from([("base", Model::new(base.clone(), None))]);
+    for router in ["oracle", "uniform", "arrow", "phatgoose"] {
+        models.insert(router, inputs::routed(work, &base, router, 10)?);
+    }
+    models.insert("arrow-100", inputs::routed(work, &base, "arrow", 100)?);
+    turns::serve(|variant| {
+        let model = models.get(variant).context("no such variant")?;
+        Ok(Done {
+            amount: batch.tokens.len() as f64,
+            check: model.losses(&batch, None)?.to_vec1()?,
+        })
+    })
+}

@@ -1,0 +1,34 @@
+//! Greedy generation: 8 prompts of 200 tokens, 64 new ones each.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use lyceum::model::Model;
+
+use crate::inputs;
+use crate::turns::{self, Done};
+
+const NEW: usize = 64;
+
+pub(crate) fn serve(work: &Path) -> Result<()> {
+    let base = inputs::base(work, "neo-words")?;
+    let prompts = inputs::prompts(&base, work)?;
+    let arrow = inputs::routed(work, &base, "arrow", 10)?;
+    let base = Model::new(base, None);
+    turns::serve(|variant| {
+        let model = match variant {
+            "base" => &base,
+            "arrow" => &arrow,
+            other => bail!("no variant `{other}`"),
+        };
+        let new = model.generate(&prompts, &[], NEW, |_, _| ())?;
+        let tokens: usize = new.iter().map(Vec::len).sum();
+        if tokens != prompts.len() * NEW {
+            bail!("{tokens} tokens instead of {NEW} for each prompt");
+        }
+        Ok(Done {
+            amount: tokens as f64,
+            check: Vec::new(),
+        })
+    })
+}

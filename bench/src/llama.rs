@@ -1,0 +1,37 @@
+//! A Llama of 1.2 billion parameters: losses of 2 x 256 tokens, and decoding of one prompt.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use lyceum::data::Tokens;
+use lyceum::model::{Batch, Model};
+
+use crate::inputs;
+use crate::turns::{self, Done};
+
+const NEW: usize = 32;
+
+pub(crate) fn serve(work: &Path) -> Result<()> {
+    let base = inputs::base(work, "llama-1b")?;
+    let rows = &inputs::equal(work)?[..2];
+    let tokens = { rows.iter() }
+        .map(|row| Ok(base.tokenizer.training(row, 1024)?))
+        .collect::<Result<Vec<Tokens>>>()?;
+    let batch = Batch::new(tokens.iter().zip(rows.iter().map(|row| row.task.clone())));
+    let prompt = tokens[0].ids[..16].to_vec();
+    let model = Model::new(base, None);
+    turns::serve(|variant| match variant {
+        "forward" => Ok(Done {
+            amount: batch.tokens.len() as f64,
+            check: model.losses(&batch, None)?.to_vec1()?,
+        }),
+        "decode" => {
+            let new = model.generate(std::slice::from_ref(&prompt), &[], NEW, |_, _| ())?;
+            Ok(Done {
+                amount: new[0].len() as f64,
+                check: Vec::new(),
+            })
+        }
+        other => bail!("no variant `{other}`"),
+    })
+}

@@ -1,0 +1,72 @@
+//! Lyceum's side of the benchmarks; `bench/run` starts it beside the peers of `bench/peers`.
+//!
+//! One process per step. Every line on stdin is one turn of the named variant; every turn answers
+//! with one line of JSON. How it is measured is told in `docs/numbers.md`.
+#![allow(
+    clippy::print_stdout,
+    reason = "what is measured is printed for the process that asked"
+)]
+
+mod forward;
+mod generate;
+mod inputs;
+mod llama;
+mod products;
+mod score;
+mod together;
+mod train;
+mod turns;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// One step of the benchmarks.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Step {
+    /// Libraries and token ids, made once; no turns.
+    Prepare,
+    /// Losses of 8 x 256 tokens under every router.
+    Forward,
+    /// A LoRA training step on 8 x 256 tokens.
+    Train,
+    /// LoRA training steps on real tasks of unequal lengths.
+    Ragged,
+    /// Ten experts in one pass, and one after another.
+    Together,
+    /// ARC-Easy.
+    Score,
+    /// Greedy generation.
+    Generate,
+    /// Forward and decoding of a Llama of 1.2 billion parameters.
+    Llama,
+    /// Matrix products and memory.
+    Products,
+}
+
+#[derive(Debug, Parser)]
+struct Cli {
+    step: Step,
+    /// The folder `bench/run` made.
+    #[arg(long)]
+    work: PathBuf,
+    /// All 2376 questions of ARC-Easy, not a part of them.
+    #[arg(long)]
+    full: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    lyceum_kernels::memory::keep_freed();
+    let Cli { step, work, full } = Cli::parse();
+    match step {
+        Step::Prepare => inputs::prepare(&work),
+        Step::Forward => forward::serve(&work),
+        Step::Train => train::equal(&work),
+        Step::Ragged => train::ragged(&work),
+        Step::Together => together::serve(),
+        Step::Score => score::serve(&work, full),
+        Step::Generate => generate::serve(&work),
+        Step::Llama => llama::serve(&work),
+        Step::Products => products::serve(),
+    }
+}

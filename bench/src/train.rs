@@ -1,0 +1,84 @@
+//! LoRA training steps on GPT-Neo-125M, beginning from the first adapter of the work folder.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use lyceum::data::Example;
+use lyceum::lora::LoraConfig;
+use lyceum::train::{How, Job, Watch, experts};
+use lyceum::{Name, peft};
+
+use crate::inputs::{self, RAGGED_BATCH, RAGGED_STEPS};
+use crate::turns::{self, Done};
+
+/// Answers a turn every few steps of a training run, and waits for the next.
+struct Turns {
+    every: usize,
+    started: Instant,
+    losses: Vec<f32>,
+    tokens: usize,
+}
+
+impl Watch for Turns {
+    fn step(&mut self, _: usize, _: usize, loss: f64, tokens: usize) {
+        self.losses.push(loss as f32);
+        self.tokens += tokens;
+        if self.losses.len() < self.every {
+            return;
+        }
+        let done = Done {
+            amount: std::mem::take(&mut self.tokens) as f64,
+            check: std::mem::take(&mut self.losses),
+        };
+        let next = turns::answer(self.started, &done).and_then(|()| turns::next());
+        if !matches!(next, Ok(Some(_))) {
+            let end = turns::end();
+            std::process::exit(i32::from(end.is_err()));
+        }
+        self.started = Instant::now();
+    }
+}
+
+/// On 8 x 256 tokens, a step a turn.
+pub(crate) fn equal(work: &Path) -> Result<()> {
+    run(work, "neo-words", inputs::equal(work)?, (8, 1))
+}
+
+/// On real tasks, a few steps a turn.
+pub(crate) fn ragged(work: &Path) -> Result<()> {
+    let sizes = (RAGGED_BATCH, RAGGED_STEPS);
+    run(work, "neo", inputs::ragged()?, sizes)
+}
+
+fn run(work: &Path, base: &str, rows: Vec<Example>, (batch, every): (usize, usize)) -> Result<()> {
+    let base = inputs::base(work, base)?;
+    let name = Name::new("e000")?;
+    let first = peft::import(&work.join("adapters/e000"), &name, Some(&base.host()))?;
+    let mut job = Job::new(name.clone(), vec![name], rows);
+    let indices: Vec<usize> = (0..job.examples.len()).collect();
+    job.order = Some(indices.chunks(batch).map(<[usize]>::to_vec).collect());
+    job.init = Some(first.loras);
+    let lora = LoraConfig {
+        alpha: first.card.lora.alpha,
+        ..LoraConfig::default()
+    };
+    // So many steps that the rate does not fall while it is measured.
+    let how = How {
+        lr: 1e-3,
+        batch,
+        steps: Some(1_000_000),
+        ..How::default()
+    };
+    if turns::next()?.is_none() {
+        return turns::end();
+    }
+    let mut watch = Turns {
+        every,
+        started: Instant::now(),
+        losses: Vec::new(),
+        tokens: 0,
+    };
+    experts(&base, &[job], &lora, &how, &mut watch)?;
+    Ok(())
+}
