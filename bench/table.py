@@ -51,7 +51,7 @@ def memory(results):
 
 
 def section(title, rows):
-    head = "| what : beside what | Lyceum | beside | ratio (of rounds) | promised |"
+    head = "| what : beside what | Lyceum | beside | ratio (of rounds) | goal |"
     return ["", f"### {title}", "", head, "|---|---|---|---|---|", *rows]
 
 

@@ -97,7 +97,8 @@ pub(crate) enum Command {
                             import my-adapter experts"
     )]
     Import {
-        /// A library of MTTL's, a PEFT adapter, or a folder of adapters; or hf://owner/name
+        /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too); or
+        /// hf://owner/name
         source: PathBuf,
         /// The library they are added to
         destination: String,
@@ -328,7 +329,7 @@ pub(crate) enum BaseCommand {
     /// Family, sizes, the linears an expert can adapt, fingerprint
     #[command(after_help = "Example: lyceum base show gpt-neo-125m --format json")]
     Show {
-        /// Folder of the base, or hf://owner/name[@revision]; the one shipped when absent
+        /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
         dir: Option<PathBuf>,
     },
 }
@@ -346,6 +347,19 @@ pub(crate) struct RunArgs {
     /// Replaces the recipe's precision
     #[arg(long, value_enum)]
     pub(crate) precision: Option<PrecisionArg>,
+    /// Replaces the recipe's precision: frozen matrices in eight bits
+    #[arg(long, value_enum, conflicts_with = "precision")]
+    pub(crate) quantize: Option<QuantizeArg>,
+}
+
+impl RunArgs {
+    /// How the frozen matrices are kept and multiplied, if not as the recipe says.
+    pub(crate) fn kept(&self) -> Option<Precision> {
+        match (self.precision, self.quantize) {
+            (None, None) => None,
+            (precision, quantize) => Some(kept(precision.unwrap_or(PrecisionArg::F32), quantize)),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -372,12 +386,30 @@ pub(crate) struct ListArgs {
 /// The base and its arithmetic.
 #[derive(Debug, Args)]
 pub(crate) struct BaseArgs {
-    /// Folder of the base, or hf://owner/name[@revision]; the one shipped when absent
+    /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
     #[arg(long)]
     pub(crate) base: Option<PathBuf>,
     /// Arithmetic of the frozen matrices
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: PrecisionArg,
+    /// Keep the frozen matrices in eight bits (arithmetic in f32); quantised ones stay as they are
+    #[arg(long, value_enum, conflicts_with = "precision")]
+    pub(crate) quantize: Option<QuantizeArg>,
+}
+
+impl BaseArgs {
+    /// How the frozen matrices are kept and multiplied.
+    pub(crate) fn kept(&self) -> Precision {
+        kept(self.precision, self.quantize)
+    }
+}
+
+fn kept(precision: PrecisionArg, quantize: Option<QuantizeArg>) -> Precision {
+    match (quantize, precision) {
+        (Some(QuantizeArg::Int8), _) => Precision::Int8,
+        (None, PrecisionArg::F32) => Precision::F32,
+        (None, PrecisionArg::Bf16) => Precision::Bf16,
+    }
 }
 
 /// A base with a router over a library.
@@ -455,6 +487,10 @@ pub(crate) struct TrainArgs {
     /// Seed of initialisation and data order
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+    /// Compute what happens inside blocks again instead of keeping it: less memory, more time,
+    /// the same experts
+    #[arg(long)]
+    pub(crate) recompute: bool,
 }
 
 #[derive(Debug, Args)]
@@ -621,13 +657,9 @@ pub(crate) enum PrecisionArg {
     Bf16,
 }
 
-impl From<PrecisionArg> for Precision {
-    fn from(arg: PrecisionArg) -> Self {
-        match arg {
-            PrecisionArg::F32 => Precision::F32,
-            PrecisionArg::Bf16 => Precision::Bf16,
-        }
-    }
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum QuantizeArg {
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

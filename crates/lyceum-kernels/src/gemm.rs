@@ -1,7 +1,8 @@
 //! Matrix products: with frozen matrices prepared once, and with any.
 //!
 //! Every element of a product is one chain of multiply-adds over the inner index, whatever the
-//! number of rows or threads: a row's result does not depend on its batch.
+//! number of rows or threads: a row's result does not depend on its batch. (Over a quantised
+//! matrix, few rows and many are summed in another order.)
 
 use std::sync::OnceLock;
 
@@ -10,18 +11,32 @@ use rayon::prelude::*;
 use crate::cpu::Level;
 use crate::pack::{Panels, Values};
 use crate::product;
+use crate::quantised::{Bytes, Format, Quantised};
 pub use crate::tile::Added;
 use crate::view::View;
 
-/// A frozen matrix `W` `[n_out, n_in]`, laid out for `x W^T` and, once asked for, `dy W`.
+/// A frozen matrix `W` `[n_out, n_in]`, ready for `x W^T` and `dy W`.
 #[derive(Debug, Clone)]
-pub struct Packed {
+pub struct Packed(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Laid(Laid),
+    Quantised(Quantised),
+}
+
+/// Values in panels for `x W^T` and, once asked for, for `dy W`.
+#[derive(Debug, Clone)]
+struct Laid {
     forward: Panels,
     backward: OnceLock<Panels>,
     level: Level,
 }
 
 impl Packed {
+    /// The largest size of a value that eight bits and a scale can hold.
+    pub const LARGEST_INT8: f32 = crate::blocks::Q8_0::LARGEST;
+
     /// Keeps `w` `[n_out, n_in]` in f32.
     pub fn f32(w: impl AsRef<[f32]>, n_out: usize, n_in: usize) -> Self {
         Packed::new(w.as_ref(), (n_out, n_in), false, Level::best())
@@ -32,31 +47,57 @@ impl Packed {
         Packed::new(w, (n_out, n_in), true, Level::best())
     }
 
+    /// Rounds `w` `[n_out, n_in]`, of which no value is above [`Packed::LARGEST_INT8`], to eight
+    /// bits, each 32 along a row to a scale of their own (ggml's `Q8_0`); products are in f32.
+    pub fn int8(w: &[f32], n_out: usize, n_in: usize) -> Self {
+        Packed(Kind::Quantised(Quantised::int8(w, (n_out, n_in))))
+    }
+
+    /// Takes a quantised matrix `[n_out, n_in]`, row after row, as it lies. Values must be finite
+    /// ([`Format::finite`]). `rounding` is that of products of many rows; those of few are in f32.
+    pub fn quantised(
+        (format, bytes): (Format, Bytes),
+        (n_out, n_in): (usize, usize),
+        rounding: Rounding,
+    ) -> Self {
+        let quantised = Quantised::new((format, bytes), (n_out, n_in), rounding);
+        Packed(Kind::Quantised(quantised))
+    }
+
     fn new(w: &[f32], (n_out, n_in): (usize, usize), halves: bool, level: Level) -> Self {
         assert_eq!(w.len(), n_out * n_in, "as many values as the shape says");
         let matrix = View::whole(w, n_out, n_in).turned();
-        Packed {
+        Packed(Kind::Laid(Laid {
             forward: Panels::new(matrix, level.lanes(), halves),
             backward: OnceLock::new(),
             level,
-        }
+        }))
     }
 
     /// Rows of the matrix.
     pub fn n_out(&self) -> usize {
-        self.forward.n
+        match &self.0 {
+            Kind::Laid(laid) => laid.forward.n,
+            Kind::Quantised(quantised) => quantised.n_out,
+        }
     }
 
     /// Columns of the matrix.
     pub fn n_in(&self) -> usize {
-        self.forward.k
+        match &self.0 {
+            Kind::Laid(laid) => laid.forward.k,
+            Kind::Quantised(quantised) => quantised.n_in,
+        }
     }
 
     /// Bytes of one layout.
     pub fn bytes(&self) -> usize {
-        match &self.forward.values {
-            Values::F32(values) => 4 * values.len(),
-            Values::Bf16(words) => 4 * words.len(),
+        match &self.0 {
+            Kind::Laid(laid) => match &laid.forward.values {
+                Values::F32(values) => 4 * values.len(),
+                Values::Bf16(words) => 4 * words.len(),
+            },
+            Kind::Quantised(quantised) => quantised.bytes(),
         }
     }
 
@@ -70,25 +111,39 @@ impl Packed {
 
     /// Copies the rows `ids` into `out` `[ids, n_in]`.
     pub fn rows(&self, ids: &[u32], out: &mut [f32]) {
+        let laid = match &self.0 {
+            Kind::Laid(laid) => laid,
+            Kind::Quantised(quantised) => return quantised.rows(ids, out),
+        };
         out.par_chunks_mut(self.n_in().max(1))
             .zip(ids)
             .for_each(|(out, &id)| {
                 for (i, value) in out.iter_mut().enumerate() {
-                    *value = self.forward.at(i, id as usize);
+                    *value = laid.forward.at(i, id as usize);
                 }
             });
     }
 
     /// `x W^T + added`: x `[t, n_in]`, result `[t, n_out]`.
     pub fn forward(&self, x: &[f32], added: Added<'_>) -> Vec<f32> {
-        product::product(self.level, of_width(x, self.n_in()), &self.forward, added)
+        let x = of_width(x, self.n_in());
+        match &self.0 {
+            Kind::Laid(laid) => product::product(laid.level, x, &laid.forward, added),
+            Kind::Quantised(quantised) => quantised.forward(x, added),
+        }
     }
 
-    /// `dy W`: dy `[t, n_out]`, result `[t, n_in]`. The first call lays the matrix out for it.
+    /// `dy W`: dy `[t, n_out]`, result `[t, n_in]`. The first call lays the matrix out for it,
+    /// unless it is quantised.
     pub fn backward(&self, dy: &[f32]) -> Vec<f32> {
-        let panels = self.backward.get_or_init(|| self.forward.turned());
         let dy = of_width(dy, self.n_out());
-        product::product(self.level, dy, panels, Added::default())
+        match &self.0 {
+            Kind::Laid(laid) => {
+                let panels = laid.backward.get_or_init(|| laid.forward.turned());
+                product::product(laid.level, dy, panels, Added::default())
+            }
+            Kind::Quantised(quantised) => quantised.backward(dy),
+        }
     }
 }
 

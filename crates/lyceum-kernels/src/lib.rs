@@ -5,7 +5,9 @@
 
 pub mod activation;
 pub mod attention;
+mod blocks;
 pub mod cpu;
+pub mod delta;
 pub mod gemm;
 pub mod loss;
 pub mod map;
@@ -14,7 +16,13 @@ pub mod memory;
 pub mod norm;
 mod pack;
 mod product;
+pub mod quantised;
 pub mod rope;
+pub mod route;
+mod rows;
+pub mod stream;
 mod tile;
+#[cfg(test)]
+mod values;
 mod vector;
 mod view;

@@ -20,6 +20,23 @@ impl Map {
         // SAFETY: the map is only read; see the type's note on files that shrink.
         Ok(Map(unsafe { memmap2::Mmap::map(&file)? }))
     }
+
+    /// Gives the memory behind `range` back to the system; it is read again from the file when
+    /// it is looked at again. A hint: where it cannot be given, nothing happens.
+    pub fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if range.start < range.end && range.end <= self.0.len() {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is a file's and is only read: pages that are dropped come back with
+            // the same bytes.
+            let _ = unsafe {
+                self.0
+                    .unchecked_advise_range(advice, range.start, range.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
 }
 
 impl std::ops::Deref for Map {

@@ -1,4 +1,4 @@
-//! Taking experts from elsewhere: a folder of MTTL's, one PEFT adapter, or a folder of them.
+//! Taking experts from elsewhere: a folder of MTTL's, a PEFT adapter, a folder or cache of them.
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use lyceum::backbone::{Base, Message};
 use lyceum::data::{Dataset, Question};
 use lyceum::library::Library;
 use lyceum::mix::Mixing;
-use lyceum::model::Model;
+use lyceum::model::{Decoding, Model};
 use lyceum::route::RouterSpec;
 use lyceum::store::{Wanted, fetched};
 
@@ -18,7 +18,7 @@ use crate::out::{self, Format};
 
 /// The base asked for, or the one shipped.
 pub(crate) fn base(args: &BaseArgs) -> Result<Arc<Base>> {
-    let precision = args.precision.into();
+    let precision = args.kept();
     Ok(Arc::new(match &args.base {
         Some(dir) => Base::open(&fetched(dir, Wanted::Base)?, precision)?,
         None => {
@@ -57,6 +57,7 @@ pub(crate) fn model(args: &ModelArgs) -> Result<Model> {
         let chosen = BaseArgs {
             base: args.base.base.clone().or(saved),
             precision: args.base.precision,
+            quantize: args.base.quantize,
         };
         return Ok(Model::open(dir, base(&chosen)?)?);
     }
@@ -144,7 +145,8 @@ pub(crate) fn generate(
     let tasks: Vec<Name> = task.map(Name::new).transpose()?.into_iter().collect();
     let (mut new, mut shown) = (Vec::new(), 0);
     let mut failed = None;
-    model.generate(&[ids], &tasks, max_new, |_, token| {
+    let how = Decoding { max_new, live: 1 };
+    model.generate(&[ids], &tasks, &how, |_, token| {
         new.push(token);
         match tokenizer.decode(&new) {
             // A character may take several tokens: show only what is whole.

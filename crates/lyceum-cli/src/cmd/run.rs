@@ -20,8 +20,8 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<()> {
     if let Some(seed) = args.seed {
         recipe = recipe.with_seed(seed);
     }
-    if let Some(precision) = args.precision {
-        recipe.precision = precision.into();
+    if let Some(precision) = args.kept() {
+        recipe.precision = precision;
     }
     let embedded = Path::new("embedded");
     let base = match recipe.base == embedded {

@@ -35,6 +35,11 @@ pub struct Chat {
 }
 
 impl Chat {
+    /// A template, and the texts of the tokens that begin and end a text.
+    pub(super) fn new(template: String, bos: String, eos: String) -> Self {
+        Chat { template, bos, eos }
+    }
+
     /// The prompt that asks for the answer to `messages`.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Opening a base: a Hugging Face folder of config, weights and tokenizer.
+//! Opening a base: a Hugging Face folder of config, weights and tokenizer, or a GGUF file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::chat::{Chat, Said};
 use super::config::Config;
 use super::decoder::Decoder;
+use super::gguf;
 use super::gpt::GptNeo;
 use super::weights::Weights;
 use crate::data::Tokenizer;
@@ -18,7 +19,8 @@ use crate::error::{Context, Error, Result};
 use crate::expert::Host;
 use crate::mix::{Vector, Weight};
 
-/// The arithmetic of the frozen matrices. Everything else is f32.
+/// How the frozen matrices are kept and multiplied. Everything else is f32. Matrices that are
+/// quantised on disk stay as they are, whatever is asked for; products of many rows round as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -27,6 +29,9 @@ pub enum Precision {
     F32,
     /// Weights and the inputs of products rounded to bf16, sums in f32.
     Bf16,
+    /// Weights rounded to eight bits, each 32 along a row to a scale of their own; products in
+    /// f32.
+    Int8,
 }
 
 impl std::fmt::Display for Precision {
@@ -34,6 +39,7 @@ impl std::fmt::Display for Precision {
         f.pad(match self {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
         })
     }
 }
@@ -58,19 +64,14 @@ pub struct Base {
 }
 
 impl Base {
-    /// Opens the folder `dir`: `config.json`, `model.safetensors` (or shards with an index),
-    /// `tokenizer.json`, and, where there are, `generation_config.json` and a chat template.
-    /// Weights are mapped and converted one at a time.
+    /// Opens a folder: `config.json`, `model.safetensors` (or shards with an index),
+    /// `tokenizer.json`, and, where there are, `generation_config.json` and a chat template; or a
+    /// GGUF file, which holds all that. Weights are mapped and converted one at a time.
     ///
     /// # Errors
     /// When a file is missing or malformed, or shapes do not match the configuration.
-    pub fn open(dir: &Path, precision: Precision) -> Result<Self> {
-        let config = Config::read(&dir.join("config.json"))
-            .context(|| format!("opening the base {}", dir.display()))?;
-        let weights = Weights::open(dir)?;
-        let said = Said::open(dir)?;
-        let tokenizer = Tokenizer::open(dir)?;
-        Base::new((name_of(dir), said), config, weights, tokenizer, precision)
+    pub fn open(path: &Path, precision: Precision) -> Result<Self> {
+        Base::new(Parts::open(path)?, precision)
     }
 
     /// Opens a base whose three files are in memory.
@@ -87,8 +88,16 @@ impl Base {
         let weights = Weights::of(weights)?;
         let config = Config::parse(config, "config.json")?;
         let tokenizer = Tokenizer::from_bytes(tokenizer)?;
-        let name = (name.to_owned(), Said::default());
-        Base::new(name, config, weights, tokenizer, precision)
+        let name = name.to_owned();
+        let said = Said::default();
+        let parts = Parts {
+            name,
+            config,
+            weights,
+            said,
+            tokenizer,
+        };
+        Base::new(parts, precision)
     }
 
     /// Assembles a base from tensors in f32.
@@ -103,22 +112,25 @@ impl Base {
         precision: Precision,
     ) -> Result<Self> {
         let weights = Weights::made(tensors);
-        Base::new(
-            (name, Said::default()),
+        let said = Said::default();
+        let parts = Parts {
+            name,
             config,
             weights,
+            said,
             tokenizer,
-            precision,
-        )
+        };
+        Base::new(parts, precision)
     }
 
-    fn new(
-        (name, said): (String, Said),
-        config: Config,
-        mut weights: Weights<'_>,
-        tokenizer: Tokenizer,
-        precision: Precision,
-    ) -> Result<Self> {
+    fn new(parts: Parts<'_>, precision: Precision) -> Result<Self> {
+        let Parts {
+            name,
+            config,
+            mut weights,
+            said,
+            tokenizer,
+        } = parts;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
                 "the tokenizer knows {} tokens, the base {}: they do not belong together",
@@ -156,8 +168,34 @@ impl Base {
     }
 }
 
+/// A base on disk, not prepared for computing.
+pub(super) struct Parts<'a> {
+    pub(super) name: String,
+    pub(super) config: Config,
+    pub(super) weights: Weights<'a>,
+    pub(super) said: Said,
+    pub(super) tokenizer: Tokenizer,
+}
+
+impl Parts<'static> {
+    /// Opens a folder or a GGUF file.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let opening = || format!("opening the base {}", path.display());
+        if path.is_file() {
+            return gguf::open(path).context(opening);
+        }
+        Ok(Parts {
+            name: name_of(path),
+            config: Config::read(&path.join("config.json")).context(opening)?,
+            weights: Weights::open(path)?,
+            said: Said::open(path)?,
+            tokenizer: Tokenizer::open(path)?,
+        })
+    }
+}
+
 /// What to call the base in `dir`.
-pub(super) fn name_of(dir: &Path) -> String {
+fn name_of(dir: &Path) -> String {
     dir.file_name()
         .map_or_else(|| "base".into(), |n| n.to_string_lossy().into())
 }
@@ -194,10 +232,18 @@ impl<'a> Source<'a> {
             }
             From::Weights(weights) => weights,
         };
-        let mut values = weights.values(name)?;
         let &[mut n_out, mut n_in] = weights.shape(name)? else {
             return Err(Error::Mismatch(format!("tensor `{name}` is no matrix")));
         };
+        if let (Some((format, bytes)), false) = (weights.blocks(name)?, transposed) {
+            let rounding = match self.precision {
+                Precision::Bf16 => Rounding::Bf16,
+                Precision::F32 | Precision::Int8 => Rounding::F32,
+            };
+            let packed = Packed::quantised((format, bytes), (n_out, n_in), rounding);
+            return Ok(Weight::Frozen(Arc::new(packed)));
+        }
+        let mut values = weights.values(name)?;
         if transposed {
             values = transpose(&values, n_out, n_in);
             (n_out, n_in) = (n_in, n_out);
@@ -205,6 +251,14 @@ impl<'a> Source<'a> {
         Ok(Weight::Frozen(Arc::new(match self.precision {
             Precision::F32 => Packed::f32(&values, n_out, n_in),
             Precision::Bf16 => Packed::bf16(&values, n_out, n_in),
+            Precision::Int8 => {
+                let fits = |w: &f32| w.abs() <= Packed::LARGEST_INT8;
+                if !values.iter().all(fits) {
+                    let why = "holds values too large for eight bits";
+                    return Err(Error::format(name, why));
+                }
+                Packed::int8(&values, n_out, n_in)
+            }
         })))
     }
 

@@ -5,12 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::chat::Said;
 use super::config::Config;
-use super::load::{Base, name_of};
-use super::weights::Weights;
-use crate::data::Tokenizer;
-use crate::error::{Context, Result};
+use super::load::{Base, Parts};
+use crate::error::Result;
 
 /// A base, described.
 #[derive(Debug, Clone, Serialize)]
@@ -45,22 +42,25 @@ pub struct SiteShape {
 }
 
 impl Summary {
-    /// Looks at the folder `dir`. Weights are read once, for the fingerprint, and not kept.
+    /// Looks at a folder or a GGUF file. Weights are read once, for the fingerprint, and not
+    /// kept.
     ///
     /// # Errors
     /// As [`Base::open`], except that values are not checked to be finite.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let config = Config::read(&dir.join("config.json"))
-            .context(|| format!("opening the base {}", dir.display()))?;
-        let mut weights = Weights::open(dir)?;
-        let said = Said::open(dir)?;
-        let tokenizer = Tokenizer::open(dir)?;
+    pub fn open(path: &Path) -> Result<Self> {
+        let Parts {
+            name,
+            config,
+            mut weights,
+            said,
+            tokenizer,
+        } = Parts::open(path)?;
         weights.fit(&config)?;
         let fingerprint = weights.fingerprint(&config)?;
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
         let stops = (stops, said.chat.is_some());
-        Ok(Summary::new(name_of(dir), fingerprint, stops, config))
+        Ok(Summary::new(name, fingerprint, stops, config))
     }
 
     /// What `base` is.

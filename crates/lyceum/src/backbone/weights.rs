@@ -1,53 +1,20 @@
 //! The tensors of a checkpoint: mapped files, read one tensor at a time.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use half::{bf16, f16};
 use lyceum_kernels::map::Map;
+use lyceum_kernels::quantised::{self, Format};
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::config::Config;
+use super::stored::{Bytes, Lay, Stored, bad};
 use crate::error::{Context, Error, Result};
 
 const OLD: &str = "pytorch_model.bin";
-
-/// Values converted at once when a tensor is only looked at.
-const CHUNK: usize = 1 << 16;
-
-/// Bytes that hold tensors.
-#[derive(Debug, Clone)]
-enum Bytes<'a> {
-    Slice(&'a [u8]),
-    Map(Arc<Map>),
-}
-
-impl Bytes<'_> {
-    fn get(&self) -> &[u8] {
-        match self {
-            Bytes::Slice(bytes) => bytes,
-            Bytes::Map(map) => map,
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Values<'a> {
-    /// On disk, or in a file held in memory.
-    Raw(Bytes<'a>, Range<usize>, Dtype),
-    /// Made here, f32.
-    Tensor(Tensor),
-}
-
-#[derive(Debug)]
-struct Stored<'a> {
-    shape: Vec<usize>,
-    values: Values<'a>,
-}
 
 /// The tensors of a checkpoint by name.
 #[derive(Debug, Default)]
@@ -56,12 +23,13 @@ pub(super) struct Weights<'a>(BTreeMap<String, Stored<'a>>);
 impl<'a> Weights<'a> {
     /// Tensors in f32 made elsewhere.
     pub(super) fn made(tensors: BTreeMap<String, Tensor>) -> Self {
-        let stored = |(name, tensor): (String, Tensor)| {
-            let shape = tensor.dims().to_vec();
-            let values = Values::Tensor(tensor);
-            (name, Stored { shape, values })
-        };
+        let stored = |(name, tensor): (String, Tensor)| (name, Stored::made(tensor));
         Weights(tensors.into_iter().map(stored).collect())
+    }
+
+    /// Tensors found elsewhere.
+    pub(super) fn found(tensors: BTreeMap<String, Stored<'a>>) -> Self {
+        Weights(tensors)
     }
 
     /// The tensors of one safetensors file in memory.
@@ -100,17 +68,17 @@ impl<'a> Weights<'a> {
         let all = bytes.get();
         let file = SafeTensors::deserialize(all).map_err(|e| Error::format("safetensors", e))?;
         for (name, view) in file.tensors() {
-            let float = matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16);
-            // Masks and counters that some checkpoints carry; not weights.
-            if !float {
-                continue;
-            }
+            let lay = match view.dtype() {
+                Dtype::F32 => Lay::F32,
+                Dtype::F16 => Lay::F16,
+                Dtype::BF16 => Lay::Bf16,
+                // Masks and counters that some checkpoints carry; not weights.
+                _ => continue,
+            };
             let start = view.data().as_ptr().addr() - all.as_ptr().addr();
             let range = start..start + view.data().len();
-            let stored = Stored {
-                shape: view.shape().to_vec(),
-                values: Values::Raw(bytes.clone(), range, view.dtype()),
-            };
+            let stored = Stored::new((bytes.clone(), range), view.shape().to_vec(), lay)
+                .map_err(|why| bad(&name, why))?;
             if self.0.insert(name.clone(), stored).is_some() {
                 return Err(Error::format(name, "stands in two files"));
             }
@@ -187,8 +155,17 @@ impl<'a> Weights<'a> {
         stored.each(|values| all.extend_from_slice(values))?;
         match all.iter().all(|x: &f32| x.is_finite()) {
             true => Ok(all),
-            false => Err(Error::format(name, "holds values that are not finite")),
+            false => Err(bad(name, "holds values that are not finite")),
         }
+    }
+
+    /// The quantised rows of a matrix, if it is quantised on disk.
+    ///
+    /// # Errors
+    /// As [`Weights::values`].
+    pub(super) fn blocks(&self, name: &str) -> Result<Option<(Format, quantised::Bytes)>> {
+        let stored = self.stored(name)?;
+        stored.blocks().map_err(|why| bad(name, why))
     }
 
     /// Hex SHA-256 over what the base computes and over its weights in f32.
@@ -201,35 +178,6 @@ impl<'a> Weights<'a> {
         let bytes = hash.finalize();
         Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
-}
-
-impl Stored<'_> {
-    /// Shows all values in order, some at a time.
-    fn each(&self, mut see: impl FnMut(&[f32])) -> Result<()> {
-        let (bytes, dtype) = match &self.values {
-            Values::Tensor(tensor) => {
-                see(&tensor.flatten_all()?.to_vec1::<f32>()?);
-                return Ok(());
-            }
-            Values::Raw(bytes, range, dtype) => (&bytes.get()[range.clone()], *dtype),
-        };
-        let mut some = Vec::with_capacity(CHUNK);
-        let width = if dtype == Dtype::F32 { 4 } else { 2 };
-        for bytes in bytes.chunks(CHUNK * width) {
-            some.clear();
-            match dtype {
-                Dtype::F32 => some.extend(parts::<4>(bytes).map(f32::from_le_bytes)),
-                Dtype::F16 => some.extend(parts(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
-                _ => some.extend(parts(bytes).map(|b| bf16::from_le_bytes(b).to_f32())),
-            }
-            see(&some);
-        }
-        Ok(())
-    }
-}
-
-fn parts<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    bytes.as_chunks::<N>().0.iter().copied()
 }
 
 /// The files an index names, which must lie beside it.

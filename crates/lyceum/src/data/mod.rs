@@ -6,7 +6,9 @@ mod configs;
 mod hub;
 mod jsonl;
 mod parquet;
+mod pieces;
 mod prompt;
+mod sentencepiece;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use choice::Question;
+pub(crate) use pieces::{Kind, Piece, Vocabulary, Words, byte_level};
 pub use prompt::join;
 pub use tokens::{Tokenizer, Tokens};
 

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{Example, join};
+use serde_json::Value;
+
+use super::{Example, join, sentencepiece};
 use crate::error::{Error, Result};
 
 /// Token ids, the targets being those from `from` on.
@@ -26,6 +28,33 @@ pub struct Tokenizer {
     start: Vec<u32>,
 }
 
+/// What `tokenizer_config.json` says.
+#[derive(Default)]
+struct Said {
+    /// The token that ends a text.
+    end: Option<String>,
+    /// Whether a token is put before a text.
+    starts: Option<bool>,
+}
+
+impl Said {
+    fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer_config.json");
+        let bytes = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Said::default()),
+            read => read.map_err(|e| Error::io(&path, e))?,
+        };
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|e| Error::format(path.display(), e))?;
+        let end = value.get("eos_token");
+        let end = end.and_then(|end| end.as_str().or_else(|| end.get("content")?.as_str()));
+        Ok(Said {
+            end: end.map(str::to_owned),
+            starts: value.get("add_bos_token").and_then(Value::as_bool),
+        })
+    }
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn failed(error: Failure) -> Error {
@@ -33,27 +62,31 @@ fn failed(error: Failure) -> Error {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder, and its `tokenizer_config.json` if there is one.
+    /// Reads `tokenizer.json` of a folder, or a `tokenizer.model` of sentencepiece, and its
+    /// `tokenizer_config.json` if there is one.
     ///
     /// # Errors
     /// When the file is missing or malformed, or names no end-of-text token.
     pub fn open(dir: &Path) -> Result<Self> {
+        let said = Said::read(dir)?;
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|_| {
-            Error::invalid(format!(
-                "{} is missing: a base needs its tokenizer as tokenizer.json beside config.json",
-                path.display()
-            ))
-        })?;
-        let named = std::fs::read(dir.join("tokenizer_config.json"))
-            .ok()
-            .and_then(|bytes| {
-                let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-                let eos = value.get("eos_token")?;
-                let text = eos.as_str().or_else(|| eos.get("content")?.as_str())?;
-                Some(text.to_owned())
-            });
-        Self::new(&bytes, named)
+        let older = dir.join("tokenizer.model");
+        let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
+        if path.exists() {
+            return Self::named(&read(&path)?, said.end);
+        }
+        if older.exists() {
+            let start = said.starts.unwrap_or(true);
+            let found = sentencepiece::read(&read(&older)?, start)
+                .map_err(|why| Error::format(older.display(), why))?;
+            let bytes = serde_json::to_vec(&found.json).map_err(|e| Error::format("JSON", e))?;
+            return Self::named(&bytes, said.end.or(found.end));
+        }
+        Err(Error::invalid(format!(
+            "{} is missing: a base needs its tokenizer as tokenizer.json (or sentencepiece's \
+             tokenizer.model) beside config.json",
+            path.display()
+        )))
     }
 
     /// From the bytes of a `tokenizer.json`.
@@ -61,10 +94,11 @@ impl Tokenizer {
     /// # Errors
     /// When they are malformed or name no end-of-text token.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::new(bytes, None)
+        Self::named(bytes, None)
     }
 
-    fn new(bytes: &[u8], eos: Option<String>) -> Result<Self> {
+    /// From the bytes of a `tokenizer.json`, and which token ends a text.
+    pub(crate) fn named(bytes: &[u8], eos: Option<String>) -> Result<Self> {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(failed)?;

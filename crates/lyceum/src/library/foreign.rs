@@ -20,39 +20,19 @@ pub fn contents(source: &Path, host: Option<&Host>) -> Result<Contents> {
     if mttl::is_library(&folder) {
         return mttl::read(&folder);
     }
-    let dirs = adapters(&folder)?;
-    if dirs.is_empty() {
+    let adapters = peft::find(&folder)?;
+    if adapters.is_empty() {
         return Err(Error::invalid(format!(
             "{} is neither a library of MTTL's (`.meta` files) nor a PEFT adapter \
              (adapter_config.json) nor a folder of adapters",
             source.display()
         )));
     }
-    let mut contents = Contents::default();
-    for dir in dirs {
-        let real = dir.canonicalize().map_err(|e| Error::io(&dir, e))?;
-        let name = real.file_name().and_then(|name| name.to_str());
-        let name = Name::new(name.unwrap_or_default())?;
-        contents.experts.push(peft::import(&dir, &name, host)?);
-    }
-    Ok(contents)
-}
-
-/// `folder` if it is an adapter, else those in it, sorted.
-fn adapters(folder: &Path) -> Result<Vec<PathBuf>> {
-    let adapter = |dir: &Path| dir.join(peft::CONFIG).is_file();
-    if adapter(folder) {
-        return Ok(vec![folder.to_owned()]);
-    }
-    let mut dirs = Vec::new();
-    for entry in folder.read_dir().map_err(|e| Error::io(folder, e))? {
-        let dir = entry.map_err(|e| Error::io(folder, e))?.path();
-        if adapter(&dir) {
-            dirs.push(dir);
-        }
-    }
-    dirs.sort();
-    Ok(dirs)
+    let import = |(name, dir): &(Name, PathBuf)| peft::import(dir, name, host);
+    Ok(Contents {
+        experts: adapters.iter().map(import).collect::<Result<_>>()?,
+        ..Contents::default()
+    })
 }
 
 /// The experts another tool keeps at `uri` as a library for reading, held in this process's

@@ -103,7 +103,7 @@ pub fn scan(dir: &Path) -> Result<(Library, Vec<Error>)> {
     for (name, data) in data {
         let Some(expert) = found.experts.iter().find(|e| e.card.name == name) else {
             found.notes.push(format!(
-                "data of `{name}`, which is no expert here, left out"
+                "data of `{name}`, which is no live expert here, left out"
             ));
             continue;
         };

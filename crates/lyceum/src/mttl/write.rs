@@ -1,5 +1,6 @@
 //! Writing a library as a folder that MTTL opens.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,7 @@ use crate::artifact::Artifact;
 use crate::error::{Context, Error, Result};
 use crate::expert::Expert;
 use crate::library::Library;
+use crate::lora::Lora;
 use crate::name::{Name, Site};
 use crate::torch::{self, Stored, Value};
 
@@ -36,7 +38,18 @@ pub fn write(library: &Library, out: &Path) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     let mut rows = String::new();
     let kinds = library.kinds()?;
-    for expert in library.experts()? {
+    let experts = library.experts()?;
+    let mut parts = experts.iter().flat_map(|e| e.loras.values());
+    let part = |lora: &Lora| (lora.rank(), lora.scale);
+    if parts
+        .next()
+        .is_some_and(|first| parts.any(|other| part(other) != part(first)))
+    {
+        let text = "the experts differ in rank or scale, and MTTL gives all experts of a router the \
+                    scale of the first without saying so";
+        notes.push(text.to_owned());
+    }
+    for expert in experts {
         let name = &expert.card.name;
         let context = || format!("expert `{name}` as MTTL's");
         let metadata = metadata(&expert).context(context)?;
@@ -166,6 +179,33 @@ fn rank_and_alpha(expert: &Expert) -> Result<(usize, f64)> {
     Ok((rank, if plain { said } else { scale * rank as f64 }))
 }
 
+/// What MTTL is to modify, as two regular expressions: the modules, and the layers within them.
+fn modified(expert: &Expert, before: &Json) -> (String, String) {
+    let names: BTreeSet<&str> = expert.loras.keys().map(Site::last).collect();
+    let text = |field: &str| before[field].as_str().map(str::to_owned);
+    if let (Some(modules), Some(layers)) = (text("modify_modules"), text("modify_layers"))
+        && layers.split('|').collect::<BTreeSet<_>>() == names
+    {
+        return (modules, layers);
+    }
+    if expert
+        .card
+        .lora
+        .targets
+        .iter()
+        .all(|t| names.contains(t.as_str()))
+    {
+        let names: Vec<&str> = names.into_iter().collect();
+        return (".*".into(), names.join("|"));
+    }
+    // Only some layers of these names: without a second expression the first is of whole paths.
+    let paths = expert
+        .loras
+        .keys()
+        .map(|site| site.as_str().replace('.', r"\."));
+    (paths.collect::<Vec<_>>().join("|"), String::new())
+}
+
 /// The third, current generation; what an older file said of the training is kept.
 fn metadata(expert: &Expert) -> Result<Json> {
     let card = &expert.card;
@@ -173,18 +213,10 @@ fn metadata(expert: &Expert) -> Result<Json> {
         return Err(Error::invalid("MTTL's names hold no dot; rename it first"));
     }
     let (rank, alpha) = rank_and_alpha(expert)?;
-    let last = |site: &Site| {
-        site.as_str()
-            .rsplit('.')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let layers: std::collections::BTreeSet<String> = expert.loras.keys().map(last).collect();
-    let layers: Vec<String> = layers.into_iter().collect();
     let tasks: Vec<&str> = card.tasks.iter().map(Name::as_str).collect();
     let task = (!tasks.is_empty()).then(|| tasks.join(","));
     let old = &card.origin["mttl"]["metadata"];
+    let (modules, layers) = modified(expert, &old["expert_config"]);
     let training = match old
         .get("training_config")
         .or_else(|| old.get("expert_config"))
@@ -194,8 +226,8 @@ fn metadata(expert: &Expert) -> Result<Json> {
         _ => json!({
             "model": card.base_name, "class_name": "mttl.arguments.ExpertConfig",
             "dataset": "", "finetune_task_name": task, "model_modifier": "lora",
-            "lora_rank": rank, "lora_alpha": alpha, "modify_modules": ".*",
-            "modify_layers": layers.join("|"),
+            "lora_rank": rank, "lora_alpha": alpha, "modify_modules": modules,
+            "modify_layers": layers,
         }),
     };
     Ok(json!({
@@ -204,9 +236,9 @@ fn metadata(expert: &Expert) -> Result<Json> {
         "expert_task_name": task,
         "parent_node": old.get("parent_node").unwrap_or(&Json::Null),
         "expert_config": {
-            "modify_modules": ".*",
+            "modify_modules": modules,
             "class_name": "mttl.models.modifiers.lora.LoRAConfig",
-            "modify_layers": layers.join("|"),
+            "modify_layers": layers,
             "tie_params": null,
             "lora_rank": rank,
             "lora_alpha": alpha,

@@ -4,6 +4,7 @@
 //! a configuration is ever ignored that would change the result.
 
 mod config;
+mod folders;
 mod import;
 mod tensors;
 
@@ -16,6 +17,7 @@ use crate::expert::{Card, Expert};
 use crate::lora::{Lora, ends_in};
 use crate::name::Site;
 
+pub use folders::find;
 pub use import::import;
 pub(crate) use tensors::{from_bytes, to_bytes};
 

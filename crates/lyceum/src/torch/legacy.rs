@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::Why;
-use super::pickle::{self, Storages, Value};
+use super::pickle::{self, Storages};
 use super::tensor::Data;
+use super::value::Value;
 
 /// The pickled magic number, which is longer than any other integer a file holds.
 pub(super) const MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";

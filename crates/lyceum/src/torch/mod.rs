@@ -1,19 +1,20 @@
 //! Files of `torch.save`, read without executing anything and written so that torch opens them.
 //!
-//! A saved file is a pickle, which elsewhere is a program. Here it is data: see `pickle.rs`.
+//! A saved file is a pickle, which elsewhere is a program. Here it is data: see `pickle/`.
 //! Memory stays within a small multiple of the file's size whatever the file claims.
 
 mod legacy;
 mod pickle;
 mod tensor;
+mod value;
 mod write;
 mod zip;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-pub use pickle::Value;
 pub use tensor::{Data, Dtype, Stored};
+pub use value::Value;
 pub use write::save;
 
 use crate::error::{Error, Result};

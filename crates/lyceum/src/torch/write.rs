@@ -1,7 +1,7 @@
 //! Writing what `torch.load` reads: a pickle of protocol 2 in a stored zip.
 
-use super::pickle::Value;
 use super::tensor::{Data, Dtype, Stored};
+use super::value::Value;
 use super::{Why, zip};
 use crate::error::{Error, Result};
 

@@ -16,7 +16,9 @@ mod library_size;
 mod made;
 mod mixed;
 mod mttl;
+mod parquet;
 mod pretraining;
+mod quantised;
 mod remote;
 mod router_laws;
 #[allow(dead_code, reason = "the command's own tests use the rest")]

@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use lyceum::expert::Expert;
 use lyceum::library::Library;
 use lyceum::rng::Rng;
+use lyceum::store::Put;
 use lyceum::torch::{self, Stored, Value};
 use lyceum::{Name, mttl};
 
@@ -101,6 +103,8 @@ fn there_and_back_loses_nothing_and_a_folder_of_mttls_is_for_reading_only() {
         let first = library.expert(&expert.card.name).unwrap();
         assert_eq!(expert.card.weights, first.card.weights);
         assert_eq!(expert.card.lora, first.card.lora);
+        // What MTTL recorded is still there, its order of the layers too.
+        assert_eq!(expert.card.origin, first.card.origin);
     }
     for artifact in &again.artifacts {
         let first = library
@@ -116,6 +120,46 @@ fn there_and_back_loses_nothing_and_a_folder_of_mttls_is_for_reading_only() {
         mttl::write(&library, &out).is_err(),
         "a folder that is not empty"
     );
+}
+
+#[test]
+fn an_expert_of_some_layers_names_them_and_mixed_scales_are_told() {
+    let mut experts = mttl::read(&golden("mttl-library")).unwrap().experts;
+    let mut some = experts.swap_remove(0);
+    some.loras.retain(|site, _| site.as_str().contains(".2."));
+    some.card.lora.targets = some.loras.keys().map(ToString::to_string).collect();
+    some.card.origin = serde_json::Value::Null;
+    let dir = tempfile::tempdir().unwrap();
+    let config = |experts: &[Expert], name: &str| -> (Vec<String>, Vec<String>) {
+        let out = dir.path().join(name);
+        let library = Library::create(dir.path().join(format!("{name}-l")).to_str().unwrap());
+        let library = library.unwrap();
+        for expert in experts {
+            library.add(expert, Put::New).unwrap();
+        }
+        let notes = mttl::write(&library, &out).unwrap();
+        let bytes = std::fs::read(out.join("color_of.meta")).unwrap();
+        let meta = torch::load(&bytes, "meta").unwrap();
+        let config = meta.get("expert_config").unwrap();
+        let text = |key| config.get(key).unwrap().text().unwrap().to_owned();
+        (vec![text("modify_modules"), text("modify_layers")], notes)
+    };
+    let some = Expert::new(some.card, some.loras).unwrap();
+    let path = |layer| format!(r"transformer\.h\.2\.attn\.attention\.{layer}_proj");
+    let paths = ["k", "q", "v"].map(path).join("|");
+    let (fields, notes) = config(std::slice::from_ref(&some), "some");
+    assert_eq!((fields, notes), (vec![paths, String::new()], vec![]));
+    // All layers of these names; and another expert with another alpha.
+    let mut whole = experts.swap_remove(0);
+    whole.card.name = some.card.name.clone();
+    whole.card.origin = serde_json::Value::Null;
+    let mut other = experts.swap_remove(0);
+    other.card.lora.alpha = 2.0;
+    other.loras.values_mut().for_each(|lora| lora.scale = 0.5);
+    let other = Expert::new(other.card, other.loras).unwrap();
+    let (fields, notes) = config(&[whole, other], "whole");
+    assert_eq!(fields, [".*", "k_proj|q_proj|v_proj"]);
+    assert!(notes[0].contains("scale of the first"), "{notes:?}");
 }
 
 pub(crate) fn copy() -> tempfile::TempDir {

@@ -122,10 +122,13 @@ impl Pretrain {
         like == *other && (0..steps).all(|step| mine.rate(step) == theirs.rate(step))
     }
 
-    fn rounding(&self) -> Rounding {
+    fn rounding(&self) -> Result<Rounding> {
         match self.precision {
-            Precision::F32 => Rounding::F32,
-            Precision::Bf16 => Rounding::Bf16,
+            Precision::F32 => Ok(Rounding::F32),
+            Precision::Bf16 => Ok(Rounding::Bf16),
+            Precision::Int8 => Err(Error::invalid(
+                "weights in 8 bits cannot be trained: precision must be f32 or bf16",
+            )),
         }
     }
 
@@ -194,7 +197,7 @@ pub fn pretrain(
     let mut optimiser = AdamW::new(&list, how.weight_decay)?;
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
-    let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()))?;
+    let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()?))?;
     let schedule = how.schedule();
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
     for step in progress.losses.len()..how.steps {
@@ -245,7 +248,7 @@ fn gradients(
     let mut sums: Gradients = vec![None; vars.len()];
     let (mut total, mut tokens) = (0.0, 0);
     for batch in &batches {
-        let loss = (losses(decoder, batch, None, None)?.sum_all()? / targets as f64)?;
+        let loss = (losses(decoder, batch, None, None, false)?.sum_all()? / targets as f64)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
             let text = format!("the loss is not finite at step {}; lower lr", step + 1);
@@ -272,7 +275,7 @@ fn gradients(
 fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
     let (mut sum, mut n) = (0.0, 0.0);
     for batch in corpus.held_out(how.batch_tokens)? {
-        for loss in losses(decoder, &batch, None, None)?.to_vec1::<f32>()? {
+        for loss in losses(decoder, &batch, None, None, false)?.to_vec1::<f32>()? {
             sum += f64::from(loss);
             n += 1.0;
         }

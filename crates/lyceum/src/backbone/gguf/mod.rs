@@ -1,0 +1,118 @@
+//! A base in one GGUF file: decoder, weights and tokenizer, as llama.cpp keeps them.
+//!
+//! Quantised matrices stay as they lie in the mapped file; experts adapt and route over them in
+//! f32 (the arrangement of QLoRA, arXiv 2305.14314).
+
+mod config;
+mod file;
+mod names;
+mod vocabulary;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use lyceum_kernels::map::Map;
+
+use super::chat::{Chat, Said};
+use super::config::Config;
+use super::load::Parts;
+use super::stored::{Bytes, Stored, bad};
+use super::weights::Weights;
+use crate::data::Tokenizer;
+use crate::error::{Error, Result};
+use file::{Header, Value};
+
+/// Opens the file at `path`. A `tokenizer.json` beside it is used instead of the tokenizer in it.
+///
+/// # Errors
+/// When it is damaged, or holds something that is not known.
+pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
+    let what = path.display().to_string();
+    let map = Arc::new(Map::open(path).map_err(|e| Error::io(path, e))?);
+    let header = Header::read(&map).map_err(|why| Error::format(&what, why))?;
+    if let Some(Value::Whole(2..)) = header.fields.get("split.count") {
+        let why = "is one of several files; merge them (llama-gguf-split --merge)";
+        return Err(Error::format(what, why));
+    }
+    let mut found: BTreeMap<&str, Stored<'static>> = BTreeMap::new();
+    for (name, entry) in &header.tensors {
+        let place = (Bytes::Map(map.clone()), entry.range.clone());
+        let stored = Stored::new(place, entry.shape.clone(), entry.lay);
+        found.insert(name, stored.map_err(|why| bad(name, why))?);
+    }
+    let numbers = |name: &str| numbers(&found, name);
+    let config = config::config(&what, &header, numbers)?;
+    let weights = named(&config, found)?;
+    let said = said(&header);
+    let beside = path.with_file_name("tokenizer.json");
+    let tokenizer = match beside.is_file() {
+        true => Tokenizer::open(path.parent().unwrap_or(Path::new(".")))?,
+        false => vocabulary::tokenizer(&what, &header)?,
+    };
+    Ok(Parts {
+        name: path
+            .file_stem()
+            .map_or_else(|| "base".into(), |name| name.to_string_lossy().into()),
+        config,
+        weights,
+        said,
+        tokenizer,
+    })
+}
+
+/// The values of a small tensor, if it is there.
+fn numbers(found: &BTreeMap<&str, Stored<'_>>, name: &str) -> Result<Option<Vec<f32>>> {
+    let Some(stored) = found.get(name) else {
+        return Ok(None);
+    };
+    let n = stored.shape.iter().product::<usize>();
+    if n > 1 << 16 {
+        return Err(bad(name, "is too large for what it is"));
+    }
+    let mut all = Vec::new();
+    stored.each(|values| all.extend_from_slice(values))?;
+    Ok(Some(all))
+}
+
+/// The tensors by the checkpoint's names, their rows in the checkpoint's order.
+fn named(config: &Config, found: BTreeMap<&str, Stored<'static>>) -> Result<Weights<'static>> {
+    let mut all = BTreeMap::new();
+    for (ggml, stored) in found {
+        // Read with the configuration.
+        if ggml.starts_with("rope_f") {
+            continue;
+        }
+        let Some(name) = names::name(config, ggml) else {
+            return Err(Error::Mismatch(format!(
+                "the file holds a tensor `{ggml}` that its architecture does not explain"
+            )));
+        };
+        let stored = stored.ordered(config::order(config, ggml));
+        let stored = stored.map_err(|why| bad(ggml, why))?;
+        if all.insert(name, stored).is_some() {
+            return Err(bad(ggml, "is there under two names"));
+        }
+    }
+    Ok(Weights::found(all))
+}
+
+/// Tokens that end a text, and the chat template.
+fn said(header: &Header<'_>) -> Said {
+    let id = |name: &str| match header.fields.get(format!("tokenizer.ggml.{name}").as_str()) {
+        Some(Value::Whole(id)) => u32::try_from(*id).ok(),
+        _ => None,
+    };
+    let names = ["eos_token_id", "eot_token_id", "eom_token_id"];
+    let stops: BTreeSet<u32> = names.into_iter().filter_map(id).collect();
+    let text = |name: &str| vocabulary::token(header, id(name)?).map(str::to_owned);
+    let chat = match header.fields.get("tokenizer.chat_template") {
+        Some(Value::Text(template)) => Some(Chat::new(
+            (*template).to_owned(),
+            text("bos_token_id").unwrap_or_default(),
+            text("eos_token_id").unwrap_or_default(),
+        )),
+        _ => None,
+    };
+    Said { stops, chat }
+}

@@ -1,0 +1,156 @@
+//! The tokenizer inside a GGUF file, put into the words of a `tokenizer.json`.
+//!
+//! Two kinds are read: `llama`, a sentencepiece vocabulary whose scores say what is joined first,
+//! and `gpt2`, byte-level pairs with a list of merges and a named way to cut a text into words.
+
+use serde_json::{Value as Json, json};
+
+use super::file::{Header, List, Value};
+use crate::data::{Kind, Piece, Tokenizer, Vocabulary, Words, byte_level};
+use crate::error::{Error, Result};
+
+fn field<'a>(header: &Header<'a>, name: &str) -> Option<Value<'a>> {
+    let name = format!("tokenizer.ggml.{name}");
+    header.fields.get(name.as_str()).copied()
+}
+
+fn list<'a>(header: &Header<'a>, name: &str) -> Option<List<'a>> {
+    match field(header, name) {
+        Some(Value::List(list)) => Some(list),
+        _ => None,
+    }
+}
+
+/// The text of token `id`.
+pub(super) fn token<'a>(header: &Header<'a>, id: u32) -> Option<&'a str> {
+    match list(header, "tokens")?.iter().nth(id as usize) {
+        Some(Value::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The tokenizer of the file, which errors call `what`.
+pub(super) fn tokenizer(what: &str, header: &Header<'_>) -> Result<Tokenizer> {
+    let bad = |why: String| {
+        Error::format(
+            what,
+            format!("{why}; put the model's tokenizer.json beside the file"),
+        )
+    };
+    let Some(Value::Text(model)) = field(header, "model") else {
+        return Err(bad("holds no tokenizer".into()));
+    };
+    let pieces = pieces(header).map_err(&bad)?;
+    let id = |name: &str| match field(header, name) {
+        Some(Value::Whole(id)) => usize::try_from(id).ok().filter(|id| *id < pieces.len()),
+        _ => None,
+    };
+    let flag = |name: &str, default: bool| match field(header, name) {
+        Some(Value::Bool(flag)) => flag,
+        _ => default,
+    };
+    let start = |default: bool| match flag("add_bos_token", default) {
+        true => id("bos_token_id"),
+        false => None,
+    };
+    let json = match model {
+        "llama" => Vocabulary {
+            pieces: &pieces,
+            space_first: flag("add_space_prefix", true),
+            start: start(true),
+            unknown: id("unknown_token_id").unwrap_or(0),
+        }
+        .tokenizer_json(),
+        "gpt2" => {
+            let merges = merges(header).map_err(&bad)?;
+            let Some(Value::Text(pre)) = field(header, "pre") else {
+                return Err(bad("does not say how its tokenizer cuts words".into()));
+            };
+            let words = words(pre)
+                .ok_or_else(|| bad(format!("cuts words by `{pre}`, which is not known")))?;
+            byte_level(&pieces, &merges, &words, start(words.whole))
+        }
+        other => {
+            return Err(bad(format!(
+                "has a tokenizer `{other}`, which is not known"
+            )));
+        }
+    };
+    let bytes = serde_json::to_vec(&json).map_err(|e| Error::format(what, e))?;
+    let end = id("eos_token_id").map(|id| pieces[id].text.clone());
+    Tokenizer::named(&bytes, end)
+}
+
+fn pieces(header: &Header<'_>) -> Result<Vec<Piece>, String> {
+    let tokens = list(header, "tokens").ok_or("holds no tokens")?;
+    let mut scores = list(header, "scores").map(List::iter);
+    let mut kinds = list(header, "token_type").map(List::iter);
+    let mut all = Vec::new();
+    for token in tokens.iter() {
+        let Value::Text(text) = token else {
+            return Err("holds tokens that are no texts".into());
+        };
+        let score = match scores.as_mut().map(Iterator::next) {
+            None => 0.0,
+            Some(Some(Value::Real(score))) => score,
+            Some(_) => return Err("holds tokens without a score".into()),
+        };
+        let kind = match kinds.as_mut().map(Iterator::next) {
+            None | Some(Some(Value::Whole(1))) => Kind::Normal,
+            Some(Some(Value::Whole(2 | 3))) => Kind::Control,
+            Some(Some(Value::Whole(4))) => Kind::Added,
+            Some(Some(Value::Whole(5))) => Kind::Unused,
+            Some(Some(Value::Whole(6))) => Kind::Byte,
+            Some(_) => return Err("holds tokens of unknown kinds".into()),
+        };
+        all.push(Piece {
+            text: text.to_owned(),
+            score,
+            kind,
+        });
+    }
+    Ok(all)
+}
+
+fn merges<'a>(header: &Header<'a>) -> Result<Vec<(&'a str, &'a str)>, String> {
+    let merges = list(header, "merges").ok_or("holds no merges")?;
+    let pair = |merge: Value<'a>| match merge {
+        Value::Text(text) => text.split_once(' '),
+        _ => None,
+    };
+    let all: Option<Vec<_>> = merges.iter().map(pair).collect();
+    all.ok_or_else(|| "holds merges that are no pairs".into())
+}
+
+/// How a text is cut into words before pairs are joined, by llama.cpp's name for it.
+fn words(name: &str) -> Option<Words> {
+    let bytes = |own: bool| {
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                "use_regex": own })
+    };
+    // What the tokenizers of Llama 3 and of Qwen 2 share; numbers are cut in threes or in ones.
+    let split = |digits: &str| {
+        let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+";
+        let others = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        json!({ "type": "Split", "pattern": { "Regex": format!("{words}|{digits}|{others}") },
+                "behavior": "Isolated", "invert": false })
+    };
+    let two = |all: [Json; 2]| json!({ "type": "Sequence", "pretokenizers": all });
+    let (cut, composed, whole) = match name {
+        "gpt-2" | "phi-2" | "olmo" | "mpt" => (bytes(true), false, false),
+        "smollm" => {
+            let digits = json!({ "type": "Digits", "individual_digits": true });
+            (two([digits, bytes(true)]), false, false)
+        }
+        "llama-bpe" | "llama3" | "llama-v3" => {
+            (two([split(r"\p{N}{1,3}"), bytes(false)]), false, true)
+        }
+        "qwen2" => (two([split(r"\p{N}"), bytes(false)]), true, false),
+        _ => return None,
+    };
+    Some(Words {
+        cut,
+        composed,
+        whole,
+    })
+}

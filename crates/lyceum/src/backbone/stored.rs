@@ -1,0 +1,289 @@
+//! One tensor of a checkpoint, as it lies in a file: its values in f32, a few at a time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use half::{bf16, f16};
+use lyceum_kernels::map::Map;
+use lyceum_kernels::quantised::{self, Format};
+
+use crate::error::{Error, Result};
+
+/// Values converted at once when a tensor is only looked at: a multiple of every block.
+const CHUNK: usize = 1 << 16;
+
+/// Bytes that hold tensors.
+#[derive(Debug, Clone)]
+pub(super) enum Bytes<'a> {
+    Slice(&'a [u8]),
+    Map(Arc<Map>),
+}
+
+impl Bytes<'_> {
+    pub(super) fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Slice(bytes) => bytes,
+            Bytes::Map(map) => map,
+        }
+    }
+}
+
+/// What the bytes of a tensor mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lay {
+    F32,
+    F16,
+    Bf16,
+    /// Quantised blocks along the rows, of which each is a whole number.
+    Blocks(Format),
+}
+
+impl Lay {
+    /// Bytes of `n` successive values of a row.
+    pub(super) fn bytes(self, n: usize) -> usize {
+        match self {
+            Lay::F32 => 4 * n,
+            Lay::F16 | Lay::Bf16 => 2 * n,
+            Lay::Blocks(format) => format.row_bytes(n),
+        }
+    }
+}
+
+/// Where the file keeps the rows of a matrix, or the values of a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// In their order.
+    Plain,
+    /// The two halves of each of so many heads interleaved: 0, n/2, 1, n/2 + 1, ...
+    Pairs(usize),
+    /// Those of q, k and v of each of so many heads apart: all of q, all of k, all of v.
+    Parts(usize),
+}
+
+impl Order {
+    /// Where row `row` of `n` lies.
+    fn place(self, row: usize, n: usize) -> usize {
+        match self {
+            Order::Plain => row,
+            Order::Pairs(heads) => {
+                let dim = n / heads;
+                let (head, at) = (row / dim, row % dim);
+                let (half, pair) = (at / (dim / 2), at % (dim / 2));
+                head * dim + 2 * pair + half
+            }
+            Order::Parts(heads) => {
+                let dim = n / (3 * heads);
+                let (head, part, at) = (row / (3 * dim), row / dim % 3, row % dim);
+                (part * heads + head) * dim + at
+            }
+        }
+    }
+
+    /// Whether `n` rows can lie so.
+    fn fits(self, n: usize) -> bool {
+        match self {
+            Order::Plain => true,
+            Order::Pairs(heads) => heads > 0 && n.is_multiple_of(2 * heads),
+            Order::Parts(heads) => heads > 0 && n.is_multiple_of(3 * heads),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Values<'a> {
+    /// On disk, or in a file held in memory.
+    Raw {
+        bytes: Bytes<'a>,
+        range: Range<usize>,
+        lay: Lay,
+        order: Order,
+    },
+    /// Made here, f32.
+    Tensor(Tensor),
+}
+
+/// A tensor and where its values are.
+#[derive(Debug)]
+pub(super) struct Stored<'a> {
+    pub(super) shape: Vec<usize>,
+    values: Values<'a>,
+}
+
+impl<'a> Stored<'a> {
+    /// Made here, f32.
+    pub(super) fn made(tensor: Tensor) -> Self {
+        Stored {
+            shape: tensor.dims().to_vec(),
+            values: Values::Tensor(tensor),
+        }
+    }
+
+    /// In `range` of a file, which must be as long as the shape says.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn new(
+        (bytes, range): (Bytes<'a>, Range<usize>),
+        shape: Vec<usize>,
+        lay: Lay,
+    ) -> Result<Self, String> {
+        let width = shape.last().copied().unwrap_or(1);
+        let above = shape.len().saturating_sub(1);
+        let mut rows = shape[..above].iter().copied();
+        let rows = rows.try_fold(1, usize::checked_mul);
+        if let Lay::Blocks(format) = lay
+            && !width.is_multiple_of(format.block())
+        {
+            let block = format.block();
+            return Err(format!("has rows of {width}, no multiple of {block}"));
+        }
+        // A width beyond the file's length is refused before it is multiplied.
+        let row = (width <= 32 * bytes.get().len()).then(|| lay.bytes(width));
+        let wanted = row.zip(rows).and_then(|(row, rows)| row.checked_mul(rows));
+        if wanted != Some(range.len()) || range.end > bytes.get().len() {
+            return Err(format!("is {shape:?} in {} bytes", range.len()));
+        }
+        let values = Values::Raw {
+            bytes,
+            range,
+            lay,
+            order: Order::Plain,
+        };
+        Ok(Stored { shape, values })
+    }
+
+    /// The same, its rows being kept in this order.
+    ///
+    /// # Errors
+    /// When it has too few rows.
+    pub(super) fn ordered(mut self, by: Order) -> Result<Self, String> {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        if !by.fits(rows) {
+            return Err(format!("has {rows} rows, too few for its heads"));
+        }
+        if let Values::Raw { order, .. } = &mut self.values {
+            *order = by;
+        }
+        Ok(self)
+    }
+
+    /// Shows all values in order, some at a time; then lets go of the file's memory.
+    pub(super) fn each(&self, mut see: impl FnMut(&[f32])) -> Result<()> {
+        let (bytes, range, lay, order) = match &self.values {
+            Values::Tensor(tensor) => {
+                see(&tensor.flatten_all()?.to_vec1::<f32>()?);
+                return Ok(());
+            }
+            Values::Raw {
+                bytes,
+                range,
+                lay,
+                order,
+            } => (bytes, range, *lay, *order),
+        };
+        let mut some = Vec::with_capacity(CHUNK);
+        self.pieces(&bytes.get()[range.clone()], order, |piece| {
+            for piece in piece.chunks(lay.bytes(CHUNK)) {
+                some.clear();
+                match lay {
+                    Lay::F32 => some.extend(parts::<4>(piece).map(f32::from_le_bytes)),
+                    Lay::F16 => some.extend(parts(piece).map(|b| f16::from_le_bytes(b).to_f32())),
+                    Lay::Bf16 => some.extend(parts(piece).map(|b| bf16::from_le_bytes(b).to_f32())),
+                    Lay::Blocks(format) => {
+                        some.resize(piece.len() / format.block_bytes() * format.block(), 0.0);
+                        format.decode(piece, &mut some);
+                    }
+                }
+                see(&some);
+            }
+        });
+        if let Bytes::Map(map) = bytes {
+            map.release(range.clone());
+        }
+        Ok(())
+    }
+
+    /// The bytes in the order of the rows.
+    fn pieces<'b>(&self, all: &'b [u8], order: Order, mut see: impl FnMut(&'b [u8])) {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        if order == Order::Plain || rows == 0 {
+            return see(all);
+        }
+        let width = all.len() / rows;
+        for row in 0..rows {
+            see(&all[order.place(row, rows) * width..][..width]);
+        }
+    }
+
+    /// Its quantised rows, if it is quantised: mapped where they lie in order, else copied.
+    ///
+    /// # Errors
+    /// When a value is not finite.
+    pub(super) fn blocks(&self) -> Result<Option<(Format, quantised::Bytes)>, String> {
+        let Values::Raw {
+            bytes,
+            range,
+            lay: Lay::Blocks(format),
+            order,
+        } = &self.values
+        else {
+            return Ok(None);
+        };
+        let all = &bytes.get()[range.clone()];
+        if !format.finite(all) {
+            return Err("holds values that are not finite".into());
+        }
+        if let (Bytes::Map(map), Order::Plain) = (bytes, order) {
+            let mapped = quantised::Bytes::Mapped(map.clone(), range.clone());
+            return Ok(Some((*format, mapped)));
+        }
+        let mut own = Vec::with_capacity(all.len());
+        self.pieces(all, *order, |piece| own.extend_from_slice(piece));
+        Ok(Some((*format, quantised::Bytes::Own(own))))
+    }
+}
+
+/// The error for tensor `name`.
+pub(super) fn bad(name: &str, why: impl std::fmt::Display) -> Error {
+    Error::format(format!("tensor `{name}`"), why)
+}
+
+fn parts<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    bytes.as_chunks::<N>().0.iter().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_where_the_file_keeps_them() {
+        let order = |order: Order, n| (0..n).map(|row| order.place(row, n)).collect::<Vec<_>>();
+        assert_eq!(order(Order::Pairs(2), 8), [0, 2, 1, 3, 4, 6, 5, 7]);
+        // Two heads of one value: q0 k0 v0 q1 k1 v1 from q0 q1 k0 k1 v0 v1.
+        assert_eq!(order(Order::Parts(2), 6), [0, 2, 4, 1, 3, 5]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_the_file_are_refused() {
+        let bytes = [0u8; 68];
+        let stored = |shape: &[usize], lay, end| {
+            Stored::new((Bytes::Slice(&bytes), 0..end), shape.to_vec(), lay)
+        };
+        let blocks = Lay::Blocks(Format::Q8_0);
+        assert!(stored(&[2, 32], blocks, 68).is_ok());
+        for shape in [
+            vec![2, 31],
+            vec![3, 32],
+            vec![1, usize::MAX],
+            vec![usize::MAX, 32],
+            vec![usize::MAX, usize::MAX, 32],
+        ] {
+            assert!(stored(&shape, blocks, 68).is_err(), "{shape:?}");
+            assert!(stored(&shape, Lay::F16, 68).is_err(), "{shape:?}");
+        }
+        assert!(stored(&[18], Lay::F32, 72).is_err());
+        assert!(stored(&[17], Lay::F32, 68).is_ok());
+    }
+}
