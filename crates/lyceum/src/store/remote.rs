@@ -166,16 +166,12 @@ impl Store for Remote {
             let got = self.ask(key, |bucket| async move {
                 let found = bucket.get(&path).await?;
                 let size = found.meta.size;
-                Ok((found.bytes().await?, size))
+                // What breaks off after the answer began is asked for again.
+                Ok((found.bytes().await.ok(), size))
             });
-            match got {
-                Ok((bytes, size)) if bytes.len() as u64 == size => return Ok(bytes.into()),
-                Ok(_)
-                | Err(Error::Remote {
-                    refusal: crate::error::Refusal::Truncated,
-                    ..
-                }) => {}
-                Err(error) => return Err(error),
+            let (bytes, size) = got?;
+            if let Some(bytes) = bytes.filter(|bytes| bytes.len() as u64 == size) {
+                return Ok(bytes.into());
             }
         }
         Err(refusal::truncated(&self.uri, key))

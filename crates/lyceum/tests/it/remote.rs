@@ -158,10 +158,7 @@ fn broken_downloads_are_repeated_and_then_told() {
     s3.fault("GET /lib/a/é/objects", 1000, dated(cut));
     let said = complaint(&fresh(), &list);
     s3.calm();
-    assert!(
-        said.contains("incomplete") || said.contains("connection broke"),
-        "{said}"
-    );
+    assert!(said.contains("arrived incomplete"), "{said}");
     assert!(fresh().done(&list).contains("listed 1"));
 }
 
@@ -201,7 +198,7 @@ fn a_cache_is_read_verified_and_serves_offline() {
         .iter()
         .filter(|line| line.contains("/objects/"))
         .count();
-    assert!(first >= 12 && again == 0, "{first} {again}");
+    assert!(first >= 5 && again == 0, "{first} {again}");
     // A damaged copy is fetched again.
     let objects = work.home().join(".cache/lyceum/objects");
     let mut damaged = 0;
