@@ -8,6 +8,7 @@ pub mod attention;
 mod blocks;
 pub mod cpu;
 pub mod delta;
+mod dots;
 pub mod gemm;
 pub mod loss;
 pub mod map;

@@ -59,6 +59,9 @@ pub(super) struct Seen {
     out: Option<Routed>,
 }
 
+/// q, k and v, and what each matrix's experts decided.
+type Projected = ([Vec<f32>; 3], Vec<Option<Routed>>);
+
 impl Attention {
     /// What can be trained, in the order of the gradients.
     pub(super) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
@@ -81,7 +84,7 @@ impl Attention {
     }
 
     /// q of the wanted rows, k and v of all, `[.., heads * dim]`, of `x` `[t, d]`.
-    fn project(&self, x: &[f32], step: &Step<'_>) -> Result<([Vec<f32>; 3], Vec<Option<Routed>>)> {
+    fn project(&self, x: &[f32], step: &Step<'_>) -> Result<Projected> {
         match (self.split, self.qkv.as_slice()) {
             (Qkv::Separate, [q, k, v]) => {
                 let d = x.len() / step.pass.segments.tokens().max(1);

@@ -202,6 +202,26 @@ fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
     }
 }
 
+#[test]
+fn adapters_imported_from_peft_route_as_peft_computes() {
+    for family in families() {
+        let (base, golden) = (
+            base(family),
+            tensors(&folder(family).join("golden.safetensors")),
+        );
+        let name = Name::new("imported").unwrap();
+        let expert = lyceum::peft::import(&folder(family), &name, Some(&base.host())).unwrap();
+        let mixture = Mixture {
+            bank: Arc::new(Bank::new([(name, &expert.loras)]).unwrap()),
+            router: Arc::new(Fixed::new(&[1.0])),
+            mixing: Mixing::Outputs,
+        };
+        let got = logits(&base, &sequences(&golden), Some(&mixture));
+        let off = apart(&got, &golden["peft.logits"]);
+        assert!(off < 2e-4, "{family}: {off}");
+    }
+}
+
 /// Feeds tokens `some` at a time and gives the logits of all.
 fn in_pieces(base: &Base, cache: &mut Cache, tokens: &[u32], some: usize) -> Tensor {
     let piece = |piece: &[u32], cache: &mut Cache| {

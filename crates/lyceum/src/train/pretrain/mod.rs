@@ -159,6 +159,11 @@ impl Pretrain {
         if self.warmup + self.decay > self.steps {
             return Err(Error::invalid("warmup and decay must fit into steps"));
         }
+        if self.precision == Precision::Int8 {
+            return Err(Error::invalid(
+                "a model cannot be trained in int8; use precision f32 or bf16",
+            ));
+        }
         Ok(())
     }
 }
