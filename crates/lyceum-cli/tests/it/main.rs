@@ -7,7 +7,11 @@ mod command;
 mod help;
 mod merge;
 mod mttl;
+mod remote;
 mod run;
+#[path = "../../../lyceum/tests/it/servers/mod.rs"]
+#[allow(dead_code, reason = "the library's own tests use the rest")]
+mod servers;
 #[path = "../../../lyceum/tests/it/tiny.rs"]
 mod tiny;
 mod walk;
