@@ -1,5 +1,11 @@
 //! One end-to-end test binary: the `lyceum` command as a user runs it.
-#![allow(clippy::unwrap_used, reason = "tests may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    reason = "tests may"
+)]
 
 mod bad_input;
 mod base;

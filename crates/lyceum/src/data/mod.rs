@@ -250,8 +250,11 @@ fn found(path: &Path) -> Result<Vec<(PathBuf, Option<Split>)>> {
     Ok(files(path)?.into_iter().map(named).collect())
 }
 
+/// A data file, and the split its rows belong to if a README says so.
+type Described = (PathBuf, Option<Split>);
+
 /// The files of a folder whose README says in `configs` which there are; `None` for others.
-fn described(path: &Path) -> Result<Option<Vec<(PathBuf, Option<Split>)>>> {
+fn described(path: &Path) -> Result<Option<Vec<Described>>> {
     let readme = match std::fs::read_to_string(path.join(configs::README)) {
         Ok(text) if configs::are_in(&text) => text,
         _ => return Ok(None),

@@ -1,5 +1,11 @@
 //! One integration test binary for the library: a module per theme.
-#![allow(clippy::unwrap_used, reason = "tests may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    reason = "tests may"
+)]
 
 mod bases;
 mod families;
