@@ -27,6 +27,9 @@ pub(crate) struct Common {
     /// Threads; all cores when absent. Results do not depend on it
     #[arg(long, global = true)]
     pub(crate) threads: Option<usize>,
+    /// Use no network: remote places are read from the cache (HF_HUB_OFFLINE=1 does so for hf://)
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
     /// Where to compute; only `cpu` in this version
     #[arg(long, global = true, default_value = "cpu")]
     pub(crate) device: String,
@@ -94,7 +97,8 @@ pub(crate) enum Command {
                             import my-adapter experts"
     )]
     Import {
-        /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too)
+        /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too); or
+        /// hf://owner/name
         source: PathBuf,
         /// The library they are added to
         destination: String,
@@ -261,6 +265,15 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 64)]
         max_new: usize,
     },
+    /// What was fetched from remote places and is kept on this machine
+    #[command(
+        after_help = "Examples:\n  lyceum cache show\n  lyceum cache limit 50G\n  lyceum \
+                            cache clear"
+    )]
+    Cache {
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
     /// Look at a base
     #[command(after_help = "Example: lyceum base show gpt-neo-125m")]
     Base {
@@ -295,11 +308,28 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Where it is, and how much is in it
+    #[command(after_help = "Example: lyceum cache show --format json")]
+    Show,
+    /// Keep at most so much; what was unused for longest goes first
+    #[command(after_help = "Example: lyceum cache limit 50G")]
+    Limit {
+        /// Bytes: 500M, 50G, 1T
+        #[arg(value_parser = bytes)]
+        bytes: u64,
+    },
+    /// Give up everything in it
+    #[command(after_help = "Example: lyceum cache clear")]
+    Clear,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum BaseCommand {
     /// Family, sizes, the linears an expert can adapt, fingerprint
     #[command(after_help = "Example: lyceum base show gpt-neo-125m --format json")]
     Show {
-        /// Folder or GGUF file of the base; the one shipped when absent
+        /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
         dir: Option<PathBuf>,
     },
 }
@@ -356,7 +386,7 @@ pub(crate) struct ListArgs {
 /// The base and its arithmetic.
 #[derive(Debug, Args)]
 pub(crate) struct BaseArgs {
-    /// Folder or GGUF file of the base; the one shipped when absent
+    /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
     #[arg(long)]
     pub(crate) base: Option<PathBuf>,
     /// Arithmetic of the frozen matrices
@@ -409,7 +439,8 @@ pub(crate) struct ModelArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Task file or folder (JSONL, parquet); the ten tasks shipped when absent
+    /// Task file or folder (JSONL, parquet), or hf://datasets/owner/name; the ten tasks shipped
+    /// when absent
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// Longest input in tokens
@@ -572,6 +603,17 @@ fn grace(text: &str) -> Result<std::time::Duration, String> {
     });
     let seconds = unit.ok_or("give a time like 30m, 12h or 14d")?;
     Ok(std::time::Duration::from_secs(seconds))
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("k", 3), ("M", 6), ("G", 9), ("T", 12)];
+    let split = units
+        .iter()
+        .find_map(|(unit, power)| Some((text.strip_suffix(unit)?, *power)));
+    let (number, power) = split.unwrap_or((text, 0));
+    let bytes = number.parse::<u64>().ok();
+    let bytes = bytes.and_then(|bytes| bytes.checked_mul(10u64.pow(power)));
+    bytes.ok_or_else(|| "give a size like 500M, 50G or 1T".into())
 }
 
 fn top_k(text: &str) -> Result<TopK, String> {

@@ -59,6 +59,16 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A remote place refused, failed or could not be reached.
+    #[error("{place}: {why}")]
+    Remote {
+        /// The address of the place.
+        place: String,
+        /// What kind of refusal it is.
+        refusal: Refusal,
+        /// What happened and what to do.
+        why: String,
+    },
     /// A tensor computation failed.
     #[error("tensor computation failed")]
     Tensor(#[from] candle_core::Error),
@@ -70,6 +80,32 @@ pub enum Error {
         /// What went wrong there.
         source: Box<Error>,
     },
+}
+
+/// Why a remote place did not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Credentials are missing, wrong or expired.
+    Credentials,
+    /// They do not permit it.
+    Denied,
+    /// There is no such bucket, container or repository.
+    Missing,
+    /// Too many requests, also after waiting.
+    Busy,
+    /// The server failed, also when asked again.
+    Failed,
+    /// No connection, or none that lasted.
+    Unreachable,
+    /// What was asked for arrived incomplete, every time.
+    Truncated,
+    /// This machine's clock is too far off.
+    Clock,
+    /// Nothing is fetched offline, and it is not in the cache.
+    Offline,
+    /// Anything else.
+    Other,
 }
 
 /// The result of anything in Lyceum that can fail.

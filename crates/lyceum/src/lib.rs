@@ -38,7 +38,7 @@ pub mod transform;
 // F7: whole experiments.
 pub mod recipe;
 
-pub use error::{Context, Error, Result};
+pub use error::{Context, Error, Refusal, Result};
 pub use name::{Name, Site};
 
 /// The README's Rust, compiled.

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::Result;
 use lyceum::backbone::{Precision, Summary};
+use lyceum::store::{Wanted, fetched};
 
 use crate::out::{Format, show as print};
 
 pub(crate) fn show(dir: Option<&Path>, format: Format) -> Result<()> {
     let summary = match dir {
-        Some(dir) => Summary::open(dir)?,
+        Some(dir) => Summary::open(&fetched(dir, Wanted::Base)?)?,
         None => Summary::of(&lyceum::assets::base(Precision::F32)?),
     };
     print(format, &summary, text)

@@ -1,13 +1,11 @@
 //! Taking experts from elsewhere: a folder of MTTL's, a PEFT adapter, a folder or cache of them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use lyceum::Name;
 use lyceum::check::{Weighed, weigh};
-use lyceum::expert::Host;
-use lyceum::library::Library;
-use lyceum::{mttl, peft};
+use lyceum::library::{self, Library};
 use serde::Serialize;
 
 use super::model;
@@ -26,7 +24,7 @@ struct Report {
 pub(crate) fn import(source: &Path, to: &str, base: &BaseArgs, format: Format) -> Result<()> {
     let base = base.base.as_ref().map(|_| model::base(base)).transpose()?;
     let host = base.map(|base| base.host());
-    let mut contents = read(source, host.as_ref())?;
+    let mut contents = library::contents(source, host.as_ref())?;
     let mut warnings = std::mem::take(&mut contents.notes);
     let experts = contents.experts.iter_mut().chain(&mut contents.removed);
     if let Some(host) = &host {
@@ -88,23 +86,4 @@ fn text(report: &Report) -> String {
     let base = report.base.as_deref().unwrap_or("not known");
     let (experts, artifacts) = (report.experts.len(), report.artifacts);
     text + &format!("imported {experts} experts and {artifacts} artifacts; base {base:.12}\n")
-}
-
-fn read(source: &Path, host: Option<&Host>) -> Result<mttl::Contents> {
-    if mttl::is_library(source) {
-        return Ok(mttl::read(source)?);
-    }
-    let adapters = peft::find(source)?;
-    if adapters.is_empty() {
-        bail!(
-            "{} is neither a library of MTTL's (`.meta` files) nor a PEFT adapter \
-             (adapter_config.json) nor a folder of adapters",
-            source.display()
-        );
-    }
-    let import = |(name, dir): &(Name, PathBuf)| peft::import(dir, name, host);
-    Ok(mttl::Contents {
-        experts: adapters.iter().map(import).collect::<Result<_, _>>()?,
-        ..mttl::Contents::default()
-    })
 }

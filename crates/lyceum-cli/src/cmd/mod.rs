@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 mod base;
+mod cache;
 mod check;
 mod eval;
 mod export;
@@ -36,7 +37,11 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             .num_threads(threads.max(1))
             .build_global()?;
     }
+    if cli.common.offline {
+        lyceum::store::go_offline();
+    }
     match cli.command {
+        Command::Cache { command } => cache::cache(&command, format),
         Command::Run(args) => run::run(&args, format),
         Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out),
         Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),

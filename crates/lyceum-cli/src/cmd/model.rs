@@ -11,6 +11,7 @@ use lyceum::library::Library;
 use lyceum::mix::Mixing;
 use lyceum::model::{Decoding, Model};
 use lyceum::route::RouterSpec;
+use lyceum::store::{Wanted, fetched};
 
 use crate::args::{BaseArgs, ModelArgs};
 use crate::out::{self, Format};
@@ -19,7 +20,7 @@ use crate::out::{self, Format};
 pub(crate) fn base(args: &BaseArgs) -> Result<Arc<Base>> {
     let precision = args.kept();
     Ok(Arc::new(match &args.base {
-        Some(dir) => Base::open(dir, precision)?,
+        Some(dir) => Base::open(&fetched(dir, Wanted::Base)?, precision)?,
         None => {
             out::say("using the embedded base (--base DIR for another)");
             lyceum::assets::base(precision)?

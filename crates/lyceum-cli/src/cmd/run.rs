@@ -8,6 +8,7 @@ use lyceum::backbone::Base;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
+use lyceum::store::{Wanted, fetched};
 use lyceum::train::{Pretrain, Progress};
 
 use super::model;
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<()> {
     let embedded = Path::new("embedded");
     let base = match recipe.base == embedded {
         true => lyceum::assets::base(recipe.precision)?,
-        false => Base::open(&recipe.base, recipe.precision)?,
+        false => Base::open(&fetched(&recipe.base, Wanted::Base)?, recipe.precision)?,
     };
     let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
     let mut questions = match &recipe.downstream {

@@ -1,5 +1,11 @@
 //! One end-to-end test binary: the `lyceum` command as a user runs it.
-#![allow(clippy::unwrap_used, reason = "tests may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    reason = "tests may"
+)]
 
 mod bad_input;
 mod base;
@@ -7,7 +13,11 @@ mod command;
 mod help;
 mod merge;
 mod mttl;
+mod remote;
 mod run;
+#[path = "../../../lyceum/tests/it/servers/mod.rs"]
+#[allow(dead_code, reason = "the library's own tests use the rest")]
+mod servers;
 #[path = "../../../lyceum/tests/it/tiny.rs"]
 mod tiny;
 mod walk;

@@ -1,6 +1,9 @@
 //! Examples, how they become tokens, and multiple-choice questions.
 
 mod choice;
+mod configs;
+#[cfg(feature = "remote")]
+mod hub;
 mod jsonl;
 mod parquet;
 mod pieces;
@@ -76,7 +79,8 @@ struct Row {
     task_source: String,
     #[serde(default)]
     template_type: String,
-    split: String,
+    #[serde(default)]
+    split: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,7 +97,8 @@ impl Default for Target {
 }
 
 impl Row {
-    fn example(self) -> Result<Example> {
+    /// `split` is where the row belongs unless it says so itself.
+    fn example(self, split: Option<Split>) -> Result<Example> {
         if self.source.trim().is_empty() {
             return Err(Error::invalid("`source` is empty"));
         }
@@ -118,7 +123,16 @@ impl Row {
             task: Name::new(&task)?,
             task_source: self.task_source,
             template_type: self.template_type,
-            split: self.split.parse()?,
+            split: match (self.split.as_deref(), split) {
+                (Some(own), _) => own.parse()?,
+                (None, Some(split)) => split,
+                (None, None) => {
+                    return Err(Error::invalid(
+                        "no `split`, and the file's name does not say one (train, validation, \
+                         test)",
+                    ));
+                }
+            },
         })
     }
 }
@@ -131,20 +145,22 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a `.jsonl` or `.parquet` file, or all such files of a folder in the order of their
-    /// names.
+    /// Reads a `.jsonl` or `.parquet` file, all such files of a folder in the order of their
+    /// names, or a data set of a hub, `hf://datasets/owner/name[@revision][/path]`. Rows without
+    /// a `split` belong to the one their file is of.
     ///
     /// # Errors
     /// When a file is missing or a row malformed; the error names file and row.
     pub fn open(path: &Path) -> Result<Self> {
         let mut examples = Vec::new();
-        for file in files(path)? {
+        for (file, split) in found(path)? {
             match file.extension().and_then(|e| e.to_str()) {
                 Some("jsonl") => {
                     let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-                    jsonl::read(&bytes, &file.display().to_string(), &mut examples)?;
+                    let what = file.display().to_string();
+                    jsonl::read(&bytes, (&what, split), &mut examples)?;
                 }
-                Some("parquet") => parquet::read(&file, &mut examples)?,
+                Some("parquet") => parquet::read(&file, split, &mut examples)?,
                 _ => {
                     return Err(Error::format(
                         file.display(),
@@ -165,7 +181,7 @@ impl Dataset {
     /// When a row is malformed.
     pub fn from_jsonl(bytes: &[u8], what: &str) -> Result<Self> {
         let mut examples = Vec::new();
-        jsonl::read(bytes, what, &mut examples)?;
+        jsonl::read(bytes, (what, None), &mut examples)?;
         Ok(Dataset { examples })
     }
 
@@ -216,6 +232,64 @@ impl Dataset {
             .map(|byte| format!("{byte:02x}"))
             .collect()
     }
+}
+
+/// The files at `path`, each with the split it is of, if that is known.
+fn found(path: &Path) -> Result<Vec<(PathBuf, Option<Split>)>> {
+    if let Some(address) = crate::store::hub_at(path)? {
+        return fetched(&address);
+    }
+    if let Some(held) = described(path)? {
+        return Ok(held);
+    }
+    let named = |file: PathBuf| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        let split = name.and_then(configs::by_name);
+        (file, split)
+    };
+    Ok(files(path)?.into_iter().map(named).collect())
+}
+
+/// A data file, and the split its rows belong to if a README says so.
+type Described = (PathBuf, Option<Split>);
+
+/// The files of a folder whose README says in `configs` which there are; `None` for others.
+fn described(path: &Path) -> Result<Option<Vec<Described>>> {
+    let readme = match std::fs::read_to_string(path.join(configs::README)) {
+        Ok(text) if configs::are_in(&text) => text,
+        _ => return Ok(None),
+    };
+    let (mut files, mut folders) = (Vec::new(), vec![path.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))? {
+            let path = entry.map_err(|e| Error::io(&folder, e))?.path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    let below = |file: &PathBuf| Some(file.strip_prefix(path).ok()?.to_str()?.to_owned());
+    let below: Vec<String> = files.iter().filter_map(below).collect();
+    let below: Vec<&str> = below.iter().map(String::as_str).collect();
+    let held = configs::files(&below, Some(&readme), None)?;
+    let held = held
+        .into_iter()
+        .map(|(file, split)| (path.join(file), split));
+    Ok(Some(held.collect()))
+}
+
+#[cfg(feature = "remote")]
+fn fetched(address: &crate::store::Address) -> Result<Vec<(PathBuf, Option<Split>)>> {
+    let (folder, held) = hub::fetch(address)?;
+    let file = |(path, split): configs::Held| (folder.join(path), split);
+    Ok(held.into_iter().map(file).collect())
+}
+
+#[cfg(not(feature = "remote"))]
+fn fetched(address: &crate::store::Address) -> Result<Vec<(PathBuf, Option<Split>)>> {
+    Err(crate::store::without(address))
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>> {

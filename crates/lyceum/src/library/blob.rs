@@ -137,6 +137,11 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
+    /// The place itself, without copies of it.
+    pub(crate) fn origin(&self) -> Arc<dyn Store> {
+        self.store.origin().unwrap_or_else(|| self.store.clone())
+    }
+
     /// The bytes of `blob`, verified.
     pub(crate) fn get(&self, blob: &Blob) -> Result<Vec<u8>> {
         let bytes = self.store.get(&blob.key())?;
@@ -149,12 +154,13 @@ impl Objects {
     pub(crate) fn put(&self, bytes: &[u8], epoch: u64) -> Result<Blob> {
         let blob = Blob::of(bytes, epoch);
         let key = blob.key();
-        match self.store.put(&key, bytes, Put::New) {
+        match self.store.stage(&key, bytes) {
             Ok(()) => {}
             Err(Error::Exists { .. }) => {
-                if self.store.get(&key)? != bytes {
+                let origin = self.origin();
+                if origin.get(&key)? != bytes {
                     // Damaged where it lies: its name says what it must be.
-                    self.store.put(&key, bytes, Put::Replace)?;
+                    origin.put(&key, bytes, Put::Replace)?;
                 }
             }
             Err(error) => return Err(error),

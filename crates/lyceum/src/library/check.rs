@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Library;
-use super::blob::{self, Blob};
+use super::blob::{self, Blob, Objects};
 use super::entry::Entry;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
@@ -45,15 +45,16 @@ impl Library {
     /// # Errors
     /// When the index itself cannot be read; what is wrong with experts is in the result.
     pub fn check(&self) -> Result<Checked> {
-        let objects = &self.shared.objects;
-        let snapshot = self.snapshot();
+        let direct = self.direct();
+        let objects = &direct.shared.objects;
+        let snapshot = direct.snapshot();
         let all: Vec<(Name, Entry)> = snapshot.all(objects)?.into_iter().collect();
         let mut referred: BTreeSet<&Blob> = BTreeSet::new();
         referred.extend(snapshot.index.blobs());
         referred.extend(snapshot.manifest.iter().map(|m| &m.root));
         referred.extend(all.iter().flat_map(|(_, entry)| entry.blobs()));
         let width = objects.store.width();
-        let found = each(width, &all, |(name, entry)| Ok(self.faults(name, entry)))?;
+        let found = each(width, &all, |(name, entry)| Ok(direct.faults(name, entry)))?;
         let problems = found.into_iter().flatten().collect();
         let keys: BTreeSet<String> = referred.iter().map(|blob| blob.key()).collect();
         let kept = objects.store.list(blob::FOLDER)?;
@@ -66,6 +67,13 @@ impl Library {
             unreferenced,
             problems,
         })
+    }
+
+    /// The same version read from the place itself, without copies of it.
+    fn direct(&self) -> Library {
+        let store = self.shared.objects.origin();
+        let snapshot = (*self.snapshot()).clone();
+        Library::looking(Objects { store }, true, snapshot)
     }
 
     fn faults(&self, name: &Name, entry: &Entry) -> Vec<Problem> {

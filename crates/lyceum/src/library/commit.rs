@@ -174,9 +174,11 @@ impl Library {
             // What the manifest refers to must outlive a power cut once the manifest does.
             store.flush()?;
             let manifest = next(&head, &plan, (epoch, time), root);
-            if manifest::create(store, &manifest)? {
-                store.flush()?;
-                manifest::hint(store, manifest.version);
+            let also = match store.atomic() {
+                true => super::folders::changes(objects, &plan.entries, &head)?,
+                false => Vec::new(),
+            };
+            if manifest::create(store, &manifest, also)? {
                 let version = manifest.version;
                 let manifest = Some(manifest);
                 self.advance(&Arc::new(Snapshot { manifest, index }))?;

@@ -1,10 +1,12 @@
-//! The experts of a local library as PEFT folders.
+//! The experts of a library as PEFT folders, on local disk and on a hub.
 //!
+//! On a hub they are files that change in the same commit as the version. On local disk
 //! `experts/NAME/` holds hard links to the objects of the latest version, so that any PEFT tool
 //! loads it. It is a view: readers here never use it, and every commit brings it up to date,
 //! starting from the version noted in `experts/.version`; what a stopped writer left undone the
 //! next one does.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::blob::Objects;
@@ -12,6 +14,7 @@ use super::entry::Entry;
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::name::Name;
+use crate::store::Change;
 
 const NOTE: &str = ".version";
 
@@ -47,6 +50,36 @@ pub(super) fn follow(objects: &Objects) -> Result<()> {
         }
     }
     crate::file::write(&dir.join(NOTE), head.version().to_string().as_bytes())
+}
+
+/// What changes under `experts/` when `entries` come over those of `head`.
+pub(super) fn changes(
+    objects: &Objects,
+    entries: &BTreeMap<Name, Option<Entry>>,
+    head: &Snapshot,
+) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for (name, entry) in entries {
+        let old = head.index.get(objects, name)?.filter(Entry::live);
+        let new = entry.as_ref().filter(|entry| entry.live());
+        let held = |file: &str| old.as_ref().and_then(|old| old.files.get(file));
+        for (file, blob) in new.into_iter().flat_map(|new| &new.files) {
+            if !held(file).is_some_and(|held| held.same(blob)) {
+                changes.push((key(name, file), Some(objects.get(blob)?)));
+            }
+        }
+        let kept = |file: &str| new.is_some_and(|new| new.files.contains_key(file));
+        for file in old.iter().flat_map(|old| old.files.keys()) {
+            if !kept(file) {
+                changes.push((key(name, file), None));
+            }
+        }
+    }
+    Ok(changes)
+}
+
+fn key(name: &Name, file: &str) -> String {
+    format!("experts/{name}/{file}")
 }
 
 fn noted(dir: &Path) -> Option<u64> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::blob::{Blob, sha256};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::{Put, Store};
+use crate::store::{Change as KeyChange, Put, Store};
 
 const HINT: &str = "versions/latest";
 /// Far more versions than there will ever be; what claims more is damaged.
@@ -139,11 +139,20 @@ pub(crate) fn read(store: &dyn Store, version: u64) -> Result<Option<Manifest>> 
     Ok(Some(manifest))
 }
 
-/// Puts `manifest` under its number. `false` when another writer was first.
-pub(crate) fn create(store: &dyn Store, manifest: &Manifest) -> Result<bool> {
+/// Puts `manifest` under its number, and changes `also` with it where the store can. `false` when
+/// another writer was first.
+pub(crate) fn create(
+    store: &dyn Store,
+    manifest: &Manifest,
+    mut also: Vec<KeyChange>,
+) -> Result<bool> {
     let key = key(manifest.version);
     let bytes = serde_json::to_vec(manifest).map_err(|e| Error::format(&key, e))?;
-    match store.put(&key, &bytes, Put::New) {
+    also.push((
+        HINT.to_owned(),
+        Some(manifest.version.to_string().into_bytes()),
+    ));
+    match store.create(&key, &bytes, &also) {
         Ok(()) => {}
         // A retry after a lost answer finds what it wrote itself.
         Err(Error::Exists { .. }) => {
@@ -154,11 +163,15 @@ pub(crate) fn create(store: &dyn Store, manifest: &Manifest) -> Result<bool> {
         }
         Err(error) => return Err(error),
     }
+    if !store.atomic() {
+        store.flush()?;
+        hint(store, manifest.version);
+    }
     Ok(true)
 }
 
 /// Leaves a hint that `version` exists; readers do without it, only slower.
-pub(crate) fn hint(store: &dyn Store, version: u64) {
+fn hint(store: &dyn Store, version: u64) {
     let _ = store.put(HINT, version.to_string().as_bytes(), Put::Replace);
 }
 
@@ -229,7 +242,7 @@ mod tests {
         let store = Memory::private("hints");
         assert_eq!(latest(&*store, 0).unwrap(), None);
         for last in 1..40 {
-            assert!(create(&*store, &manifest(last)).unwrap());
+            assert!(create(&*store, &manifest(last), Vec::new()).unwrap());
             for hinted in [0, 1, last / 2, last, last + 7] {
                 hint(&*store, hinted);
                 for known in [0, 1, last] {
@@ -246,8 +259,8 @@ mod tests {
     fn a_writer_knows_its_own_manifest_again_and_no_other() {
         let store = Memory::private("own");
         let (mine, other) = (manifest(1), manifest(1));
-        assert!(create(&*store, &mine).unwrap());
-        assert!(create(&*store, &mine).unwrap());
-        assert!(!create(&*store, &other).unwrap());
+        assert!(create(&*store, &mine, Vec::new()).unwrap());
+        assert!(create(&*store, &mine, Vec::new()).unwrap());
+        assert!(!create(&*store, &other, Vec::new()).unwrap());
     }
 }

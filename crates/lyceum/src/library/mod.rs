@@ -10,6 +10,7 @@ mod commit;
 mod copy;
 mod entry;
 mod folders;
+mod foreign;
 mod index;
 mod manifest;
 mod plan;
@@ -29,12 +30,13 @@ pub use check::{Checked, Problem};
 pub use commit::Batch;
 pub use copy::Copied;
 pub use entry::{Derived, Entry};
+pub use foreign::contents;
 pub(crate) use manifest::mark;
 pub use manifest::{Change, Did, Manifest};
 pub use purge::Purged;
 
 use crate::artifact::Artifact;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Refusal, Result};
 use crate::expert::{Card, Expert};
 use crate::name::Name;
 use crate::peft;
@@ -45,6 +47,12 @@ use snapshot::Snapshot;
 
 const MARKER: &str = "library.json";
 const FORMAT: u64 = 2;
+
+fn none_at(uri: &str) -> Error {
+    Error::invalid(format!(
+        "there is no library at {uri}; make one with `lyceum train --library {uri}`"
+    ))
+}
 
 /// Named experts and what was derived from them. Clones share what they look at.
 #[derive(Debug, Clone)]
@@ -84,19 +92,33 @@ impl Library {
         Ok(library)
     }
 
-    /// Opens the library at `uri`; its store is probed before the first change. A folder of MTTL's
-    /// is opened for reading only.
+    /// Opens the library at `uri`; its store is probed before the first change. What MTTL or PEFT
+    /// keep there is opened for reading only.
     ///
     /// # Errors
     /// When there is none, or its format is not known.
     pub fn open(uri: &str) -> Result<Self> {
         let store = store::open(uri)?;
-        if !store.exists(MARKER)?
-            && let Some(foreign) = crate::mttl::open(uri)?
-        {
-            return Ok(foreign);
+        let missing = match store.get(MARKER) {
+            Ok(marker) => return Library::marked(store, false, &marker),
+            Err(error) => error,
+        };
+        // Offline, what another tool keeps may be here although this was never a library.
+        let offline = matches!(
+            missing,
+            Error::Remote {
+                refusal: Refusal::Offline,
+                ..
+            }
+        );
+        if !offline && !matches!(missing, Error::NotFound { .. }) {
+            return Err(missing);
         }
-        Library::over(store, false)
+        match foreign::open(uri)? {
+            Some(foreign) => Ok(foreign),
+            None if offline => Err(missing),
+            None => Err(none_at(uri)),
+        }
     }
 
     /// A new library in an empty store.
@@ -114,17 +136,16 @@ impl Library {
     /// # Errors
     /// When there is none, or its format is not known.
     pub fn over(store: Arc<dyn Store>, read_only: bool) -> Result<Self> {
-        let marker = store.get(MARKER).map_err(|error| match error {
-            Error::NotFound { .. } => {
-                let uri = store.uri();
-                Error::invalid(format!(
-                    "there is no library at {uri}; make one with `lyceum train --library {uri}`"
-                ))
-            }
-            other => other,
-        })?;
-        let marker: Value =
-            serde_json::from_slice(&marker).map_err(|e| Error::format(MARKER, e))?;
+        match store.get(MARKER) {
+            Ok(marker) => Library::marked(store, read_only, &marker),
+            Err(Error::NotFound { .. }) => Err(none_at(&store.uri())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The library in `store`, whose marker is `marker`.
+    fn marked(store: Arc<dyn Store>, read_only: bool, marker: &[u8]) -> Result<Self> {
+        let marker: Value = serde_json::from_slice(marker).map_err(|e| Error::format(MARKER, e))?;
         if marker.get("format").and_then(Value::as_u64) != Some(FORMAT) {
             return Err(Error::format(
                 MARKER,

@@ -14,7 +14,6 @@ use super::manifest;
 use super::plan::Edit;
 use super::snapshot::Snapshot;
 use crate::error::Result;
-use crate::store::each;
 
 /// What a purge gave up, or would.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -52,7 +51,7 @@ impl Library {
         let (oldest, garbage) = self.garbage(&head, cut, head.epoch() + u64::from(dry))?;
         if !dry {
             let store = &*self.shared.objects.store;
-            each(store.width(), &garbage, |key| store.delete(key))?;
+            store.delete_all(&garbage)?;
             store.sweep(grace)?;
         }
         Ok(Purged {

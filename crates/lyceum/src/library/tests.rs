@@ -384,7 +384,7 @@ fn time_never_goes_back_along_the_versions() {
     let mut ahead = library.history(1).unwrap().remove(0);
     ahead.version = 2;
     ahead.time += 86_400;
-    assert!(manifest::create(&**store, &ahead).unwrap());
+    assert!(manifest::create(&**store, &ahead, Vec::new()).unwrap());
     other.refresh().unwrap();
     other.add(&expert("b", 1), Put::New).unwrap();
     assert_eq!(other.history(1).unwrap()[0].time, ahead.time);

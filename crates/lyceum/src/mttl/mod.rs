@@ -8,9 +8,7 @@ mod derived;
 mod meta;
 mod read;
 mod save_name;
-mod view;
 mod write;
 
 pub use read::{Library as Contents, is_library, read, scan};
-pub(crate) use view::open;
 pub use write::write;

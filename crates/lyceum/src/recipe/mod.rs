@@ -32,10 +32,14 @@ pub struct Recipe {
     pub title: String,
     /// Seed of everything; replaces the seeds below.
     pub seed: u64,
-    /// Folder of the base; `embedded` is the one shipped.
+    /// Folder of the base, or `hf://owner/name`; `embedded` is the one shipped.
     pub base: PathBuf,
-    /// Task file or folder; `embedded` is the ten shipped.
+    /// Task file or folder, or `hf://datasets/owner/name`; `embedded` is the ten shipped.
     pub data: PathBuf,
+    /// Where its libraries are: `LIBRARY/private` and `LIBRARY/mbc`, on any store. When absent,
+    /// `libraries` in the folder of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
     /// Only these tasks; all when empty.
     #[serde(default)]
     pub tasks: Vec<Name>,

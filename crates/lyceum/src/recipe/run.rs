@@ -112,7 +112,10 @@ pub fn run(
 
 impl Run<'_> {
     fn library(&self, label: &str) -> Result<Library> {
-        Library::create(&self.out.join("libraries").join(label).display().to_string())
+        match &self.recipe.library {
+            Some(uri) => Library::create(&format!("{}/{label}", uri.trim_end_matches('/'))),
+            None => Library::create(&self.out.join("libraries").join(label).display().to_string()),
+        }
     }
 
     /// Runs `work` as a stage, its time, tokens and memory noted. `work` says whether it found

@@ -12,8 +12,11 @@ pub enum Address {
     Local(PathBuf),
     /// This process's memory: `memory://NAME`.
     Memory(String),
-    /// A repository of the Hugging Face hub: `hf://owner/name[@revision][/path]`.
+    /// A repository of the Hugging Face hub: `hf://owner/name[@revision][/path]`, or
+    /// `hf://datasets/owner/name…` for one of data.
     Hub {
+        /// Whether it is one of data.
+        dataset: bool,
         /// Who it belongs to.
         owner: String,
         /// What it is called.
@@ -48,8 +51,8 @@ pub enum Address {
     },
 }
 
-const FORMS: &str = "use a path, local://DIR, memory://NAME, hf://owner/name[@revision][/path], \
-                     s3://bucket/prefix, az://account/container/prefix or gs://bucket/prefix";
+const FORMS: &str = "use a path, local://DIR, memory://NAME, hf://owner/name[@revision][/path] \
+                     (hf://datasets/… for data), s3://bucket/prefix, az://account/container/prefix or gs://bucket/prefix";
 
 /// One part of an address: not empty, no dots alone, none of the characters that would end it.
 fn part(text: &str) -> bool {
@@ -85,6 +88,10 @@ fn azure(rest: &str) -> Option<Address> {
 }
 
 fn hub(rest: &str) -> Option<Address> {
+    let (dataset, rest) = match rest.strip_prefix("datasets/") {
+        Some(rest) => (true, rest),
+        None => (false, rest),
+    };
     let (owner, rest) = two(rest);
     let (name, rest) = two(rest);
     let (name, revision) = match name.split_once('@') {
@@ -93,6 +100,7 @@ fn hub(rest: &str) -> Option<Address> {
     };
     (part(owner) && part(name) && revision.is_none_or(part)).then_some(())?;
     Some(Address::Hub {
+        dataset,
         owner: owner.to_owned(),
         name: name.to_owned(),
         revision: revision.map(ToOwned::to_owned),
@@ -138,14 +146,16 @@ impl fmt::Display for Address {
             Address::Local(path) => write!(f, "{}", path.display()),
             Address::Memory(name) => write!(f, "memory://{name}"),
             Address::Hub {
+                dataset,
                 owner,
                 name,
                 revision,
                 path,
             } => {
+                let kind = if *dataset { "datasets/" } else { "" };
                 let at = revision.as_ref().map(|r| format!("@{r}"));
                 let at = at.unwrap_or_default();
-                write!(f, "hf://{owner}/{name}{at}{}", slash(path))
+                write!(f, "hf://{kind}{owner}/{name}{at}{}", slash(path))
             }
             Address::S3 { bucket, prefix } => write!(f, "s3://{bucket}{}", slash(prefix)),
             Address::Google { bucket, prefix } => write!(f, "gs://{bucket}{}", slash(prefix)),
@@ -172,6 +182,7 @@ mod tests {
             ("memory://scratch", "memory://scratch"),
             ("hf://owner/name", "hf://owner/name"),
             ("hf://owner/name@v1/sub/dir/", "hf://owner/name@v1/sub/dir"),
+            ("hf://datasets/o/n@main/data", "hf://datasets/o/n@main/data"),
             ("s3://bucket", "s3://bucket"),
             ("s3://bucket/", "s3://bucket"),
             ("s3://bucket/a/b", "s3://bucket/a/b"),
@@ -185,6 +196,7 @@ mod tests {
         assert_eq!(
             Address::parse("hf://o/n@r/p/q").unwrap(),
             Address::Hub {
+                dataset: false,
                 owner: "o".into(),
                 name: "n".into(),
                 revision: Some("r".into()),
@@ -210,6 +222,7 @@ mod tests {
             "az://account",
             "az://account/",
             "hf://owner",
+            "hf://datasets/owner",
             "hf://owner/name@",
             "hf://owner/name@a@b",
             "gs://bucket/.hidden",

@@ -1,16 +1,35 @@
 //! Where a library's bytes live: a few verbs that every place offers.
 
 mod address;
+mod cache;
+#[cfg(feature = "remote")]
+mod cached;
+#[cfg(feature = "remote")]
+mod cloud;
+mod fetch;
+#[cfg(feature = "remote")]
+mod hub;
 mod local;
 mod memory;
 mod probe;
+#[cfg(feature = "remote")]
+mod refusal;
+#[cfg(feature = "remote")]
+mod remote;
+#[cfg(feature = "remote")]
+mod waiting;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use address::Address;
+pub use cache::{Cache, Usage};
+pub(crate) use fetch::hub_at;
+pub use fetch::{Wanted, fetched};
+#[cfg(feature = "remote")]
+pub use hub::Snapshot;
 pub use local::Local;
 pub use memory::Memory;
 pub use probe::probe;
@@ -25,6 +44,9 @@ pub enum Put {
     /// It may, and is replaced.
     Replace,
 }
+
+/// A key and its new bytes; `None` is gone.
+pub type Change = (String, Option<Vec<u8>>);
 
 /// Keys to bytes. A put is atomic: readers see the old bytes or the new, a killed put leaves the
 /// old. Of several [`Put::New`] on one key exactly one succeeds, whoever makes them.
@@ -51,6 +73,45 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the place refuses.
     fn delete(&self, key: &str) -> Result<()>;
+    /// Removes all of `keys`.
+    ///
+    /// # Errors
+    /// When the place refuses.
+    fn delete_all(&self, keys: &[String]) -> Result<()> {
+        each(self.width(), keys, |key| self.delete(key)).map(|_| ())
+    }
+    /// Puts an object that is named by its content: at once, or at the latest with the next
+    /// [`Store::create`] of this store. Until then others need not see it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when it is there already and that is known.
+    fn stage(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        self.put(key, bytes, Put::New)
+    }
+    /// Creates `key` as [`Put::New`] does. Where several keys can change in one step `also`
+    /// changes with it or not at all; elsewhere `also` is ignored.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    fn create(&self, key: &str, bytes: &[u8], _also: &[Change]) -> Result<()> {
+        self.put(key, bytes, Put::New)
+    }
+    /// Whether [`Store::create`] changes several keys in one step.
+    fn atomic(&self) -> bool {
+        false
+    }
+    /// Whether the place can show by itself that it creates only what is absent; one that cannot
+    /// is tried.
+    ///
+    /// # Errors
+    /// When it shows that it does not.
+    fn proves(&self) -> Result<bool> {
+        Ok(false)
+    }
+    /// The place itself, where this store keeps copies of what was read there.
+    fn origin(&self) -> Option<Arc<dyn Store>> {
+        None
+    }
     /// All keys that begin with `prefix`, sorted.
     ///
     /// # Errors
@@ -109,19 +170,59 @@ pub fn check_key(key: &str) -> Result<()> {
     Ok(())
 }
 
-/// Opens the store at `uri`; see [`Address`] for what it may be.
+/// Whether this process may not use the network.
+static OFFLINE: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process uses no network: remote places are read from the cache.
+pub fn go_offline() {
+    OFFLINE.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`go_offline`] was called.
+pub fn offline() -> bool {
+    OFFLINE.load(Ordering::Relaxed)
+}
+
+/// Opens the store at `uri`; see [`Address`] for what it may be. Remote ones are read through the
+/// user's cache.
 ///
 /// # Errors
-/// When the address is not one, or its kind is not supported.
+/// When the address is not one, or what is configured for it cannot be used.
 pub fn open(uri: &str) -> Result<Arc<dyn Store>> {
     match Address::parse(uri)? {
         Address::Local(path) => Ok(Arc::new(Local::new(path))),
         Address::Memory(name) => Ok(Memory::named(&name)),
-        other => Err(Error::invalid(format!(
-            "{other}: this build of Lyceum reads no such place; use a path, local://DIR or \
-             memory://NAME"
-        ))),
+        other => far(&other),
     }
+}
+
+#[cfg(feature = "remote")]
+fn far(address: &Address) -> Result<Arc<dyn Store>> {
+    let (store, offline): (Arc<dyn Store>, bool) = match hub::Hub::open(address)? {
+        Some(hub) => (Arc::new(hub), offline() || hub::on("HF_HUB_OFFLINE")),
+        None => match cloud::open(address)? {
+            Some(bucket) => (Arc::new(bucket), offline()),
+            None => return Err(Error::invalid(format!("{address} is no remote place"))),
+        },
+    };
+    match Cache::of_user() {
+        Some(cache) => Ok(Arc::new(cached::Cached::new(store, cache, offline))),
+        None if offline => Err(refusal::offline(&address.to_string(), "it")),
+        None => Ok(store),
+    }
+}
+
+#[cfg(not(feature = "remote"))]
+fn far(address: &Address) -> Result<Arc<dyn Store>> {
+    Err(without(address))
+}
+
+/// What a build without the feature says.
+#[cfg(not(feature = "remote"))]
+pub(crate) fn without(address: &Address) -> Error {
+    Error::invalid(format!(
+        "{address}: this build of Lyceum reads no remote place; build it with the feature `remote`"
+    ))
 }
 
 /// `work` on every item, up to `width` at once; results in the items' order. After an error no

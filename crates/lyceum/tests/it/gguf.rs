@@ -128,7 +128,7 @@ fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
             refusal(&|_, tensors| {
                 tensors.insert("blk.0.attn_q.bias", noise(&[WIDTH], 1));
             }),
-            "o_proj.bias",
+            "k_proj.bias",
         ),
         (
             refusal(&|_, tensors| {

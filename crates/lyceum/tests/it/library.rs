@@ -1,11 +1,7 @@
-//! A library under killed writers, many writers, and at size.
+//! A library under killed writers and many writers, wherever it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
@@ -13,10 +9,14 @@ use lyceum::expert::{Card, Expert};
 use lyceum::library::Library;
 use lyceum::lora::{Lora, LoraConfig};
 use lyceum::rng::Rng;
-use lyceum::store::{Memory, Put, Store};
-use lyceum::{Name, Result, Site};
+use lyceum::store::Put;
+use lyceum::{Name, Site};
 
-fn expert(name: &str, seed: u64) -> Expert {
+use crate::servers::Vars;
+use crate::store_laws::{self, Place};
+use crate::work::{JOB, Work, said};
+
+pub(crate) fn expert(name: &str, seed: u64) -> Expert {
     let mut rng = Rng::new(seed);
     let tensor = |rng: &mut Rng, n, m| {
         Tensor::from_vec(rng.normal(n * m, 1.0), (n, m), &Device::Cpu).unwrap()
@@ -40,7 +40,8 @@ fn expert(name: &str, seed: u64) -> Expert {
     Expert::new(card, loras).unwrap()
 }
 
-const JOB: &str = "LYCEUM_TEST_JOB";
+/// Names, and the seeds an expert of that name may have.
+type Committed = BTreeMap<String, BTreeSet<u64>>;
 
 /// Not a test of its own: what the processes started by the other tests do. Says `done NAME SEED`
 /// after each thing that was committed.
@@ -51,11 +52,16 @@ fn worker() {
     };
     let words: Vec<&str> = job.split(' ').collect();
     let number = |at: usize| words[at].parse::<u64>().unwrap();
-    let library = Library::create(words[1]).unwrap();
+    let uri = words[1];
+    // An error is said as the command would say it.
+    let library = || match Library::create(uri) {
+        Ok(library) => library,
+        Err(error) => panic!("{}", error.chain()),
+    };
     match words[0] {
-        // add DIR PREFIX SEED COUNT TOGETHER
+        // add URI PREFIX SEED COUNT TOGETHER
         "add" => {
-            let (seed, together) = (number(3), number(5));
+            let (library, seed, together) = (library(), number(3), number(5));
             for from in (0..number(4)).step_by(together as usize) {
                 let mut batch = library.batch().unwrap();
                 let names: Vec<String> = (from..from + together)
@@ -70,42 +76,46 @@ fn worker() {
                 }
             }
         }
-        // copy DIR FROM
+        // copy URI FROM
         "copy" => {
             let from = Library::open(words[2]).unwrap();
-            from.copy_to(&library).unwrap();
+            from.copy_to(&library()).unwrap();
         }
-        // derive DIR
         "derive" => {
-            lyceum::transform::arrow(&library).unwrap();
+            lyceum::transform::arrow(&library()).unwrap();
         }
+        // remove URI PREFIX COUNT
+        "remove" => {
+            let library = library();
+            let names = library.names().unwrap().into_iter();
+            let names = names.filter(|name| name.as_str().starts_with(words[2]));
+            let mut batch = library.batch().unwrap();
+            names
+                .take(number(3) as usize)
+                .for_each(|name| batch.remove(&name));
+            batch.commit().unwrap();
+        }
+        "purge" => {
+            library().purge(Duration::ZERO, false).unwrap();
+        }
+        // sound URI FILE
+        "sound" => {
+            let text = std::fs::read(words[2]).unwrap();
+            sound(uri, &serde_json::from_slice(&text).unwrap());
+        }
+        // list URI
+        "list" => match Library::open(uri).and_then(|library| library.experts()) {
+            Ok(experts) => println!("\nlisted {}", experts.len()),
+            Err(error) => panic!("{}", error.chain()),
+        },
+        "laws" => store_laws::obey(uri),
         other => panic!("{other}"),
     }
 }
 
-fn start(job: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["library::worker", "--exact", "--nocapture"])
-        .env(JOB, job)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// What a worker said it had committed, until it ended or was killed.
-fn said(child: &mut Child) -> Vec<(String, u64)> {
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let done = |line: String| {
-        let mut words = line.strip_prefix("done ")?.split(' ');
-        Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
-    };
-    // The last line may be half a line.
-    lines.map_while(|line| line.ok()).filter_map(done).collect()
-}
-
-fn sound(dir: &Path, committed: &BTreeMap<String, BTreeSet<u64>>) -> Library {
-    let library = Library::open(dir.to_str().unwrap()).unwrap();
+/// Checks the library at `uri` and says its version and what is unreferenced.
+fn sound(uri: &str, committed: &Committed) {
+    let library = Library::open(uri).unwrap();
     let checked = library.check().unwrap();
     assert_eq!(checked.problems, []);
     let experts = library.experts().unwrap();
@@ -118,7 +128,23 @@ fn sound(dir: &Path, committed: &BTreeMap<String, BTreeSet<u64>>) -> Library {
         assert!(seeds.contains(&seed), "{name}: {seed} of {seeds:?}");
         assert_eq!(found.fingerprint(), expert(name, seed).fingerprint());
     }
-    library
+    let single = library.history(usize::MAX).unwrap();
+    let single = single.iter().filter(|m| m.changed == 1).count();
+    let (version, waste) = (library.version(), checked.unreferenced);
+    println!("\ndone version {version}\ndone unreferenced {waste}");
+    println!("done experts {}\ndone single {single}", held.len());
+}
+
+/// What a process finds when it checks the library at `uri`.
+fn checked(work: &Work, uri: &str, committed: &Committed) -> BTreeMap<String, u64> {
+    let file = work.home().join("committed.json");
+    std::fs::write(&file, serde_json::to_vec(committed).unwrap()).unwrap();
+    let told = work.done(&format!("sound {uri} {}", file.display()));
+    let done = |line: &str| {
+        let (what, number) = line.strip_prefix("done ")?.split_once(' ')?;
+        Some((what.to_owned(), number.parse().ok()?))
+    };
+    told.lines().filter_map(done).collect()
 }
 
 /// The folders under `experts/` hold exactly what the library lists.
@@ -146,44 +172,30 @@ fn folders_follow(dir: &Path, library: &Library) {
     }
 }
 
-fn killed_at_random(rounds: u64) {
-    let place = tempfile::tempdir().unwrap();
-    let dir = place.path().join("lib");
-    let from = place.path().join("from");
-    let (lib, source) = (dir.to_str().unwrap(), from.to_str().unwrap());
-    let library = Library::create(lib).unwrap();
-    let mut batch = Library::create(source).unwrap();
-    let mut many = batch.batch().unwrap();
-    for n in 0..200 {
-        let name = format!("copied{n}");
-        many.add(&expert(&name, 1), Put::New).unwrap();
-    }
-    many.commit().unwrap();
-    batch = Library::open(source).unwrap();
-    assert_eq!(batch.names().unwrap().len(), 200);
-    let mut committed: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+/// Kills writers of the library at `uri` at random moments up to `longest` after their start.
+fn killed_at_random(uri: &str, vars: &Vars, rounds: u64, longest: Duration) {
+    let work = Work::new(vars);
+    let source = work.home().join("from").display().to_string();
+    work.done(&format!("add {source} copied 1 200 200"));
+    work.done(&format!("add {uri} first 1 1 1"));
+    let mut committed = Committed::from([("first0".into(), BTreeSet::from([1]))]);
     let mut rng = Rng::new(11);
     let (mut killed, mut last) = (0, 0);
     for round in 0..rounds {
         let job = match round % 5 {
-            0 => format!("add {lib} e {round} 40 1"),
-            1 => format!("copy {lib} {source}"),
-            2 => format!("add {lib} e {round} 40 4"),
-            3 => format!("derive {lib}"),
+            0 => format!("add {uri} e {round} 40 1"),
+            1 => format!("copy {uri} {source}"),
+            2 => format!("add {uri} e {round} 40 4"),
+            3 => format!("derive {uri}"),
             // Something to copy and derive again.
             _ => {
-                library.refresh().unwrap();
-                let copied = { library.names().unwrap().into_iter() }
-                    .filter(|name| name.as_str().starts_with("copied"));
-                let copied: Vec<Name> = copied.take(120).collect();
-                let mut batch = library.batch().unwrap();
-                copied.iter().for_each(|name| batch.remove(name));
-                batch.commit().unwrap();
+                work.done(&format!("remove {uri} copied 120"));
                 continue;
             }
         };
-        let mut child = start(&job);
-        std::thread::sleep(Duration::from_micros(4000 + rng.below(120_000) as u64));
+        let mut child = work.start(&job);
+        let most = longest.as_micros() as usize;
+        std::thread::sleep(Duration::from_micros(4000 + rng.below(most) as u64));
         killed += usize::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -197,7 +209,7 @@ fn killed_at_random(rounds: u64) {
                 seeds.insert(round);
             }
         }
-        let version = sound(&dir, &committed).version();
+        let version = checked(&work, uri, &committed)["version"];
         assert!(version >= last);
         last = version;
     }
@@ -205,36 +217,69 @@ fn killed_at_random(rounds: u64) {
         killed as u64 >= rounds / 3,
         "{killed} of {rounds} were killed in time"
     );
-    library.refresh().unwrap();
-    library.purge(Duration::ZERO, false).unwrap();
-    let library = sound(&dir, &committed);
-    assert_eq!(library.check().unwrap().unreferenced, 0);
-    folders_follow(&dir, &library);
+    work.done(&format!("purge {uri}"));
+    assert_eq!(checked(&work, uri, &committed)["unreferenced"], 0);
 }
+
+fn local_killed(rounds: u64) {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("lib");
+    let uri = dir.to_str().unwrap();
+    killed_at_random(uri, &Vars::new(), rounds, Duration::from_millis(120));
+    folders_follow(&dir, &Library::open(uri).unwrap());
+}
+
+/// Remote writers take longer to begin.
+const REMOTE: Duration = Duration::from_millis(400);
 
 #[test]
 fn writers_killed_at_random_lose_nothing() {
-    killed_at_random(20);
+    local_killed(20);
 }
 
 #[test]
 #[ignore = "minutes: 200 kills"]
 fn writers_killed_at_random_lose_nothing_200() {
-    killed_at_random(250);
+    local_killed(250);
 }
 
-fn many_writers(processes: usize, each: usize) -> Duration {
-    let place = tempfile::tempdir().unwrap();
-    let dir = place.path().join("lib");
-    let lib = dir.to_str().unwrap();
+#[test]
+fn writers_of_a_hub_killed_at_random_lose_nothing() {
+    let (place, _hub) = Place::hub();
+    killed_at_random(&place.uri, &place.vars, 10, REMOTE);
+}
+
+#[test]
+fn writers_of_a_bucket_killed_at_random_lose_nothing() {
+    let (place, _s3) = Place::s3();
+    killed_at_random(&place.uri, &place.vars, 10, REMOTE);
+}
+
+#[test]
+#[ignore = "minutes: 200 kills each on a hub, a bucket, moto and Azurite"]
+fn writers_of_remote_stores_killed_at_random_lose_nothing_200() {
+    let (hub, _hub) = Place::hub();
+    let (s3, _s3) = Place::s3();
+    let places = [Some(hub), Some(s3), Place::moto(), Place::azurite()];
+    for place in places.into_iter().flatten() {
+        killed_at_random(&place.uri, &place.vars, 250, REMOTE);
+        println!("{}: sound", place.uri);
+    }
+}
+
+/// Several processes add to the library at `uri` at once; how long that took.
+fn many_writers(uri: &str, vars: &Vars, processes: usize, each: usize) -> Duration {
+    let work = Work::new(vars);
     let begun = Instant::now();
-    let workers: Vec<Child> = (0..processes)
-        .map(|p| start(&format!("add {lib} p{p}-e {p} {each} 1")))
+    let workers: Vec<_> = (0..processes)
+        .map(|p| work.start(&format!("add {uri} p{p}-e {p} {each} 1")))
         .collect();
-    let mut committed = BTreeMap::new();
+    let mut committed = Committed::new();
     for (p, mut worker) in workers.into_iter().enumerate() {
         let done = said(&mut worker);
-        assert!(worker.wait().unwrap().success());
+        let output = worker.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
         assert_eq!(done.len(), each);
         for (name, seed) in done {
             assert_eq!(seed, p as u64);
@@ -242,166 +287,69 @@ fn many_writers(processes: usize, each: usize) -> Duration {
         }
     }
     let elapsed = begun.elapsed();
-    let library = sound(&dir, &committed);
-    assert_eq!(library.names().unwrap().len(), processes * each);
+    let found = checked(&work, uri, &committed);
+    let all = (processes * each) as u64;
     // One version per add: none was lost, none repeated.
-    assert_eq!(library.version(), (processes * each) as u64);
-    let history = library.history(usize::MAX).unwrap();
-    assert!(history.iter().all(|m| m.changed == 1));
-    folders_follow(&dir, &library);
+    assert_eq!(
+        (found["experts"], found["version"], found["single"]),
+        (all, all, all)
+    );
     elapsed
 }
 
 #[test]
 fn eight_processes_add_at_once() {
-    many_writers(8, 10);
-}
-
-#[test]
-#[ignore = "a minute: 1,000 experts by 8 processes"]
-fn eight_processes_add_125_each_at_once() {
-    println!("{:?}", many_writers(8, 125));
-}
-
-/// Counts what is asked of a store.
-#[derive(Debug)]
-struct Counted {
-    store: Arc<Memory>,
-    gets: AtomicUsize,
-    puts: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Counted {
-    fn take(&self) -> (usize, usize, usize) {
-        let take = |counter: &AtomicUsize| counter.swap(0, Ordering::Relaxed);
-        (take(&self.gets), take(&self.puts), take(&self.bytes))
-    }
-}
-
-impl Store for Counted {
-    fn uri(&self) -> String {
-        self.store.uri()
-    }
-    fn get(&self, key: &str) -> Result<Vec<u8>> {
-        let bytes = self.store.get(key);
-        self.gets.fetch_add(1, Ordering::Relaxed);
-        let read = bytes.as_ref().map_or(0, Vec::len);
-        self.bytes.fetch_add(read, Ordering::Relaxed);
-        bytes
-    }
-    fn exists(&self, key: &str) -> Result<bool> {
-        self.gets.fetch_add(1, Ordering::Relaxed);
-        self.store.exists(key)
-    }
-    fn put(&self, key: &str, bytes: &[u8], how: Put) -> Result<()> {
-        self.puts.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
-        self.store.put(key, bytes, how)
-    }
-    fn delete(&self, key: &str) -> Result<()> {
-        self.store.delete(key)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        self.store.list(prefix)
-    }
-}
-
-#[test]
-fn adding_and_showing_one_do_not_grow_with_the_library() {
-    let store = Arc::new(Counted {
-        store: Memory::private("counted"),
-        gets: AtomicUsize::new(0),
-        puts: AtomicUsize::new(0),
-        bytes: AtomicUsize::new(0),
-    });
-    store
-        .put("library.json", b"{\"format\":2}", Put::New)
-        .unwrap();
-    let open = || Library::over(store.clone(), false).unwrap();
-    let mut held = 0;
-    for size in [100, 4000] {
-        let library = open();
-        let mut batch = library.batch().unwrap();
-        for n in held..size {
-            batch.add(&expert(&format!("e{n}"), n), Put::New).unwrap();
-        }
-        held = size;
-        batch.commit().unwrap();
-        store.take();
-        let name = Name::new("e7").unwrap();
-        assert_eq!(open().expert(&name).unwrap().card.name, name);
-        let (gets, puts, bytes) = store.take();
-        assert!(
-            gets <= 10 && puts == 0 && bytes < 100_000,
-            "{size}: {gets} {bytes}"
-        );
-        let new = format!("new{size}");
-        open().add(&expert(&new, 1), Put::New).unwrap();
-        let (gets, puts, bytes) = store.take();
-        let told = format!("{size}: {gets} gets, {puts} puts, {bytes} bytes");
-        assert!(gets <= 12 && puts <= 13 && bytes < 150_000, "{told}");
-    }
-}
-
-#[test]
-#[ignore = "measures a library of 10,000 on disk"]
-fn figures_at_size() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("lib");
-    let lib = dir.to_str().unwrap();
-    let mut held = 0;
-    let timed = |what: &dyn Fn()| {
-        let mut times: Vec<f64> = (0..9)
-            .map(|_| {
-                let begun = Instant::now();
-                what();
-                begun.elapsed().as_secs_f64() * 1e3
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        times[4]
-    };
-    for size in [100u64, 1000, 10_000] {
-        let library = Library::create(lib).unwrap();
-        let begun = Instant::now();
-        let new = size - held;
-        while held < size {
-            let mut batch = library.batch().unwrap();
-            for _ in 0..(size - held).min(500) {
-                batch
-                    .add(&expert(&format!("e{held}"), held), Put::New)
-                    .unwrap();
-                held += 1;
-            }
-            batch.commit().unwrap();
+    let uri = dir.to_str().unwrap();
+    many_writers(uri, &Vars::new(), 8, 10);
+    folders_follow(&dir, &Library::open(uri).unwrap());
+}
+
+#[test]
+fn eight_processes_add_to_a_hub_at_once() {
+    let (place, hub) = Place::hub();
+    many_writers(&place.uri, &place.vars, 8, 5);
+    // The folders PEFT loads changed with every version.
+    let files = hub.files("tester/lib");
+    for name in ["p0-e0", "p7-e4"] {
+        for file in [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "card.json",
+        ] {
+            assert!(
+                files.contains_key(&format!("experts/{name}/{file}")),
+                "{name}/{file}"
+            );
         }
-        let filled = begun.elapsed().as_secs_f64();
-        let list = timed(&|| {
-            let found = Library::open(lib).unwrap().entries().unwrap().len();
-            assert!(found as u64 >= size);
-        });
-        let cards = timed(&|| {
-            Library::open(lib).unwrap().cards().unwrap();
-        });
-        let show = timed(&|| {
-            Library::open(lib)
-                .unwrap()
-                .expert(&Name::new("e7").unwrap())
-                .unwrap();
-        });
-        let next = std::cell::Cell::new(0);
-        let add = timed(&|| {
-            next.set(next.get() + 1);
-            let name = format!("new-{size}-{}", next.get());
-            Library::open(lib)
-                .unwrap()
-                .add(&expert(&name, 3), Put::New)
-                .unwrap();
-        });
-        println!(
-            "{size}: filled {new} in {filled:.1} s; list {list:.1} ms, cards {cards:.1} ms, \
-             show {show:.2} ms, add {add:.2} ms"
-        );
+    }
+}
+
+#[test]
+fn eight_processes_add_to_a_bucket_at_once() {
+    let (place, _s3) = Place::s3();
+    many_writers(&place.uri, &place.vars, 8, 5);
+}
+
+#[test]
+fn eight_processes_add_to_moto_and_azurite_at_once() {
+    for place in [Place::moto(), Place::azurite()].into_iter().flatten() {
+        many_writers(&place.uri, &place.vars, 8, 3);
+    }
+}
+
+#[test]
+#[ignore = "minutes: 1,000 experts by 8 processes on each store"]
+fn eight_processes_add_125_each_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let local = dir.path().join("lib").display().to_string();
+    println!("local: {:?}", many_writers(&local, &Vars::new(), 8, 125));
+    let (hub, _hub) = Place::hub();
+    let (s3, _s3) = Place::s3();
+    let places = [Some(hub), Some(s3), Place::moto(), Place::azurite()];
+    for place in places.into_iter().flatten() {
+        let took = many_writers(&place.uri, &place.vars, 8, 125);
+        println!("{}: {took:?}", place.uri);
     }
 }

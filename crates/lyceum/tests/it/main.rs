@@ -1,5 +1,11 @@
 //! One integration test binary for the library: a module per theme.
-#![allow(clippy::unwrap_used, reason = "tests may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    reason = "tests may"
+)]
 
 mod bases;
 mod families;
@@ -13,13 +19,19 @@ mod golden_routing;
 mod golden_training;
 mod hostile;
 mod library;
+mod library_size;
 mod made;
 mod mixed;
 mod mttl;
 mod parquet;
 mod pretraining;
 mod quantised;
+mod remote;
 mod router_laws;
+#[allow(dead_code, reason = "the command's own tests use the rest")]
+mod servers;
 mod sizes;
+mod store_laws;
 mod tiny;
 mod training;
+mod work;

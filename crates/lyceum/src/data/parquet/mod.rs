@@ -18,7 +18,7 @@ use parquet::file::metadata::RowGroupMetaData;
 
 use self::budget::Budget;
 use self::column::Column;
-use super::{Example, Row, Target};
+use super::{Example, Row, Split, Target};
 use crate::error::{Context, Error, Result};
 
 /// Why a file is refused; the entry point adds which.
@@ -32,22 +32,22 @@ const COLUMNS: [(&str, bool); 6] = [
     ("source", true),
     ("target", true),
     ("task_name", true),
-    ("split", true),
+    ("split", false),
     ("task_source", false),
     ("template_type", false),
 ];
 
-/// Adds the rows of the file at `path`.
-pub(super) fn read(path: &Path, examples: &mut Vec<Example>) -> Result<()> {
+/// Adds the rows of the file at `path`; those that do not say belong to `split`.
+pub(super) fn read(path: &Path, split: Option<Split>, examples: &mut Vec<Example>) -> Result<()> {
     // On some damaged pages the parquet crate panics (60.1: a division by zero, among others). It
     // works on nothing but this file, so whatever it leaves behind is dropped with it.
-    let rows = std::panic::catch_unwind(|| rows(path));
+    let rows = std::panic::catch_unwind(|| rows(path, split));
     let damaged = |_| Err(Error::format(path.display(), "the parquet data is damaged"));
     examples.extend(rows.unwrap_or_else(damaged)?);
     Ok(())
 }
 
-fn rows(path: &Path) -> Result<Vec<Example>> {
+fn rows(path: &Path, split: Option<Split>) -> Result<Vec<Example>> {
     let bad = |why: String| Error::format(path.display(), why);
     let io = |e| Error::io(path, e);
     let mut file = File::open(path).map_err(io)?;
@@ -66,7 +66,7 @@ fn rows(path: &Path) -> Result<Vec<Example>> {
             for row in texts {
                 let number = examples.len() + 1;
                 let at = || format!("{} row {number}", path.display());
-                examples.push(example(row).context(at)?);
+                examples.push(example(row, split).context(at)?);
             }
         }
         let (found, claimed) = (examples.len() - before, group.num_rows());
@@ -117,7 +117,7 @@ fn next(columns: &mut Columns) -> Why<Vec<[Vec<String>; COLUMNS.len()]>> {
     Ok(rows)
 }
 
-fn example(row: [Vec<String>; COLUMNS.len()]) -> Result<Example> {
+fn example(row: [Vec<String>; COLUMNS.len()], rest: Option<Split>) -> Result<Example> {
     let [source, target, task_name, split, task_source, template_type] = row;
     let one = |texts: Vec<String>| texts.into_iter().next().unwrap_or_default();
     let row = Row {
@@ -126,7 +126,7 @@ fn example(row: [Vec<String>; COLUMNS.len()]) -> Result<Example> {
         task_name: one(task_name),
         task_source: one(task_source),
         template_type: one(template_type),
-        split: one(split),
+        split: split.into_iter().next().filter(|split| !split.is_empty()),
     };
-    row.example()
+    row.example(rest)
 }

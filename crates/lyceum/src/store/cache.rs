@@ -1,0 +1,433 @@
+//! What was fetched from remote places, kept on this machine.
+//!
+//! ```text
+//! objects/<ab>/<sha256>       bytes by their hash, verified before every use
+//! folders/<hash>/<name>/…     repositories as folders: links to objects
+//! places/<hash>/…             small files of a place as last seen, for use offline
+//! locks/…, limit              who is fetching what; the most bytes kept
+//! ```
+//!
+//! Any number of processes share it: files come into place whole, by a rename, and whoever
+//! fetches something large holds a lock that ends with the process. What was not used for longest
+//! goes first when there is more than the limit.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// The most bytes kept unless `lyceum cache limit` said otherwise.
+const LIMIT: u64 = 20_000_000_000;
+
+/// A folder of verified copies.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+    /// Bytes written by this handle since the size was last looked at.
+    fresh: Arc<AtomicU64>,
+}
+
+/// What a cache holds.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// Objects kept.
+    pub objects: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Repositories held as folders; their files are objects.
+    pub folders: usize,
+    /// The most bytes kept.
+    pub limit: u64,
+}
+
+/// Something that can be given up.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Held {
+    used: SystemTime,
+    folder: bool,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Cache {
+    /// The cache in the folder `root`; made by the first use.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Cache {
+            root: root.into(),
+            // A first write looks at what others left.
+            fresh: Arc::new(AtomicU64::new(u64::MAX / 2)),
+        }
+    }
+
+    /// This user's cache: `LYCEUM_CACHE`, or `lyceum` in `XDG_CACHE_HOME` or `~/.cache`. `None`
+    /// where there is no such folder.
+    pub fn of_user() -> Option<Self> {
+        let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(own) = var("LYCEUM_CACHE") {
+            return Some(Cache::new(own));
+        }
+        let base = var("XDG_CACHE_HOME").map(PathBuf::from);
+        let base = base.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
+        Some(Cache::new(base.join("lyceum")))
+    }
+
+    fn object(&self, sha: &str) -> PathBuf {
+        let ab = sha.get(..2).unwrap_or("00");
+        self.root.join("objects").join(ab).join(sha)
+    }
+
+    /// The file that holds the bytes of SHA-256 `sha`, verified and noted as used now. One that
+    /// is damaged is deleted.
+    pub(super) fn file(&self, sha: &str) -> Option<PathBuf> {
+        let path = self.object(sha);
+        let found = hash(&path).ok()?;
+        if found == sha {
+            touch(&path);
+            return Some(path);
+        }
+        let _ = std::fs::remove_file(&path);
+        None
+    }
+
+    /// The bytes of SHA-256 `sha`, if they are here and whole.
+    pub(super) fn get(&self, sha: &str) -> Option<Vec<u8>> {
+        let path = self.object(sha);
+        let bytes = std::fs::read(&path).ok()?;
+        if hex(&Sha256::digest(&bytes)) == sha {
+            touch(&path);
+            return Some(bytes);
+        }
+        let _ = std::fs::remove_file(&path);
+        None
+    }
+
+    /// A file to be filled, which [`Cache::keep`] takes.
+    pub(super) fn draft(&self) -> Result<tempfile::NamedTempFile> {
+        let dir = self.root.join("objects");
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
+        let made = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&dir);
+        made.map_err(|e| Error::io(&dir, e))
+    }
+
+    /// Keeps `draft`, whose bytes are known to be of SHA-256 `sha`.
+    pub(super) fn keep(&self, draft: tempfile::NamedTempFile, sha: &str) -> Result<PathBuf> {
+        let path = self.object(sha);
+        let io = |e| Error::io(&path, e);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(io)?;
+        }
+        let bytes = draft.as_file().metadata().map_err(io)?.len();
+        #[cfg(unix)]
+        std::fs::set_permissions(
+            draft.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o444),
+        )
+        .map_err(io)?;
+        draft.persist(&path).map_err(|e| io(e.error))?;
+        self.bound(bytes);
+        Ok(path)
+    }
+
+    /// Keeps `bytes`, which are of SHA-256 `sha`.
+    pub(super) fn put(&self, sha: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.object(sha);
+        if path.is_file() {
+            touch(&path);
+            return Ok(path);
+        }
+        let mut draft = self.draft()?;
+        { draft.write_all(bytes) }.map_err(|e| Error::io(draft.path(), e))?;
+        self.keep(draft, sha)
+    }
+
+    fn place(&self, place: &str, key: &str) -> PathBuf {
+        self.root.join("places").join(short(place)).join(key)
+    }
+
+    /// Notes what `key` of `place` was when last seen.
+    pub(super) fn remember(&self, place: &str, key: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.place(place, key);
+        match std::fs::read(&path) {
+            Ok(there) if there == bytes => Ok(()),
+            _ => crate::file::write(&path, bytes),
+        }
+    }
+
+    /// What `key` of `place` was when last seen.
+    pub(super) fn recall(&self, place: &str, key: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.place(place, key)).ok()
+    }
+
+    /// The folder called `name` for `what`.
+    pub(super) fn folder(&self, what: &str, name: &str) -> PathBuf {
+        self.root.join("folders").join(short(what)).join(name)
+    }
+
+    /// Waits until no other process fetches `what`. The lock ends when it is dropped, also by
+    /// the death of the process.
+    pub(super) fn lock(&self, what: &str) -> Result<File> {
+        let path = self.root.join("locks").join(short(what));
+        let io = |e| Error::io(&path, e);
+        std::fs::create_dir_all(self.root.join("locks")).map_err(io)?;
+        let file = File::create(&path).map_err(io)?;
+        file.lock().map_err(io)?;
+        Ok(file)
+    }
+
+    /// The most bytes kept.
+    pub fn limit(&self) -> u64 {
+        let text = std::fs::read_to_string(self.root.join("limit")).ok();
+        let said = text.and_then(|text| text.trim().parse().ok());
+        said.unwrap_or(LIMIT)
+    }
+
+    /// Keeps at most `bytes` from now on, and gives up what is more.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn set_limit(&self, bytes: u64) -> Result<Usage> {
+        crate::file::write(&self.root.join("limit"), bytes.to_string().as_bytes())?;
+        self.trim();
+        self.usage()
+    }
+
+    /// What it holds.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn usage(&self) -> Result<Usage> {
+        let held = self.held()?;
+        let objects = held.iter().filter(|held| !held.folder);
+        Ok(Usage {
+            folder: self.root.clone(),
+            objects: objects.clone().count(),
+            bytes: objects.map(|held| held.bytes).sum(),
+            folders: held.iter().filter(|held| held.folder).count(),
+            limit: self.limit(),
+        })
+    }
+
+    /// Gives up everything. Returns what there was.
+    ///
+    /// # Errors
+    /// When something cannot be deleted.
+    pub fn clear(&self) -> Result<Usage> {
+        let usage = self.usage()?;
+        for part in ["folders", "objects", "places"] {
+            let dir = self.root.join(part);
+            match std::fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(&dir, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(usage)
+    }
+
+    /// Looks at the size when enough was written since the last look: a twentieth of the limit.
+    fn bound(&self, written: u64) {
+        let fresh = self.fresh.fetch_add(written, Ordering::Relaxed);
+        if fresh.saturating_add(written) > self.limit() / 20 {
+            self.fresh.store(0, Ordering::Relaxed);
+            self.trim();
+        }
+    }
+
+    /// Gives up what was unused for longest until the limit is kept. Best effort: a cache that is
+    /// too large does no harm.
+    fn trim(&self) {
+        let limit = self.limit();
+        // Two rounds: a folder's objects can only go once the folder has.
+        for _ in 0..2 {
+            let Ok(mut held) = self.held() else { return };
+            held.sort();
+            let objects = held.iter().filter(|held| !held.folder);
+            let mut total: u64 = objects.map(|held| held.bytes).sum();
+            for old in held {
+                if total <= limit {
+                    return;
+                }
+                if old.folder {
+                    let _ = std::fs::remove_dir_all(&old.path);
+                } else if !linked(&old.path) && std::fs::remove_file(&old.path).is_ok() {
+                    total -= old.bytes;
+                }
+            }
+        }
+    }
+
+    fn held(&self) -> Result<Vec<Held>> {
+        let mut held = Vec::new();
+        for ab in entries(&self.root.join("objects"))? {
+            for path in entries(&ab)? {
+                // Another process may have given it up meanwhile.
+                if let Ok(meta) = path.metadata() {
+                    let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    let bytes = meta.len();
+                    held.push(Held {
+                        used,
+                        folder: false,
+                        path,
+                        bytes,
+                    });
+                }
+            }
+        }
+        for path in entries(&self.root.join("folders"))? {
+            if let Ok(meta) = path.metadata() {
+                let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                held.push(Held {
+                    used,
+                    folder: true,
+                    path,
+                    bytes: 0,
+                });
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// The paths in `dir` that are not hidden; none when there is no such folder.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let listed = match std::fs::read_dir(dir) {
+        Ok(listed) => listed,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // What is not a folder holds nothing.
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(dir, e)),
+    };
+    let seen = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| !name.starts_with('.'))
+    };
+    let paths = listed.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(seen).collect())
+}
+
+/// Notes that `path` is used now.
+pub(super) fn touch(path: &Path) {
+    let times = std::fs::FileTimes::new().set_modified(SystemTime::now());
+    let _ = File::open(path).and_then(|file| file.set_times(times));
+}
+
+#[cfg(unix)]
+fn linked(path: &Path) -> bool {
+    let links = path
+        .metadata()
+        .map(|m| std::os::unix::fs::MetadataExt::nlink(&m));
+    links.is_ok_and(|links| links > 1)
+}
+
+#[cfg(not(unix))]
+fn linked(_: &Path) -> bool {
+    false
+}
+
+/// Hex SHA-256 of the file at `path`.
+fn hash(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// A file name for any text.
+fn short(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes())[..16])
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn sha(bytes: &[u8]) -> String {
+        hex(&Sha256::digest(bytes))
+    }
+
+    fn aged(path: &Path, seconds: u64) {
+        let when = SystemTime::now() - Duration::from_secs(seconds);
+        let times = std::fs::FileTimes::new().set_modified(when);
+        File::open(path).unwrap().set_times(times).unwrap();
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().join("cache"));
+        assert_eq!(cache.get(&sha(b"abc")), None);
+        let path = cache.put(&sha(b"abc"), b"abc").unwrap();
+        assert_eq!(cache.get(&sha(b"abc")).unwrap(), b"abc");
+        for wrong in [&b"abd"[..], b"ab", b""] {
+            cache.put(&sha(b"abc"), b"abc").unwrap();
+            crate::file::write(&path, wrong).unwrap();
+            assert!(cache.get(&sha(b"abc")).is_none() && !path.exists());
+            cache.put(&sha(b"abc"), b"abc").unwrap();
+            crate::file::write(&path, wrong).unwrap();
+            assert!(cache.file(&sha(b"abc")).is_none() && !path.exists());
+        }
+    }
+
+    #[test]
+    fn what_was_unused_for_longest_goes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().join("cache"));
+        cache.set_limit(1000).unwrap();
+        let bytes = |n: u8| vec![n; 300];
+        for n in 0..3u8 {
+            let path = cache.put(&sha(&bytes(n)), &bytes(n)).unwrap();
+            aged(&path, 100 - u64::from(n));
+        }
+        // The oldest is used again, so the next one goes.
+        assert!(cache.get(&sha(&bytes(0))).is_some());
+        cache.put(&sha(&bytes(3)), &bytes(3)).unwrap();
+        let held: Vec<bool> = (0..4)
+            .map(|n| cache.get(&sha(&bytes(n))).is_some())
+            .collect();
+        assert_eq!(held, [true, false, true, true]);
+        // A folder's objects stay until the folder is the oldest.
+        let folder = cache.folder("what", "name");
+        std::fs::create_dir_all(&folder).unwrap();
+        let object = cache.object(&sha(&bytes(0)));
+        std::fs::hard_link(&object, folder.join("file")).unwrap();
+        aged(&object, 1000);
+        cache.put(&sha(&bytes(4)), &bytes(4)).unwrap();
+        assert!(object.exists() && folder.exists());
+        aged(folder.parent().unwrap(), 2000);
+        cache.put(&sha(&bytes(5)), &bytes(5)).unwrap();
+        assert!(!folder.exists());
+        let usage = cache.usage().unwrap();
+        assert!(usage.bytes <= 1000 && usage.folders == 0, "{usage:?}");
+        cache.clear().unwrap();
+        assert_eq!(cache.usage().unwrap().objects, 0);
+        assert_eq!(cache.limit(), 1000);
+    }
+
+    #[test]
+    fn places_are_remembered_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path());
+        cache.remember("s3://a", "versions/1", b"1").unwrap();
+        cache.remember("s3://a", "versions/1", b"2").unwrap();
+        assert_eq!(cache.recall("s3://a", "versions/1").unwrap(), b"2");
+        assert_eq!(cache.recall("s3://b", "versions/1"), None);
+    }
+}

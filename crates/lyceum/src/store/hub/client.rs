@@ -1,0 +1,224 @@
+//! Talking to a Hugging Face hub: who we are, patience, and what its answers mean.
+
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::{RequestBuilder, Response, StatusCode};
+
+use crate::error::{Error, Refusal, Result};
+use crate::store::refusal::{self, Login};
+use crate::store::waiting;
+
+const HUB: &str = "https://huggingface.co";
+/// How often a request is repeated when the hub fails, asks to wait or is not reached.
+const AGAIN: u32 = 4;
+/// The longest wait that a hub may ask for before a request is repeated.
+const LONGEST: Duration = Duration::from_secs(60);
+
+pub(super) const LOGIN: Login = Login {
+    how: "set HF_TOKEN to a token that may do this, or run `hf auth login`",
+};
+
+/// A hub, and this user's token for it.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    pub(super) endpoint: String,
+    token: Option<String>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the token.
+        write!(f, "Client({})", self.endpoint)
+    }
+}
+
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Whether a variable switches something on, as the hub's own tools read it.
+pub(crate) fn on(name: &str) -> bool {
+    let value = var(name).unwrap_or_default().to_uppercase();
+    matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
+}
+
+/// The token in the environment, or in the file the hub's own tools keep.
+fn token() -> Option<String> {
+    if let Some(token) = var("HF_TOKEN").or_else(|| var("HUGGING_FACE_HUB_TOKEN")) {
+        return Some(token.trim().to_owned());
+    }
+    if on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+        return None;
+    }
+    let path = var("HF_TOKEN_PATH").map(Into::into).or_else(|| {
+        let cache = || {
+            let base = var("XDG_CACHE_HOME").map(std::path::PathBuf::from);
+            base.or_else(|| Some(std::env::home_dir()?.join(".cache")))
+        };
+        let home = var("HF_HOME").map(Into::into);
+        let home: std::path::PathBuf = home.or_else(|| Some(cache()?.join("huggingface")))?;
+        Some(home.join("token"))
+    })?;
+    let text = std::fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+impl Client {
+    /// The hub that `HF_ENDPOINT` names, or the public one.
+    pub(crate) fn from_env() -> Result<Self> {
+        waiting::ready()?;
+        let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| HUB.into());
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+            let why = "HF_ENDPOINT must begin with https:// (or http://)";
+            return Err(Error::invalid(why));
+        }
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("lyceum/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(10))
+            .read_timeout(Duration::from_secs(300))
+            .build()
+            .map_err(|_| Error::invalid("no encrypted connections can be made here"))?;
+        Ok(Client {
+            http,
+            endpoint,
+            token: token(),
+        })
+    }
+
+    /// `request` with our token, for requests to the hub itself.
+    pub(super) fn signed(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// The answer to what `make` makes, whatever it is, after waiting out failures.
+    pub(super) async fn send(
+        &self,
+        place: &str,
+        make: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response> {
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            let answer = make(&self.http).send().await;
+            let again = asked <= AGAIN;
+            match answer {
+                Ok(answer) if again && passes(answer.status()) => {
+                    let wait = wished(answer.headers()).unwrap_or_else(|| growing(asked));
+                    tokio::time::sleep(wait).await;
+                }
+                Ok(answer) => return Ok(answer),
+                Err(error) if again && !error.is_builder() && !error.is_redirect() => {
+                    tokio::time::sleep(growing(asked)).await;
+                }
+                Err(error) => {
+                    // The crate's own words hold the address asked, which may be a signed one.
+                    let why = match () {
+                        () if error.is_timeout() => "no answer in time",
+                        () if error.is_connect() => "no connection",
+                        () if error.is_redirect() => "it redirects without end",
+                        () => "the connection broke",
+                    };
+                    return Err(refusal::unreachable(place, why));
+                }
+            }
+        }
+    }
+
+    /// As [`Client::send`], but only a success is an answer.
+    pub(super) async fn ask(
+        &self,
+        place: &str,
+        make: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response> {
+        let answer = self.send(place, make).await?;
+        match answer.status().is_success() {
+            true => Ok(answer),
+            false => Err(refused(place, &answer)),
+        }
+    }
+
+    /// The whole body of a successful answer, asked for again when it breaks off.
+    pub(super) async fn body(
+        &self,
+        place: &str,
+        make: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<(Vec<u8>, HeaderMap)> {
+        for _ in 0..3 {
+            let answer = self.ask(place, &make).await?;
+            let headers = answer.headers().clone();
+            if let Ok(bytes) = answer.bytes().await {
+                return Ok((bytes.into(), headers));
+            }
+        }
+        Err(refusal::truncated(place, "an answer"))
+    }
+}
+
+/// Whether an answer of this kind may be another one later.
+fn passes(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
+        || status.is_server_error()
+}
+
+/// How long the hub asks to wait.
+fn wished(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST))
+}
+
+/// Twice as long each time, and different for each of several waiting.
+fn growing(asked: u32) -> Duration {
+    let most = 100u64 << asked.min(7);
+    Duration::from_millis(most / 2 + random() % (most / 2))
+}
+
+pub(super) fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// What the hub calls the error it answered with; only a plain word.
+pub(super) fn code(headers: &HeaderMap) -> Option<&str> {
+    let code = headers.get("x-error-code")?.to_str().ok()?;
+    let plain = code.len() <= 64 && code.chars().all(|c| c.is_ascii_alphanumeric());
+    plain.then_some(code)
+}
+
+/// The error that `answer` is.
+pub(super) fn refused(place: &str, answer: &Response) -> Error {
+    let (status, code) = (answer.status().as_u16(), code(answer.headers()));
+    let asked = match passes(answer.status()) {
+        true => AGAIN as usize + 1,
+        false => 1,
+    };
+    match (status, code) {
+        (404, Some("EntryNotFound")) => Error::not_found("file", place, []),
+        (401 | 404, Some("RepoNotFound")) => refusal::remote(
+            place,
+            Refusal::Missing,
+            format!(
+                "there is no such repository, or it is private and not open to this token; {}",
+                LOGIN.how
+            ),
+        ),
+        (404, Some("RevisionNotFound")) => refusal::remote(
+            place,
+            Refusal::Missing,
+            "the repository has no such branch, tag or commit",
+        ),
+        (403, Some("GatedRepo")) => refusal::remote(
+            place,
+            Refusal::Denied,
+            "its owner asks to be asked: accept the conditions on the repository's page, and set \
+             HF_TOKEN",
+        ),
+        _ => refusal::refused(place, (status, code), asked, LOGIN),
+    }
+}

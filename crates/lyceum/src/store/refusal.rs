@@ -1,0 +1,158 @@
+//! What a remote place says when it does not do what was asked, in words a reader can act on.
+//!
+//! What a server writes into its error pages is never repeated, except for its one-word code: it
+//! may hold what was sent to it, signatures and tokens included.
+
+use crate::error::{Error, Refusal};
+
+/// What is said about the credentials of one kind of place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Login {
+    /// Where credentials come from, and how new ones are made.
+    pub(super) how: &'static str,
+}
+
+/// Codes by which services say that credentials were good once.
+const EXPIRED: [&str; 5] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "InvalidToken",
+];
+
+/// The error for an answer of `status` to a request to `place`; `code` is what the service calls
+/// it. `asked` times it was asked.
+pub(super) fn refused(
+    place: &str,
+    (status, code): (u16, Option<&str>),
+    asked: usize,
+    login: Login,
+) -> Error {
+    let name = code.map_or(String::new(), |code| format!(" {code}"));
+    let how = login.how;
+    let times = match asked {
+        0 | 1 => String::new(),
+        n => format!(", asked {n} times"),
+    };
+    let (refusal, why) = match (status, code) {
+        (_, Some(code)) if EXPIRED.contains(&code) => (
+            Refusal::Credentials,
+            format!("the credentials have expired ({status}{name}); {how}"),
+        ),
+        (_, Some("RequestTimeTooSkewed")) => (
+            Refusal::Clock,
+            format!("this machine's clock is wrong ({status}{name}); set it and try again"),
+        ),
+        (401, _) => (
+            Refusal::Credentials,
+            format!("the credentials are missing, wrong or expired ({status}{name}); {how}"),
+        ),
+        (403, _) => (
+            Refusal::Denied,
+            format!(
+                "access is denied ({status}{name}): the credentials are wrong, have expired or do \
+                 not permit this; {how}"
+            ),
+        ),
+        (404, _) => (
+            Refusal::Missing,
+            format!("there is no such place ({status}{name}); make it first, or check the address"),
+        ),
+        (429, _) | (503, Some("SlowDown" | "ServerBusy")) => (
+            Refusal::Busy,
+            format!("too many requests ({status}{name}{times}); wait a while and repeat"),
+        ),
+        (500.., _) => (
+            Refusal::Failed,
+            format!("the server failed ({status}{name}{times}); repeat it later"),
+        ),
+        _ => (
+            Refusal::Other,
+            format!("the server refused ({status}{name})"),
+        ),
+    };
+    remote(place, refusal, why)
+}
+
+pub(super) fn remote(place: &str, refusal: Refusal, why: impl Into<String>) -> Error {
+    Error::Remote {
+        place: place.to_owned(),
+        refusal,
+        why: why.into(),
+    }
+}
+
+pub(super) fn unreachable(place: &str, why: &str) -> Error {
+    let why = format!(
+        "cannot be reached ({why}); check the network and the endpoint, or use --offline for what \
+         is cached"
+    );
+    remote(place, Refusal::Unreachable, why)
+}
+
+pub(super) fn truncated(place: &str, key: &str) -> Error {
+    let why = format!("`{key}` arrived incomplete, every time it was asked for; repeat it later");
+    remote(place, Refusal::Truncated, why)
+}
+
+pub(super) fn offline(place: &str, what: &str) -> Error {
+    let why = format!(
+        "{what} is not in the cache, and nothing is fetched offline; run it once without \
+         --offline and HF_HUB_OFFLINE"
+    );
+    remote(place, Refusal::Offline, why)
+}
+
+/// A service's own name for an error, from the XML it answers with; only a plain word.
+pub(super) fn code(body: &str) -> Option<&str> {
+    let rest = body.split_once("<Code>")?.1;
+    let word = rest.split_once("</Code>")?.0.trim();
+    let plain = word.len() <= 64 && word.chars().all(|c| c.is_ascii_alphanumeric());
+    (plain && !word.is_empty()).then_some(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGIN: Login = Login { how: "log in" };
+
+    #[test]
+    fn every_answer_has_words_of_its_own() {
+        for (status, code, refusal, says) in [
+            (401, None, Refusal::Credentials, "log in"),
+            (
+                403,
+                Some("AccessDenied"),
+                Refusal::Denied,
+                "403 AccessDenied",
+            ),
+            (400, Some("ExpiredToken"), Refusal::Credentials, "expired"),
+            (403, Some("RequestTimeTooSkewed"), Refusal::Clock, "clock"),
+            (404, Some("NoSuchBucket"), Refusal::Missing, "make it first"),
+            (429, None, Refusal::Busy, "asked 5 times"),
+            (503, Some("SlowDown"), Refusal::Busy, "wait"),
+            (500, None, Refusal::Failed, "later"),
+            (418, None, Refusal::Other, "418"),
+        ] {
+            let error = refused("s3://b", (status, code), 5, LOGIN);
+            let text = error.to_string();
+            assert!(
+                text.starts_with("s3://b: ") && text.contains(says),
+                "{text}"
+            );
+            assert!(matches!(error, Error::Remote { refusal: r, .. } if r == refusal));
+        }
+    }
+
+    #[test]
+    fn only_a_plain_word_is_taken_from_an_error_page() {
+        let page = |code: &str| format!("<Error><Code>{code}</Code><Message>x</Message></Error>");
+        assert_eq!(code(&page("NoSuchKey")), Some("NoSuchKey"));
+        for bad in ["", "a b", "AKIA:secret", &"x".repeat(65)] {
+            assert_eq!(code(&page(bad)), None);
+        }
+        assert_eq!(code("no xml"), None);
+    }
+}
