@@ -10,7 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use lyceum::rng::Rng;
 use lyceum_kernels::activation::{self, Activation};
-use lyceum_kernels::attention::{self, Heads, Part, Span};
+use lyceum_kernels::attention::{self, Heads, Part, Span, Stretch};
 use lyceum_kernels::gemm::{Added, Packed};
 use lyceum_kernels::rope::{self, Angles, Turn};
 use lyceum_kernels::{loss, norm};
@@ -118,7 +118,7 @@ fn attend(c: &mut Criterion) {
     flops(&mut group, "forward", count, || {
         black_box(attention::forward(&q, &spans, &heads));
     });
-    let (dout, lens) = (values(T * D), [len; SEQUENCES]);
+    let (dout, lens) = (values(T * D), [Stretch::whole(len); SEQUENCES]);
     // The scores again, and four products for the gradients.
     flops(&mut group, "backward", 5 * count / 2, || {
         black_box(attention::backward((&q, &k, &v), &dout, &lens, &heads));

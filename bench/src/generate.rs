@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use lyceum::model::Model;
+use lyceum::model::{Decoding, Model};
 
 use crate::inputs;
 use crate::turns::{self, Done};
@@ -21,7 +21,11 @@ pub(crate) fn serve(work: &Path) -> Result<()> {
             "arrow" => &arrow,
             other => bail!("no variant `{other}`"),
         };
-        let new = model.generate(&prompts, &[], NEW, |_, _| ())?;
+        let how = Decoding {
+            max_new: NEW,
+            live: prompts.len(),
+        };
+        let new = model.generate(&prompts, &[], &how, |_, _| ())?;
         let tokens: usize = new.iter().map(Vec::len).sum();
         if tokens != prompts.len() * NEW {
             bail!("{tokens} tokens instead of {NEW} for each prompt");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use lyceum::data::Tokens;
-use lyceum::model::{Batch, Model};
+use lyceum::model::{Batch, Decoding, Model};
 
 use crate::inputs;
 use crate::turns::{self, Done};
@@ -26,7 +26,11 @@ pub(crate) fn serve(work: &Path) -> Result<()> {
             check: model.losses(&batch, None)?.to_vec1()?,
         }),
         "decode" => {
-            let new = model.generate(std::slice::from_ref(&prompt), &[], NEW, |_, _| ())?;
+            let how = Decoding {
+                max_new: NEW,
+                live: 1,
+            };
+            let new = model.generate(std::slice::from_ref(&prompt), &[], &how, |_, _| ())?;
             Ok(Done {
                 amount: new[0].len() as f64,
                 check: Vec::new(),

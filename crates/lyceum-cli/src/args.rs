@@ -456,6 +456,10 @@ pub(crate) struct TrainArgs {
     /// Seed of initialisation and data order
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+    /// Compute what happens inside blocks again instead of keeping it: less memory, more time,
+    /// the same experts
+    #[arg(long)]
+    pub(crate) recompute: bool,
 }
 
 #[derive(Debug, Args)]

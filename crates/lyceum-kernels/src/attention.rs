@@ -276,6 +276,8 @@ pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
 /// One sequence in a backward pass: what is read, and where its gradients begin.
 #[derive(Clone, Copy)]
 struct Sequence<'a> {
+    /// Positions before the first query.
+    before: usize,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -292,7 +294,8 @@ struct Sequence<'a> {
 /// columns meanwhile.
 unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Heads) {
     let (width, kv_width, dim) = (h.width(), h.kv_width(), h.dim);
-    let (t, kv_at, group) = (s.q.len() / width, kv_head * dim, h.heads / h.kv_heads);
+    let (rows, t) = (s.q.len() / width, s.k.len() / kv_width);
+    let (kv_at, group) = (kv_head * dim, h.heads / h.kv_heads);
     let panels = |view: View<'_>| Panels::new(view, level.lanes(), false);
     let (k, v) = (
         View::new(&s.k[kv_at..], t, dim, kv_width),
@@ -304,9 +307,10 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
     let (mut p, mut d, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
     for head in kv_head * group..(kv_head + 1) * group {
         let at = head * dim;
-        for from in (0..t).step_by(BLOCK) {
-            let to = t.min(from + BLOCK);
-            let (rows, seen) = (to - from, seen(from, to, h, &keys_turned));
+        for from in (0..rows).step_by(BLOCK) {
+            let to = rows.min(from + BLOCK);
+            let (rows, start) = (to - from, s.before + from);
+            let seen = seen(start, s.before + to, h, &keys_turned);
             let n = seen.1 - seen.0;
             p.resize(rows * n, 0.0);
             d.resize(rows * n, 0.0);
@@ -333,7 +337,7 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
                     ((0, dim), seen),
                     over(&mut p, n),
                 );
-                weights(&mut p, n, from, seen.0, h, Some(&mut slopes));
+                weights(&mut p, n, start, seen.0, h, Some(&mut slopes));
                 part(
                     level,
                     douts,
@@ -399,7 +403,7 @@ math::dispatch! {
 /// Gradients of q, k and v.
 #[derive(Debug)]
 pub struct Gradients {
-    /// `[t, heads * dim]`.
+    /// `[t, heads * dim]`, t the queries.
     pub dq: Vec<f32>,
     /// `[t, kv_heads * dim]`.
     pub dk: Vec<f32>,
@@ -407,31 +411,57 @@ pub struct Gradients {
     pub dv: Vec<f32>,
 }
 
-/// Gradients of [`forward`] over whole sequences of `lens` tokens packed end to end: `q` and
-/// `dout` are `[t, heads * dim]`, k and v `[t, kv_heads * dim]`.
+/// One sequence of a backward pass: of its `keys` positions the `rows` from `before` on are
+/// queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Positions before the first query.
+    pub before: usize,
+    /// Queries.
+    pub rows: usize,
+    /// Keys: at least as many as there are positions up to the last query.
+    pub keys: usize,
+}
+
+impl Stretch {
+    /// A sequence of `len` queries and as many keys.
+    pub fn whole(len: usize) -> Self {
+        Stretch {
+            before: 0,
+            rows: len,
+            keys: len,
+        }
+    }
+}
+
+/// Gradients of [`forward`] over `sequences` packed end to end: `q` and `dout` are rows of
+/// `heads * dim` values for the queries, k and v of `kv_heads * dim` for the keys.
 pub fn backward(
     (q, k, v): (&[f32], &[f32], &[f32]),
     dout: &[f32],
-    lens: &[usize],
+    sequences: &[Stretch],
     h: &Heads,
 ) -> Gradients {
     let level = Level::best();
-    let t: usize = lens.iter().sum();
+    let queries: usize = sequences.iter().map(|s| s.rows).sum();
+    let keys: usize = sequences.iter().map(|s| s.keys).sum();
     assert!(
-        q.len() == t * h.width() && dout.len() == q.len(),
-        "a row of queries per token"
+        q.len() == queries * h.width() && dout.len() == q.len(),
+        "a row per query"
     );
     assert!(
-        k.len() == t * h.kv_width() && v.len() == k.len(),
-        "a row of keys and values per token"
+        k.len() == keys * h.kv_width() && v.len() == k.len(),
+        "a row of keys and values per position"
     );
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-    let mut start = 0;
+    let (mut row, mut key) = (0, 0);
     let mut jobs = Vec::new();
-    for len in lens {
-        let wide = start * h.width()..(start + len) * h.width();
-        let range = start * h.kv_width()..(start + len) * h.kv_width();
+    for own in sequences {
+        assert!(own.before + own.rows <= own.keys, "a query sees itself");
+        let wide = row * h.width()..(row + own.rows) * h.width();
+        let range = key * h.kv_width()..(key + own.keys) * h.kv_width();
         let sequence = Sequence {
+            before: own.before,
             q: &q[wide.clone()],
             k: &k[range.clone()],
             v: &v[range.clone()],
@@ -441,7 +471,7 @@ pub fn backward(
             dv: Output(dv[range].as_mut_ptr()),
         };
         jobs.extend((0..h.kv_heads).map(|head| (sequence, head)));
-        start += len;
+        (row, key) = (row + own.rows, key + own.keys);
     }
     jobs.into_par_iter().for_each(|(sequence, head)| {
         // SAFETY: every head of every sequence has columns of its own.
@@ -568,7 +598,8 @@ mod tests {
                 out.extend(naive(&q[cut..], &k[kv_cut..], &v[kv_cut..], &h));
                 out.iter().zip(&w).map(|(o, w)| o * f64::from(*w)).sum()
             };
-            let Gradients { dq, dk, dv } = backward((&q, &k, &v), &w, &lens, &h);
+            let Gradients { dq, dk, dv } =
+                backward((&q, &k, &v), &w, &lens.map(Stretch::whole), &h);
             let nudge = |m: &[f32], i: usize, by: f32| {
                 let mut m = m.to_vec();
                 m[i] += by;
@@ -598,7 +629,7 @@ mod tests {
             let t = BLOCK + 9;
             let (n, m) = (t * h.width(), t * h.kv_width());
             let (q, k, v, w) = (values(n, 1), values(m, 2), values(m, 3), values(n, 4));
-            let Gradients { dq, dk, dv } = backward((&q, &k, &v), &w, &[t], &h);
+            let Gradients { dq, dk, dv } = backward((&q, &k, &v), &w, &[Stretch::whole(t)], &h);
             let e = 1e-3;
             for seed in 5..8 {
                 let ways = [values(n, seed), values(m, seed + 10), values(m, seed + 20)];
@@ -620,6 +651,43 @@ mod tests {
                     (got - want).abs() < 2e-3 * (1.0 + want.abs()),
                     "{h:?} {got} {want}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_for_some_queries_are_those_with_nothing_from_the_others() {
+        for h in SHAPES.map(shape) {
+            // Of the first sequence rows 70..140 of 150 are queries, of the second none, of the
+            // third all.
+            let parts = [(150, 70, 70), (9, 0, 0), (5, 0, 5)];
+            let (width, kv, t) = (h.width(), h.kv_width(), 164);
+            let (q, k, v) = (values(t * width, 1), values(t * kv, 2), values(t * kv, 3));
+            let mut w = values(t * width, 4);
+            let (mut some_q, mut some_w, mut wanted, mut at) = (vec![], vec![], vec![], 0);
+            for (keys, before, rows) in parts {
+                for i in 0..keys {
+                    let own = (at + i) * width..(at + i + 1) * width;
+                    if (before..before + rows).contains(&i) {
+                        some_q.extend_from_slice(&q[own.clone()]);
+                        some_w.extend_from_slice(&w[own.clone()]);
+                        wanted.push(own);
+                    } else {
+                        w[own].fill(0.0);
+                    }
+                }
+                at += keys;
+            }
+            let whole = parts.map(|(keys, ..)| Stretch::whole(keys));
+            let all = backward((&q, &k, &v), &w, &whole, &h);
+            let own = parts.map(|(keys, before, rows)| Stretch { before, rows, keys });
+            let some = backward((&some_q, &k, &v), &some_w, &own, &h);
+            let dq: Vec<f32> = wanted
+                .into_iter()
+                .flat_map(|own| all.dq[own].to_vec())
+                .collect();
+            for (a, b) in [(&some.dq, &dq), (&some.dk, &all.dk), (&some.dv, &all.dv)] {
+                assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5));
             }
         }
     }

@@ -121,6 +121,43 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums[0] + rest
 }
 
+/// Mean of `x`, and 1 over its standard deviation (biased), `eps` added to the variance; in
+/// sixteen running sums.
+#[inline(always)]
+pub(crate) fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+    let n = x.len() as f32;
+    let mean = sum(x, |x| x) / n;
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+/// The sum of `f` over `x`, in sixteen running sums.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0f32; LANES];
+    for x in chunks {
+        for i in 0..LANES {
+            sums[i] += f(x[i]);
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+}
+
+/// The sum of `f` over pairs, in sixteen running sums.
+#[inline(always)]
+pub(crate) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] += f(a[i], b[i]);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f(*a, *b));
+    sums.iter().sum::<f32>() + rest.sum::<f32>()
+}
+
 /// `y += scale * x`.
 #[inline(always)]
 pub(crate) fn axpy(scale: f32, x: &[f32], y: &mut [f32]) {

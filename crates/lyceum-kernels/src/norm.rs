@@ -7,19 +7,11 @@ use crate::math;
 /// Rows per block of work; sums over rows are taken block by block, then in order.
 const BLOCK: usize = 64;
 
-#[inline(always)]
-fn moments(x: &[f32], eps: f32) -> (f32, f32) {
-    let n = x.len() as f32;
-    let mean = x.iter().sum::<f32>() / n;
-    let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
-    (mean, 1.0 / (variance + eps).sqrt())
-}
-
 math::dispatch! {
     fn block_forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
         let d = weight.len();
         for (x, y) in x.chunks(d).zip(y.chunks_mut(d)) {
-            let (mean, inverse) = moments(x, eps);
+            let (mean, inverse) = math::moments(x, eps);
             for i in 0..d {
                 y[i] = ((x[i] - mean) * inverse).mul_add(weight[i], bias[i]);
             }
@@ -35,18 +27,15 @@ math::dispatch! {
         let d = weight.len();
         let mut params = params;
         for ((x, dy), dx) in x.chunks(d).zip(dy.chunks(d)).zip(dx.chunks_mut(d)) {
-            let (mean, inverse) = moments(x, eps);
+            let (mean, inverse) = math::moments(x, eps);
             // With g = dy w and x^ = (x - mean) / sd: dx = (g - mean(g) - x^ mean(g x^)) / sd.
-            let (mut sum, mut along) = (0.0, 0.0);
-            for i in 0..d {
-                let g = dy[i] * weight[i];
-                sum += g;
-                along += g * (x[i] - mean) * inverse;
-            }
-            let (sum, along) = (sum / d as f32, along / d as f32);
+            // dx holds g for now.
+            dx.iter_mut().zip(dy).zip(weight).for_each(|((g, dy), w)| *g = dy * w);
+            let sum = math::sum(dx, |g| g) / d as f32;
+            let along = math::sum_pairs(dx, x, |g, x| g * (x - mean)) * inverse / d as f32;
             for i in 0..d {
                 let unit = (x[i] - mean) * inverse;
-                dx[i] = (dy[i] * weight[i] - sum - unit * along) * inverse;
+                dx[i] = (dx[i] - sum - unit * along) * inverse;
             }
             if let Some((dweight, dbias)) = &mut params {
                 for i in 0..d {
@@ -100,7 +89,7 @@ pub fn layer_norm_backward(
 
 #[inline(always)]
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
-    let square = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
+    let square = math::sum(x, |x| x * x) / x.len() as f32;
     1.0 / (square + eps).sqrt()
 }
 
@@ -117,18 +106,25 @@ math::dispatch! {
 }
 
 math::dispatch! {
-    fn rms_block_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    fn rms_block_backward(
+        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32],
+        dweight: Option<&mut [f32]>,
+    ) {
         let d = weight.len();
+        let mut dweight = dweight;
         for ((x, dy), dx) in x.chunks(d).zip(dy.chunks(d)).zip(dx.chunks_mut(d)) {
             let inverse = inverse_rms(x, eps);
             // With g = dy w and x^ = x / rms: dx = (g - x^ mean(g x^)) / rms.
-            let mut along = 0.0;
+            // dx holds g for now.
+            dx.iter_mut().zip(dy).zip(weight).for_each(|((g, dy), w)| *g = dy * w);
+            let along = math::dot(dx, x) * inverse / d as f32;
             for i in 0..d {
-                along += dy[i] * weight[i] * x[i] * inverse;
+                dx[i] = (dx[i] - x[i] * inverse * along) * inverse;
             }
-            let along = along / d as f32;
-            for i in 0..d {
-                dx[i] = (dy[i] * weight[i] - x[i] * inverse * along) * inverse;
+            if let Some(dweight) = &mut dweight {
+                for i in 0..d {
+                    dweight[i] += dy[i] * x[i] * inverse;
+                }
             }
         }
     }
@@ -143,13 +139,35 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         .for_each(|(x, y)| rms_block(x, weight, eps, y));
 }
 
-/// Gradient of [`rms_norm`] for `x`.
-pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+/// Gradient of [`rms_norm`]: `dx`, and if wanted the sum `[d]` for the weight.
+pub fn rms_norm_backward(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    dweight: Option<&mut [f32]>,
+) {
     let d = weight.len();
-    x.par_chunks(BLOCK * d)
+    let blocks = x
+        .par_chunks(BLOCK * d)
         .zip(dy.par_chunks(BLOCK * d))
-        .zip(dx.par_chunks_mut(BLOCK * d))
-        .for_each(|((x, dy), dx)| rms_block_backward(x, weight, eps, dy, dx));
+        .zip(dx.par_chunks_mut(BLOCK * d));
+    let Some(dweight) = dweight else {
+        blocks.for_each(|((x, dy), dx)| rms_block_backward(x, weight, eps, dy, dx, None));
+        return;
+    };
+    let sums: Vec<Vec<f32>> = blocks
+        .map(|((x, dy), dx)| {
+            let mut dweight = vec![0.0; d];
+            rms_block_backward(x, weight, eps, dy, dx, Some(&mut dweight));
+            dweight
+        })
+        .collect();
+    dweight.fill(0.0);
+    for sum in &sums {
+        dweight.iter_mut().zip(sum).for_each(|(w, x)| *w += x);
+    }
 }
 
 #[cfg(test)]
@@ -233,7 +251,17 @@ mod tests {
             let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             let (mut y, mut dx) = (vec![0.0; t * d], vec![0.0; t * d]);
             rms_norm(&x, &w, 1e-6, &mut y);
-            rms_norm_backward(&x, &w, 1e-6, &dy, &mut dx);
+            let mut dw = vec![9.0; d];
+            rms_norm_backward(&x, &w, 1e-6, &dy, &mut dx, Some(&mut dw));
+            for (j, dw) in dw.iter().enumerate() {
+                let unit = |row: &[f64]| {
+                    let square = row.iter().map(|x| x * x).sum::<f64>() / d as f64;
+                    row[j] / (square + 1e-6).sqrt()
+                };
+                let rows = wide.chunks(d).zip(dy.chunks(d));
+                let want: f64 = rows.map(|(x, dy)| unit(x) * f64::from(dy[j])).sum();
+                assert!((f64::from(*dw) - want).abs() < 1e-4 * (1.0 + want.abs()));
+            }
             for (a, b) in y.iter().zip(plain(&wide)) {
                 assert!((f64::from(*a) - b).abs() < 1e-5);
             }

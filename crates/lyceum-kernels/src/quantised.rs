@@ -11,8 +11,9 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 pub use crate::blocks::Format;
-use crate::blocks::{self, Block, LONGEST};
+use crate::blocks::{self, LONGEST};
 use crate::cpu::Level;
+use crate::dots::{FEW, dots};
 use crate::gemm::{Added, Rounding};
 use crate::map::Map;
 use crate::math;
@@ -20,12 +21,8 @@ use crate::pack::Panels;
 use crate::product::product;
 use crate::view::View;
 
-/// Up to this many rows, blocks are multiplied as they are decoded.
-const FEW: usize = 16;
 /// Rows of the matrix per job of such a product.
 const ROWS: usize = 32;
-/// Running sums per result.
-const LANES: usize = 32;
 /// Columns of the result per job of a product of many rows.
 const COLUMNS: usize = 64;
 /// Columns of the result in flight.
@@ -166,11 +163,11 @@ impl Quantised {
         let bytes = self.bytes.par_chunks(width);
         if t == 1 {
             let jobs = bytes.zip(y.par_chunks_mut(ROWS));
-            return jobs.for_each(|(bytes, y)| few(self.format, bytes, x, 1, y));
+            return jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, 1, y));
         }
         let mut turned = vec![0.0; n * t];
         let jobs = bytes.zip(turned.par_chunks_mut(ROWS * t));
-        jobs.for_each(|(bytes, y)| few(self.format, bytes, x, t, y));
+        jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, t, y));
         for (r, y) in y.chunks_mut(n).enumerate() {
             let column = turned.iter().skip(r).step_by(t);
             y.iter_mut().zip(column).for_each(|(y, sum)| *y = *sum);
@@ -240,62 +237,6 @@ impl Quantised {
 
 fn add(values: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(values).for_each(|(y, value)| *y += value);
-}
-
-math::dispatch! {
-    /// Sums `[rows, t]` of the rows in `bytes` times `x` `[t, k]`, k being whole blocks.
-    fn few(format: Format, bytes: &[u8], x: &[f32], t: usize, y: &mut [f32]) {
-        match format {
-            Format::Q4_0 => sums::<blocks::Q4_0>(bytes, x, t, y),
-            Format::Q4_1 => sums::<blocks::Q4_1>(bytes, x, t, y),
-            Format::Q5_0 => sums::<blocks::Q5_0>(bytes, x, t, y),
-            Format::Q5_1 => sums::<blocks::Q5_1>(bytes, x, t, y),
-            Format::Q8_0 => sums::<blocks::Q8_0>(bytes, x, t, y),
-            Format::Q4_K => sums::<blocks::Q4K>(bytes, x, t, y),
-            Format::Q5_K => sums::<blocks::Q5K>(bytes, x, t, y),
-            Format::Q6_K => sums::<blocks::Q6K>(bytes, x, t, y),
-        }
-    }
-}
-
-#[inline(always)]
-fn sums<B: Block>(bytes: &[u8], x: &[f32], t: usize, y: &mut [f32]) {
-    let k = x.len() / t;
-    let rows = bytes.chunks_exact(k / B::LEN * B::BYTES);
-    for (row, y) in rows.zip(y.chunks_exact_mut(t)) {
-        let mut values = [0f32; LONGEST];
-        let values = &mut values[..B::LEN];
-        let blocks = row.chunks_exact(B::BYTES);
-        if t == 1 {
-            let mut lanes = [0f32; LANES];
-            for (block, x) in blocks.zip(x.chunks_exact(B::LEN)) {
-                B::decode(block, values);
-                accumulate(values, x, &mut lanes);
-            }
-            y[0] = lanes.iter().sum();
-        } else {
-            let mut lanes = [[0f32; LANES]; FEW];
-            for (i, block) in blocks.enumerate() {
-                B::decode(block, values);
-                for (lanes, x) in lanes.iter_mut().zip(x.chunks_exact(k)) {
-                    accumulate(values, &x[i * B::LEN..][..B::LEN], lanes);
-                }
-            }
-            for (y, lanes) in y.iter_mut().zip(&lanes) {
-                *y = lanes.iter().sum();
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn accumulate(values: &[f32], x: &[f32], lanes: &mut [f32; LANES]) {
-    let (values, x) = (values.as_chunks::<LANES>().0, x.as_chunks::<LANES>().0);
-    for (values, x) in values.iter().zip(x) {
-        for i in 0..LANES {
-            lanes[i] = x[i].mul_add(values[i], lanes[i]);
-        }
-    }
 }
 
 math::dispatch! {

@@ -128,6 +128,7 @@ fn time(name: &str, path: &Path, precision: Precision) -> Result<()> {
             tasks: &[],
             mixture: None,
             probe: None,
+            recompute: false,
         };
         let hidden = base.decoder.hidden(tokens, Some(&mut cache), &pass)?;
         let last = Logits::Rows(&[tokens.len() as u32 - 1]);

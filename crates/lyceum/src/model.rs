@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use lyceum_kernels::loss;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Base, Cache, Logits};
@@ -58,6 +59,28 @@ impl Batch {
         }
     }
 }
+
+/// How text is continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decoding {
+    /// Most new tokens per prompt.
+    pub max_new: usize,
+    /// Sequences decoded together.
+    pub live: usize,
+}
+
+impl Default for Decoding {
+    fn default() -> Self {
+        Decoding {
+            max_new: 128,
+            live: 32,
+        }
+    }
+}
+
+/// Most tokens computed in one step of decoding while prompts enter, unless one alone has more;
+/// bounds memory.
+const ENTERING: usize = 8192;
 
 /// A base, and the experts over it.
 #[derive(Debug, Clone)]
@@ -179,6 +202,7 @@ impl Model {
             tasks,
             mixture: self.mixture(),
             probe: None,
+            recompute: false,
         }
     }
 
@@ -197,7 +221,7 @@ impl Model {
     /// # Errors
     /// When a sequence is too long or the router cannot decide.
     pub fn losses(&self, batch: &Batch, probe: Option<&dyn Probe>) -> Result<Tensor> {
-        losses(&self.base.decoder, batch, self.mixture(), probe)
+        losses(&self.base.decoder, batch, self.mixture(), probe, false)
     }
 
     /// For each group, the summed log-probability of the target tokens of each of its sequences.
@@ -228,7 +252,7 @@ impl Model {
                 .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
                 .collect();
             let segments = Segments::new(&shared);
-            decoder.hidden(&prefix, Some(&mut cache), &self.pass(&segments, tasks))?;
+            decoder.hidden_at(&prefix, &[], Some(&mut cache), &self.pass(&segments, tasks))?;
         }
         let mut cache = cache.fork(&parents);
         let rest = groups.iter().zip(&shared).flat_map(|(group, &n)| {
@@ -243,9 +267,8 @@ impl Model {
         let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
         let segments = Segments::after(batch.segments.lens(), &past);
         let pass = self.pass(&segments, &own_tasks);
-        let hidden = decoder.hidden(&batch.tokens, Some(&mut cache), &pass)?;
-        let logits = decoder.logits(&hidden, Logits::Rows(&batch.rows))?;
-        let losses = ops::cross_entropy(&logits, &batch.ids)?.to_vec1::<f32>()?;
+        let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, Some(&mut cache), &pass)?;
+        let losses = decoder.losses(&hidden, &batch.ids)?.to_vec1::<f32>()?;
         let mut sums = vec![0.0; rest.len()];
         for (owner, loss) in batch.owners.iter().zip(losses) {
             sums[*owner] -= f64::from(loss);
@@ -257,8 +280,10 @@ impl Model {
             .collect())
     }
 
-    /// Continues prompts greedily, all together; a sequence stops at a token of [`Base::stops`]
-    /// or after `max_new` tokens. `each` sees every new token as it comes: (prompt, token).
+    /// Continues prompts greedily, `how.live` at a time: one that ends makes room for the next. A
+    /// sequence stops at a token of [`Base::stops`] or after `how.max_new` tokens. What comes out
+    /// does not depend on what is decoded beside it. `each` sees every new token as it comes:
+    /// (prompt, token).
     ///
     /// # Errors
     /// When a prompt is empty or too long, or the router cannot decide.
@@ -266,66 +291,82 @@ impl Model {
         &self,
         prompts: &[Vec<u32>],
         tasks: &[Name],
-        max_new: usize,
+        how: &Decoding,
         mut each: impl FnMut(usize, u32),
     ) -> Result<Vec<Vec<u32>>> {
         if prompts.iter().any(Vec::is_empty) {
             return Err(Error::invalid("a prompt must hold at least one token"));
         }
+        if !tasks.is_empty() && tasks.len() != prompts.len() {
+            return Err(Error::invalid("name the task of every prompt, or of none"));
+        }
         let decoder = &self.base.decoder;
         let longest = decoder.config().max_position_embeddings;
-        let stops = &self.base.stops;
         let mut out = vec![Vec::new(); prompts.len()];
-        let mut live: Vec<usize> = (0..prompts.len()).collect();
-        let mut tasks = tasks.to_vec();
-        let mut cache: Cache = decoder.cache(prompts.len());
-        let mut tokens: Vec<u32> = prompts.concat();
-        let mut lens: Vec<usize> = prompts.iter().map(Vec::len).collect();
-        for _ in 0..max_new {
-            let segments = Segments::after(&lens, cache.lens());
-            let hidden =
-                decoder.hidden(&tokens, Some(&mut cache), &self.pass(&segments, &tasks))?;
-            let mut end = 0;
-            let rows: Vec<u32> = lens
+        let mut waiting = (0..prompts.len()).filter(|_| how.max_new > 0).peekable();
+        let mut live: Vec<usize> = Vec::new();
+        let mut cache: Cache = decoder.cache(0);
+        loop {
+            // The last token of those that go on, and the prompts of those that enter.
+            let mut tokens: Vec<u32> = live
                 .iter()
-                .map(|n| {
-                    end += n;
-                    end as u32 - 1
-                })
+                .filter_map(|&i| out[i].last().copied())
                 .collect();
-            let logits = decoder.logits(&hidden, Logits::Rows(&rows))?;
-            let next: Vec<u32> = logits
-                .to_vec2::<f32>()?
-                .iter()
-                .map(|row| argmax(row))
-                .collect();
-            let keep: Vec<bool> = live
-                .iter()
-                .zip(&next)
-                .zip(cache.lens())
-                .map(|((&i, &token), &held)| {
-                    if stops.contains(&token) {
+            let mut lens = vec![1; live.len()];
+            while let Some(&next) = waiting.peek() {
+                let room = live.len() < how.live && tokens.len() + prompts[next].len() <= ENTERING;
+                if !room && !live.is_empty() {
+                    break;
+                }
+                waiting.next();
+                live.push(next);
+                lens.push(prompts[next].len());
+                tokens.extend_from_slice(&prompts[next]);
+                cache.enter(1);
+            }
+            if live.is_empty() {
+                return Ok(out);
+            }
+            let own: Vec<Name> = live.iter().filter_map(|&i| tasks.get(i).cloned()).collect();
+            let next = self.step(&tokens, &lens, &own, &mut cache)?;
+            let held = cache.lens().to_vec();
+            let keep: Vec<bool> = (0..live.len())
+                .map(|i| {
+                    let (prompt, token) = (live[i], next[i]);
+                    if self.base.stops.contains(&token) {
                         return false;
                     }
-                    out[i].push(token);
-                    each(i, token);
-                    held < longest
+                    out[prompt].push(token);
+                    each(prompt, token);
+                    held[i] < longest && out[prompt].len() < how.max_new
                 })
                 .collect();
             cache.retain(&keep);
-            tokens = pick(&next, &keep);
-            live = pick(&live, &keep);
-            tasks = if tasks.is_empty() {
-                tasks
-            } else {
-                pick(&tasks, &keep)
-            };
-            lens = vec![1; live.len()];
-            if live.is_empty() {
-                break;
-            }
+            let mut flags = keep.iter();
+            live.retain(|_| flags.next().copied().unwrap_or(false));
         }
-        Ok(out)
+    }
+
+    /// The most likely token after each of the sequences that go on with `lens` of `tokens`.
+    fn step(
+        &self,
+        tokens: &[u32],
+        lens: &[usize],
+        tasks: &[Name],
+        cache: &mut Cache,
+    ) -> Result<Vec<u32>> {
+        let segments = Segments::after(lens, cache.lens());
+        let ends = lens.iter().scan(0, |end, len| {
+            *end += len;
+            Some(*end as u32)
+        });
+        let rows: Vec<u32> = ends.map(|end| end - 1).collect();
+        let pass = self.pass(&segments, tasks);
+        let decoder = &self.base.decoder;
+        let hidden = decoder.hidden_at(tokens, &rows, Some(cache), &pass)?;
+        let logits = decoder.logits(&hidden, Logits::All)?;
+        let v = logits.dims2()?.1;
+        Ok(loss::argmax(&ops::values(&logits)?, v))
     }
 }
 
@@ -341,16 +382,17 @@ pub(crate) fn losses(
     batch: &Batch,
     mixture: Option<&Mixture>,
     probe: Option<&dyn Probe>,
+    recompute: bool,
 ) -> Result<Tensor> {
     let pass = Pass {
         segments: &batch.segments,
         tasks: &batch.tasks,
         mixture,
         probe,
+        recompute,
     };
-    let hidden = decoder.hidden(&batch.tokens, None, &pass)?;
-    let logits = decoder.logits(&hidden, Logits::Rows(&batch.rows))?;
-    Ok(ops::cross_entropy(&logits, &batch.ids)?)
+    let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
+    decoder.losses(&hidden, &batch.ids)
 }
 
 /// How many first tokens all sequences of a group share, leaving each its targets and one more.
@@ -364,24 +406,4 @@ fn common(group: &[Tokens]) -> usize {
     (0..limit)
         .take_while(|&i| group.iter().all(|t| t.ids[i] == first.ids[i]))
         .count()
-}
-
-/// The first largest value's index.
-fn argmax(row: &[f32]) -> u32 {
-    let best = row
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (i, &x)| {
-            if x > best.1 { (i, x) } else { best }
-        });
-    best.0 as u32
-}
-
-fn pick<T: Clone>(items: &[T], keep: &[bool]) -> Vec<T> {
-    items
-        .iter()
-        .zip(keep)
-        .filter(|(_, keep)| **keep)
-        .map(|(item, _)| item.clone())
-        .collect()
 }

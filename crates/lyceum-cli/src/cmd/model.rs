@@ -9,7 +9,7 @@ use lyceum::backbone::{Base, Message};
 use lyceum::data::{Dataset, Question};
 use lyceum::library::Library;
 use lyceum::mix::Mixing;
-use lyceum::model::Model;
+use lyceum::model::{Decoding, Model};
 use lyceum::route::RouterSpec;
 
 use crate::args::{BaseArgs, ModelArgs};
@@ -144,7 +144,8 @@ pub(crate) fn generate(
     let tasks: Vec<Name> = task.map(Name::new).transpose()?.into_iter().collect();
     let (mut new, mut shown) = (Vec::new(), 0);
     let mut failed = None;
-    model.generate(&[ids], &tasks, max_new, |_, token| {
+    let how = Decoding { max_new, live: 1 };
+    model.generate(&[ids], &tasks, &how, |_, token| {
         new.push(token);
         match tokenizer.decode(&new) {
             // A character may take several tokens: show only what is whole.

@@ -50,6 +50,7 @@ pub(crate) fn train(args: &TrainArgs, format: Format) -> Result<()> {
         epochs: args.epochs,
         max_input: args.data.max_input,
         seed: args.seed,
+        recompute: args.recompute,
         ..How::default()
     };
     let base = model::base(&args.base)?;

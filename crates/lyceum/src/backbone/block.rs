@@ -1,179 +1,23 @@
-//! One block: attention and MLP, joined to the stream as the family does.
+//! One block: attention and MLP, joined to the stream as the family does. A block is one operation
+//! in the graph of a training step; what happens inside is computed here, forward and backward.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::Tensor;
-use lyceum_kernels::activation::Activation;
-use lyceum_kernels::attention::Heads;
 use lyceum_kernels::rope::Angles;
+use lyceum_kernels::stream;
 
+use super::attention::{Attention, Seen, Step};
 use super::cache::Cache;
-use super::config::{self, Config, Linear, MlpShape, NormKind, Qkv, Residual};
+use super::config::{Config, Linear, Residual};
 use super::load::Source;
+use super::mlp::{Made, Mlp};
+use super::norm::Norm;
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
-use crate::mix::{Pass, RoutedLinear, Vector};
-use crate::name::Site;
-use crate::ops;
-
-/// A norm with its parameters.
-#[derive(Debug, Clone)]
-pub(super) struct Norm {
-    weight: Vector,
-    bias: Option<Vector>,
-    eps: f32,
-    plus_one: bool,
-}
-
-impl Norm {
-    pub(super) fn new(source: &mut Source<'_>, path: &str, is: config::Norm) -> Result<Self> {
-        let mut weight = source.vector(&format!("{path}.weight"))?;
-        if let (true, Vector::Frozen(values)) = (is.plus_one, &weight) {
-            weight = Vector::Frozen(values.iter().map(|w| 1.0 + w).collect());
-        }
-        let bias = match is.kind {
-            NormKind::Layer => Some(source.vector(&format!("{path}.bias"))?),
-            NormKind::Rms => None,
-        };
-        Ok(Norm {
-            weight,
-            bias,
-            eps: is.eps as f32,
-            plus_one: is.plus_one,
-        })
-    }
-
-    /// Over rows `[n, d]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match (&self.weight, &self.bias) {
-            (Vector::Frozen(w), Some(Vector::Frozen(b))) => ops::frozen_norm(x, w, b, self.eps)?,
-            (Vector::Frozen(w), None) => ops::frozen_rms_norm(x, w, self.eps)?,
-            (w, Some(b)) => ops::trained_norm(x, &w.tensor()?, &b.tensor()?, self.eps)?,
-            (w, None) => {
-                let w = match self.plus_one {
-                    true => (w.tensor()? + 1.0)?,
-                    false => w.tensor()?,
-                };
-                ops::rms_norm(x, &w, self.eps)?
-            }
-        })
-    }
-
-    /// Over every head of `x` `[t, heads * dim]`.
-    fn per_head(&self, x: &Tensor, dim: usize) -> Result<Tensor> {
-        let (t, width) = x.dims2()?;
-        let rows = x.reshape((t * width / dim, dim))?;
-        Ok(self.forward(&rows)?.reshape((t, width))?)
-    }
-}
-
-/// Attention with its matrices.
-#[derive(Debug, Clone)]
-struct Attention {
-    /// q, k and v, or one for all.
-    qkv: Vec<RoutedLinear>,
-    split: Qkv,
-    /// Norms of the heads of q and k.
-    norms: Option<(Norm, Norm)>,
-    heads: Heads,
-    out: RoutedLinear,
-}
-
-/// What a forward pass knows besides the stream.
-pub(super) struct Step<'a> {
-    pub(super) pass: &'a Pass<'a>,
-    /// The turns of every token; none with learned positions.
-    pub(super) angles: Option<Arc<Angles>>,
-}
-
-impl Attention {
-    /// q, k and v `[t, heads * dim]` of `x` `[t, d]`.
-    fn qkv(&self, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Tensor, Tensor)> {
-        let Heads { heads, dim, .. } = self.heads;
-        let (q, kv) = (self.heads.width(), self.heads.kv_width());
-        match (self.split, self.qkv.as_slice()) {
-            (Qkv::Separate, [q, k, v]) => Ok((
-                q.forward(x, pass)?,
-                k.forward(x, pass)?,
-                v.forward(x, pass)?,
-            )),
-            (Qkv::Fused, [all]) => {
-                let all = all.forward(x, pass)?;
-                let part = |from, width| all.narrow(1, from, width)?.contiguous();
-                Ok((part(0, q)?, part(q, kv)?, part(q + kv, kv)?))
-            }
-            (Qkv::Interleaved, [all]) => {
-                let t = x.dims2()?.0;
-                let all = all.forward(x, pass)?.reshape((t, heads, 3, dim))?;
-                let part = |i| {
-                    let part = all.narrow(2, i, 1)?.contiguous()?;
-                    part.reshape((t, heads * dim))
-                };
-                Ok((part(0)?, part(1)?, part(2)?))
-            }
-            _ => Err(Error::invalid("attention has the wrong number of matrices")),
-        }
-    }
-
-    fn forward(
-        &self,
-        layer: usize,
-        x: &Tensor,
-        cache: Option<&mut Cache>,
-        step: &Step<'_>,
-    ) -> Result<Tensor> {
-        let (mut q, mut k, v) = self.qkv(x, step.pass)?;
-        let Heads {
-            heads,
-            kv_heads,
-            dim,
-            ..
-        } = self.heads;
-        if let Some((q_norm, k_norm)) = &self.norms {
-            q = q_norm.per_head(&q, dim)?;
-            k = k_norm.per_head(&k, dim)?;
-        }
-        if let Some(angles) = &step.angles {
-            q = ops::rotate(&q, angles, (heads, dim))?;
-            k = ops::rotate(&k, angles, (kv_heads, dim))?;
-        }
-        let lens = step.pass.segments.lens();
-        let seen = match cache {
-            Some(cache) => cache.attend(layer, (&q, &k, &v), lens, &self.heads)?,
-            None => ops::attend(&q, &k, &v, lens, self.heads.clone())?,
-        };
-        self.out.forward(&seen, step.pass)
-    }
-}
-
-/// The MLP with its matrices.
-#[derive(Debug, Clone)]
-struct Mlp {
-    /// Gate and up, one for both, or up alone.
-    up: Vec<RoutedLinear>,
-    down: RoutedLinear,
-    shape: MlpShape,
-    activation: Activation,
-}
-
-impl Mlp {
-    fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let inner = match (self.shape, self.up.as_slice()) {
-            (MlpShape::Plain, [up]) => ops::activate(&up.forward(x, pass)?, self.activation)?,
-            (MlpShape::Gated, [gate, up]) => {
-                let (gate, up) = (gate.forward(x, pass)?, up.forward(x, pass)?);
-                ops::gate(&gate, &up, self.activation)?
-            }
-            (MlpShape::Fused, [both]) => {
-                let both = both.forward(x, pass)?;
-                let width = both.dims2()?.1 / 2;
-                let half = |from| both.narrow(1, from, width)?.contiguous();
-                ops::gate(&half(0)?, &half(width)?, self.activation)?
-            }
-            _ => return Err(Error::invalid("an MLP has the wrong number of matrices")),
-        };
-        self.down.forward(&inner, pass)
-    }
-}
+use crate::mix::{Gradients, Mixture, Pass, RoutedLinear, Segments};
+use crate::name::{Name, Site};
+use crate::ops::{self, Gradient};
 
 /// One block.
 #[derive(Debug, Clone)]
@@ -183,6 +27,40 @@ pub(super) struct Block {
     norms: Vec<Norm>,
     attention: Attention,
     mlp: Mlp,
+}
+
+/// What the backward pass needs of a forward pass, besides the input.
+#[derive(Debug)]
+struct Kept {
+    seen: Seen,
+    made: Made,
+    /// The stream between attention and MLP.
+    middle: Vec<f32>,
+    /// What attention and MLP gave, where a norm follows.
+    bare: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// What a pass knows, for as long as a backward pass may come.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) segments: Segments,
+    pub(super) tasks: Vec<Name>,
+    pub(super) mixture: Option<Mixture>,
+    pub(super) angles: Option<Arc<Angles>>,
+    /// Whether blocks keep only their input, and compute all else again.
+    pub(super) recompute: bool,
+}
+
+impl Held {
+    fn pass(&self) -> Pass<'_> {
+        Pass {
+            segments: &self.segments,
+            tasks: &self.tasks,
+            mixture: self.mixture.as_ref(),
+            probe: None,
+            recompute: self.recompute,
+        }
+    }
 }
 
 impl Block {
@@ -233,32 +111,194 @@ impl Block {
         })
     }
 
-    /// The stream `[t, d]` after this block, which is number `layer`.
-    pub(super) fn forward(
+    fn norm(&self, i: usize) -> Result<&Norm> {
+        let few = || Error::invalid("a block has too few norms");
+        self.norms.get(i).ok_or_else(few)
+    }
+
+    /// What can be trained, in the order of the gradients.
+    fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
+        let mut all = self.attention.variables(pass);
+        all.extend(self.mlp.variables(pass));
+        all.extend(self.norms.iter().flat_map(Norm::variables));
+        all
+    }
+
+    /// The wanted rows of the stream `[t, d]` after this block, which is number `layer`.
+    fn forward(
         &self,
         layer: usize,
-        x: &Tensor,
+        x: &[f32],
         cache: Option<&mut Cache>,
         step: &Step<'_>,
-    ) -> Result<Tensor> {
-        let norm = |i: usize, x: &Tensor| match self.norms.get(i) {
-            Some(norm) => norm.forward(x),
-            None => Err(Error::invalid("a block has too few norms")),
+    ) -> Result<(Vec<f32>, Kept)> {
+        let d = x.len() / step.pass.segments.tokens().max(1);
+        let picked = step.wanted.map(|wanted| wanted.pick(x, d));
+        let own = picked.as_deref().unwrap_or(x);
+        let pass = step.own();
+        let h = self.norm(0)?.forward(x)?;
+        let sandwich = self.residual == Residual::Sandwich;
+        let onto = (!sandwich).then_some(own);
+        let (mut middle, seen) = self.attention.forward(layer, (&h, onto), cache, step)?;
+        let mut bare = None;
+        if sandwich {
+            let attended = middle;
+            middle = self.norm(2)?.forward(&attended)?;
+            stream::add(own, &mut middle);
+            bare = Some(attended);
+        }
+        let h = match self.residual {
+            Residual::Sequential | Residual::Sandwich => self.norm(1)?.forward(&middle)?,
+            Residual::Parallel => self.norm(1)?.forward(own)?,
+            Residual::Shared => match step.wanted {
+                Some(wanted) => wanted.pick(&h, d),
+                None => h,
+            },
         };
-        let attend = |x: &Tensor| self.attention.forward(layer, x, cache, step);
-        let mlp = |x: &Tensor| self.mlp.forward(x, step.pass);
-        let seen = attend(&norm(0, x)?)?;
-        Ok(match self.residual {
-            Residual::Sequential => {
-                let x = x.add(&seen)?;
-                x.add(&mlp(&norm(1, &x)?)?)?
+        let onto = (!sandwich).then_some(middle.as_slice());
+        let (mut y, made) = self.mlp.forward(&h, onto, &pass)?;
+        let bare = match bare {
+            Some(attended) => {
+                let mut normed = self.norm(3)?.forward(&y)?;
+                stream::add(&middle, &mut normed);
+                Some((attended, std::mem::replace(&mut y, normed)))
             }
-            Residual::Parallel => x.add(&seen)?.add(&mlp(&norm(1, x)?)?)?,
-            Residual::Shared => x.add(&seen)?.add(&mlp(&norm(0, x)?)?)?,
-            Residual::Sandwich => {
-                let x = x.add(&norm(2, &seen)?)?;
-                x.add(&norm(3, &mlp(&norm(1, &x)?)?)?)?
+            None => None,
+        };
+        let kept = Kept {
+            seen,
+            made,
+            middle,
+            bare,
+        };
+        Ok((y, kept))
+    }
+
+    /// The gradients of a forward pass from `x` `[t, d]` for that of its result, `dy`.
+    fn backward(
+        &self,
+        (x, kept): (&[f32], &Kept),
+        dy: &[f32],
+        step: &Step<'_>,
+        wants_dx: bool,
+    ) -> Result<Gradient> {
+        let d = x.len() / step.pass.segments.tokens().max(1);
+        let picked = step.wanted.map(|wanted| wanted.pick(x, d));
+        let own = picked.as_deref().unwrap_or(x);
+        let pass = step.own();
+        // Gradients of the variables: attention, MLP, norms.
+        let (mut attention, mut mlp) = (Gradients::new(), Gradients::new());
+        let mut norms: Vec<Gradients> = vec![Gradients::new(); self.norms.len()];
+        let lost = || Error::invalid("a gradient was not computed");
+        // The MLP, then the stream between.
+        let mut dmiddle = dy.to_vec();
+        let dmade = match &kept.bare {
+            Some((_, bare)) => Some(self.norm(3)?.backward(bare, dy, &mut norms[3])?),
+            None => None,
+        };
+        let into = match self.residual {
+            Residual::Sequential | Residual::Sandwich => Some((1, kept.middle.as_slice())),
+            Residual::Parallel => Some((1, own)),
+            Residual::Shared => None,
+        };
+        let normed = match (self.mlp.reads_input(&pass), into) {
+            (false, _) => Vec::new(),
+            (true, Some((i, x))) => self.norm(i)?.forward(x)?,
+            (true, None) => self.norm(0)?.forward(own)?,
+        };
+        let read = (normed.as_slice(), &kept.made);
+        let dout = dmade.as_deref().unwrap_or(dy);
+        let dh = self
+            .mlp
+            .backward(read, dout, &pass, true, &mut mlp)?
+            .ok_or_else(lost)?;
+        drop(normed);
+        // What reaches the block's own rows otherwise than through attention.
+        let mut down = None;
+        match (self.residual, into) {
+            (Residual::Sequential | Residual::Sandwich, Some((i, x))) => {
+                stream::add(
+                    &self.norm(i)?.backward(x, &dh, &mut norms[i])?,
+                    &mut dmiddle,
+                );
             }
+            (Residual::Parallel, Some((i, x))) => {
+                down = Some(self.norm(i)?.backward(x, &dh, &mut norms[i])?);
+            }
+            _ => {}
+        }
+        let dattended = match &kept.bare {
+            Some((bare, _)) => Some(self.norm(2)?.backward(bare, &dmiddle, &mut norms[2])?),
+            None => None,
+        };
+        let below = wants_dx || self.norms.iter().any(|norm| !norm.variables().is_empty());
+        let normed = match self.attention.reads_input(step.pass) {
+            true => self.norm(0)?.forward(x)?,
+            false => vec![0.0; 0],
+        };
+        let dout = dattended.as_deref().unwrap_or(&dmiddle);
+        let read = (normed.as_slice(), &kept.seen);
+        let dseen = self
+            .attention
+            .backward(read, dout, step, below, &mut attention)?;
+        drop(normed);
+        let mut dx = None;
+        if let Some(mut dnormed) = dseen.filter(|_| below) {
+            let place = |rows: &[f32], to: &mut [f32]| match step.wanted {
+                Some(wanted) => wanted.put_back(rows, d, to),
+                None => stream::add(rows, to),
+            };
+            if self.residual == Residual::Shared {
+                place(&dh, &mut dnormed);
+            }
+            let mut sum = self.norm(0)?.backward(x, &dnormed, &mut norms[0])?;
+            place(&dmiddle, &mut sum);
+            if let Some(down) = down {
+                place(&down, &mut sum);
+            }
+            dx = Some(sum);
+        }
+        let all = attention.into_iter().chain(mlp);
+        Ok(Gradient {
+            dx: dx.filter(|_| wants_dx),
+            params: all.chain(norms.into_iter().flatten()).collect(),
         })
     }
+}
+
+/// The stream `x` `[t, d]` after `block`, number `layer`: of the wanted rows, if some are named.
+/// `held` is what a backward pass will know of the pass.
+pub(super) fn run(
+    (layer, block): (usize, &Arc<Block>),
+    x: &Tensor,
+    cache: Option<&mut Cache>,
+    (pass, held): (&Pass<'_>, &Arc<Held>),
+    wanted: Option<&Arc<Wanted>>,
+) -> Result<Tensor> {
+    let (t, d) = x.dims2()?;
+    let variables = block.variables(pass);
+    let step = Step {
+        pass,
+        angles: held.angles.as_ref(),
+        wanted: wanted.map(|wanted| &**wanted),
+    };
+    let (y, kept) = block.forward(layer, &ops::values(x)?, cache, &step)?;
+    let shape = (wanted.map_or(t, |wanted| wanted.rows.len()), d);
+    let tracked = x.track_op() || !variables.is_empty();
+    let kept = Mutex::new(Some(kept).filter(|_| tracked && !held.recompute));
+    let (block, held, wanted) = (block.clone(), held.clone(), wanted.cloned());
+    ops::fused((x, &variables), (y, shape), move |x, dy, wants_dx| {
+        let pass = held.pass();
+        let step = Step {
+            pass: &pass,
+            angles: held.angles.as_ref(),
+            wanted: wanted.as_deref(),
+        };
+        // What was kept is let go as soon as it was used.
+        let kept = match kept.lock().ok().and_then(|mut kept| kept.take()) {
+            Some(kept) => kept,
+            None => block.forward(layer, x, None, &step)?.1,
+        };
+        block.backward((x, &kept), dy, &step, wants_dx)
+    })
 }

@@ -1,31 +1,52 @@
-//! Keys and values of earlier tokens, per sequence, with shared prefixes.
+//! Keys and values of earlier tokens, per sequence, in pages; prefixes are shared.
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use lyceum_kernels::attention::{self, Heads, Part};
+use lyceum_kernels::attention::{Part, Span};
 
-use crate::error::Result;
+/// Tokens per page: a sequence that grows copies nothing, and wastes less than a page.
+const PAGE: usize = 64;
 
-/// Keys and values of one sequence in one layer: a shared prefix, then its own.
+/// Keys and values of up to [`PAGE`] consecutive tokens of one sequence in one layer.
 #[derive(Debug, Clone, Default)]
-struct Past {
-    prefix: Vec<Arc<Rows>>,
-    own: Rows,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Rows {
+struct Page {
     k: Vec<f32>,
     v: Vec<f32>,
 }
 
-impl Rows {
-    fn part(&self) -> Part<'_> {
-        Part {
-            k: &self.k,
-            v: &self.v,
+/// Keys and values of one sequence in one layer: pages shared with others, then its own.
+#[derive(Debug, Clone, Default)]
+struct Past {
+    shared: Vec<Arc<Page>>,
+    own: Vec<Page>,
+}
+
+impl Past {
+    fn append(&mut self, mut k: &[f32], mut v: &[f32], width: usize) {
+        while !k.is_empty() {
+            if self
+                .own
+                .last()
+                .is_none_or(|page| page.k.len() >= PAGE * width)
+            {
+                let room = || Vec::with_capacity(PAGE * width);
+                self.own.push(Page {
+                    k: room(),
+                    v: room(),
+                });
+            }
+            let Some(page) = self.own.last_mut() else {
+                return;
+            };
+            let some = k.len().min(PAGE * width - page.k.len());
+            page.k.extend_from_slice(&k[..some]);
+            page.v.extend_from_slice(&v[..some]);
+            (k, v) = (&k[some..], &v[some..]);
         }
+    }
+
+    fn pages(&self) -> impl Iterator<Item = &Page> {
+        self.shared.iter().map(|page| &**page).chain(&self.own)
     }
 }
 
@@ -34,14 +55,17 @@ impl Rows {
 pub struct Cache {
     layers: Vec<Vec<Past>>,
     lens: Vec<usize>,
+    /// Values per token's key.
+    width: usize,
 }
 
 impl Cache {
-    /// An empty cache for `sequences` sequences.
-    pub fn new(layers: usize, sequences: usize) -> Self {
+    /// An empty cache for `sequences` sequences, with `width` values per token's key.
+    pub(super) fn new(layers: usize, sequences: usize, width: usize) -> Self {
         Cache {
             layers: vec![vec![Past::default(); sequences]; layers],
             lens: vec![0; sequences],
+            width,
         }
     }
 
@@ -50,28 +74,27 @@ impl Cache {
         &self.lens
     }
 
-    /// New sequences that each continue sequence `parents[i]`, sharing its rows.
+    /// New sequences that each continue sequence `parents[i]`, sharing its pages.
     pub fn fork(self, parents: &[usize]) -> Self {
         let lens = parents.iter().map(|&p| self.lens[p]).collect();
         let fork_layer = |layer: Vec<Past>| {
-            let shared: Vec<Vec<Arc<Rows>>> = layer
+            let shared: Vec<Vec<Arc<Page>>> = layer
                 .into_iter()
                 .map(|past| {
-                    past.prefix
-                        .into_iter()
-                        .chain([Arc::new(past.own)])
-                        .collect()
+                    let own = past.own.into_iter().map(Arc::new);
+                    past.shared.into_iter().chain(own).collect()
                 })
                 .collect();
             let child = |&p: &usize| Past {
-                prefix: shared[p].clone(),
-                own: Rows::default(),
+                shared: shared[p].clone(),
+                own: Vec::new(),
             };
             parents.iter().map(child).collect()
         };
         Cache {
             layers: self.layers.into_iter().map(fork_layer).collect(),
             lens,
+            width: self.width,
         }
     }
 
@@ -85,38 +108,51 @@ impl Cache {
         self.lens.retain(|_| flags.next().copied().unwrap_or(false));
     }
 
-    /// Appends the new rows of `layer` and attends over everything held; `lens` are the new
-    /// tokens per sequence, q `[t, heads * dim]`, k and v `[t, kv_heads * dim]`.
-    pub(super) fn attend(
-        &mut self,
-        layer: usize,
-        (q, k, v): (&Tensor, &Tensor, &Tensor),
-        lens: &[usize],
-        heads: &Heads,
-    ) -> Result<Tensor> {
-        let shape = q.dims2()?;
-        let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
-        let (q, k, v) = (values(q)?, values(k)?, values(v)?);
-        let (mut start, width) = (0, heads.kv_width());
+    /// Makes room for `sequences` more, after the others.
+    pub fn enter(&mut self, sequences: usize) {
+        self.lens.resize(self.lens.len() + sequences, 0);
+        for layer in &mut self.layers {
+            layer.resize(self.lens.len(), Past::default());
+        }
+    }
+
+    /// Appends the new rows of `layer`: `lens` per sequence, k and v `[t, width]`.
+    pub(super) fn append(&mut self, layer: usize, (k, v): (&[f32], &[f32]), lens: &[usize]) {
+        let mut start = 0;
         for (past, len) in self.layers[layer].iter_mut().zip(lens) {
-            let range = start * width..(start + len) * width;
-            past.own.k.extend_from_slice(&k[range.clone()]);
-            past.own.v.extend_from_slice(&v[range]);
+            let range = start * self.width..(start + len) * self.width;
+            past.append(&k[range.clone()], &v[range], self.width);
             start += len;
         }
-        let spans: Vec<attention::Span<'_>> = self.layers[layer]
-            .iter()
-            .zip(lens)
-            .map(|(past, &rows)| {
-                let prefix = past.prefix.iter().map(|rows| rows.part());
-                attention::Span {
-                    rows,
-                    parts: prefix.chain([past.own.part()]).collect(),
-                }
-            })
-            .collect();
-        let out = attention::forward(&q, &spans, heads);
-        Ok(Tensor::from_vec(out, shape, &candle_core::Device::Cpu)?)
+    }
+
+    /// `rows` queries of a sequence in a layer, and the keys they see: all that are held but the
+    /// last `after`.
+    pub(super) fn span(
+        &self,
+        layer: usize,
+        sequence: usize,
+        rows: usize,
+        after: usize,
+    ) -> Span<'_> {
+        let past = &self.layers[layer][sequence];
+        let held: usize = past.pages().map(|page| page.k.len()).sum();
+        let mut left = held.saturating_sub(after * self.width);
+        let part = |page: &Page| {
+            let own = page.k.len().min(left);
+            left -= own;
+            own
+        };
+        let lens: Vec<usize> = past.pages().map(part).collect();
+        let parts = past.pages().zip(lens).filter(|(_, own)| *own > 0);
+        let parts = parts.map(|(page, own)| Part {
+            k: &page.k[..own],
+            v: &page.v[..own],
+        });
+        Span {
+            rows,
+            parts: parts.collect(),
+        }
     }
 
     /// Notes that every layer has seen `lens` more tokens.
@@ -125,5 +161,49 @@ impl Cache {
             .iter_mut()
             .zip(lens)
             .for_each(|(held, new)| *held += new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(span: &Span<'_>) -> Vec<f32> {
+        span.parts.iter().flat_map(|part| part.k.to_vec()).collect()
+    }
+
+    #[test]
+    fn pages_hold_what_was_appended_and_are_shared() {
+        let rows = |from: usize, n: usize| -> Vec<f32> {
+            (2 * from..2 * (from + n)).map(|x| x as f32).collect()
+        };
+        let mut cache = Cache::new(1, 1, 2);
+        cache.append(0, (&rows(0, 100), &rows(0, 100)), &[100]);
+        cache.advance(&[100]);
+        cache.append(0, (&rows(100, 50), &rows(100, 50)), &[50]);
+        cache.advance(&[50]);
+        let span = cache.span(0, 0, 3, 0);
+        assert_eq!(
+            (span.rows, span.parts.len(), keys(&span)),
+            (3, 3, rows(0, 150))
+        );
+        assert_eq!(keys(&cache.span(0, 0, 3, 30)), rows(0, 120));
+        let mut cache = cache.fork(&[0, 0]);
+        assert_eq!(cache.lens(), [150, 150]);
+        cache.append(0, (&rows(7, 3), &rows(7, 3)), &[1, 2]);
+        cache.advance(&[1, 2]);
+        assert_eq!(
+            keys(&cache.span(0, 0, 1, 0)),
+            [rows(0, 150), rows(7, 1)].concat()
+        );
+        assert_eq!(
+            keys(&cache.span(0, 1, 1, 0)),
+            [rows(0, 150), rows(8, 2)].concat()
+        );
+        cache.retain(&[false, true]);
+        cache.enter(1);
+        assert_eq!(cache.lens(), [152, 0]);
+        cache.append(0, (&rows(9, 1), &rows(9, 1)), &[0, 1]);
+        assert_eq!(keys(&cache.span(0, 1, 1, 0)), rows(9, 1));
     }
 }

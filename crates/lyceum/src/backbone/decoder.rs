@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::block::{Block, Norm, Step};
+use super::block::{self, Block, Held};
 use super::cache::Cache;
 use super::config::{Config, Positions};
+use super::head::Head;
 use super::load::Source;
+use super::norm::Norm;
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
-use crate::mix::{Pass, Vector, Weight};
+use crate::mix::{Pass, Weight};
 use crate::ops;
 
 /// Which rows of a batch reach the head.
@@ -28,11 +31,8 @@ pub struct Decoder {
     tokens: Weight,
     /// Learned positions `[n, d]`.
     positions: Option<Tensor>,
-    blocks: Vec<Block>,
-    norm: Norm,
-    /// The head's own matrix, unless it is tied to the tokens.
-    head: Option<Weight>,
-    bias: Option<Vector>,
+    blocks: Vec<Arc<Block>>,
+    head: Head,
 }
 
 impl Decoder {
@@ -51,24 +51,28 @@ impl Decoder {
             Positions::Rotary(_) => None,
         };
         let blocks = (0..config.layers.len())
-            .map(|i| Block::new(&config, i, source))
+            .map(|i| Block::new(&config, i, source).map(Arc::new))
             .collect::<Result<_>>()?;
         let norm = Norm::new(source, &config.in_root(names.norm), config.norm)?;
-        let head = match config.head.tied {
-            true => None,
-            false => Some(source.matrix(&format!("{}.weight", names.head), false)?),
+        let weight = match config.head.tied {
+            true => tokens.clone(),
+            false => source.matrix(&format!("{}.weight", names.head), false)?,
         };
         let bias = match config.head.bias {
             true => Some(source.vector(&format!("{}.bias", names.head))?),
             false => None,
         };
+        let cap = config.head.soft_cap;
         Ok(Decoder {
             tokens,
             positions,
             blocks,
-            norm,
-            head,
-            bias,
+            head: Head {
+                norm,
+                weight,
+                bias,
+                cap,
+            },
             config,
         })
     }
@@ -80,7 +84,8 @@ impl Decoder {
 
     /// An empty cache for `sequences` sequences.
     pub fn cache(&self, sequences: usize) -> Cache {
-        Cache::new(self.blocks.len(), sequences)
+        let width = self.config.attention.kv_heads * self.config.attention.dim;
+        Cache::new(self.blocks.len(), sequences, width)
     }
 
     /// The last hidden states `[t, d]` of packed `tokens`, before the final norm and the head.
@@ -91,6 +96,46 @@ impl Decoder {
     pub fn hidden(
         &self,
         tokens: &[u32],
+        cache: Option<&mut Cache>,
+        pass: &Pass<'_>,
+    ) -> Result<Tensor> {
+        self.stream(tokens, None, cache, pass)
+    }
+
+    /// The same of the tokens at `rows` only, `[rows, d]`: the last block computes what they need.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`], and when there is no such row.
+    pub fn hidden_at(
+        &self,
+        tokens: &[u32],
+        rows: &[u32],
+        cache: Option<&mut Cache>,
+        pass: &Pass<'_>,
+    ) -> Result<Tensor> {
+        if rows.iter().any(|&row| row as usize >= tokens.len()) {
+            return Err(Error::invalid("a row asked for is not one of the batch's"));
+        }
+        if pass.probe.is_some() {
+            // Who watches sees every decision.
+            let rows = Tensor::from_slice(rows, rows.len(), &Device::Cpu)?;
+            return ops::rows(&self.stream(tokens, None, cache, pass)?, &rows);
+        }
+        let wanted = Arc::new(Wanted::new(rows, pass.segments));
+        let x = self.stream(tokens, Some(&wanted), cache, pass)?;
+        Ok(match wanted.places(rows) {
+            Some(places) => {
+                let places = Tensor::from_vec(places, rows.len(), &Device::Cpu)?;
+                ops::rows(&x, &places)?
+            }
+            None => x,
+        })
+    }
+
+    fn stream(
+        &self,
+        tokens: &[u32],
+        wanted: Option<&Arc<Wanted>>,
         mut cache: Option<&mut Cache>,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
@@ -101,9 +146,18 @@ impl Decoder {
             Positions::Rotary(rope) => Some(Arc::new(rope.angles(pass.segments))),
             Positions::Learned => None,
         };
-        let step = Step { pass, angles };
+        let held = Arc::new(Held {
+            segments: pass.segments.clone(),
+            tasks: pass.tasks.to_vec(),
+            mixture: pass.mixture.cloned(),
+            angles,
+            recompute: pass.recompute,
+        });
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(layer, &x, cache.as_deref_mut(), &step)?;
+            let last = layer + 1 == self.blocks.len();
+            let wanted = wanted.filter(|_| last);
+            let cache = cache.as_deref_mut();
+            x = block::run((layer, block), &x, cache, (pass, &held), wanted)?;
         }
         if let Some(cache) = cache {
             cache.advance(pass.segments.lens());
@@ -137,20 +191,22 @@ impl Decoder {
     /// # Errors
     /// When a row is outside `hidden`.
     pub fn logits(&self, hidden: &Tensor, which: Logits<'_>) -> Result<Tensor> {
-        let wanted = match which {
-            Logits::All => hidden.clone(),
+        match which {
+            Logits::All => self.head.logits(hidden),
             Logits::Rows(rows) => {
                 let rows = Tensor::from_slice(rows, rows.len(), &Device::Cpu)?;
-                ops::rows(hidden, &rows)?
+                self.head.logits(&ops::rows(hidden, &rows)?)
             }
-        };
-        let x = self.norm.forward(&wanted)?;
-        let head = self.head.as_ref().unwrap_or(&self.tokens);
-        let mut logits = head.product(&x, self.bias.as_ref())?;
-        if let Some(cap) = self.config.head.soft_cap {
-            logits = ((logits / cap)?.tanh()? * cap)?;
         }
-        Ok(logits)
+    }
+
+    /// Cross-entropy `[n]` of the tokens `ids` after the hidden states `[n, d]`, differentiable;
+    /// the logits are never whole in memory.
+    ///
+    /// # Errors
+    /// When there are not as many ids as rows, or an id is outside the vocabulary.
+    pub fn losses(&self, hidden: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
+        self.head.losses(hidden, ids)
     }
 
     fn check(&self, tokens: &[u32], positions: &[u32], pass: &Pass<'_>) -> Result<()> {

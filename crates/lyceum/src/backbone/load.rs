@@ -13,6 +13,7 @@ use super::config::Config;
 use super::decoder::Decoder;
 use super::gguf;
 use super::gpt::GptNeo;
+use super::stored::bad;
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Context, Error, Result};
@@ -255,7 +256,7 @@ impl<'a> Source<'a> {
                 let fits = |w: &f32| w.abs() <= Packed::LARGEST_INT8;
                 if !values.iter().all(fits) {
                     let why = "holds values too large for eight bits";
-                    return Err(Error::format(name, why));
+                    return Err(bad(name, why));
                 }
                 Packed::int8(&values, n_out, n_in)
             }

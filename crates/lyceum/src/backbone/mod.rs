@@ -4,6 +4,7 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
+mod attention;
 mod block;
 mod cache;
 mod chat;
@@ -13,11 +14,15 @@ mod family;
 mod fields;
 mod gguf;
 mod gpt;
+mod head;
 mod llama;
 mod load;
+mod mlp;
+mod norm;
 mod rope;
 mod stored;
 mod summary;
+mod wanted;
 mod weights;
 
 pub use cache::Cache;
@@ -30,3 +35,6 @@ pub(crate) use load::Source;
 pub use load::{Base, Precision, write_folder};
 pub use rope::{Rope, Scaling};
 pub use summary::{SiteShape, Summary};
+
+#[cfg(test)]
+mod tests;

@@ -17,9 +17,12 @@ use crate::data::{Example, Tokens};
 use crate::error::Result;
 use crate::figure::{Row, Subject};
 use crate::mix::Probe;
-use crate::model::{Batch, Model};
+use crate::model::{Batch, Decoding, Model};
 use crate::name::Name;
 use crate::train::Watch;
+
+/// Batches between two words about how far it is: one that ends leaves room for the next.
+const PROGRESS: usize = 4;
 
 /// How text is generated and batched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,13 +93,17 @@ pub fn rouge_l(
     let max_new = limits.max_new.min(positions / 2).max(1);
     let longest = limits.max_input.min(positions - max_new);
     let mut all = Vec::with_capacity(examples.len());
-    for batch in examples.chunks(limits.batch.max(1)) {
+    let how = Decoding {
+        max_new,
+        live: limits.batch.max(1),
+    };
+    for batch in examples.chunks(how.live * PROGRESS) {
         let prompts: Vec<Vec<u32>> = batch
             .iter()
             .map(|e| tokenizer.prompt(e, longest))
             .collect::<Result<_>>()?;
         let tasks: Vec<Name> = batch.iter().map(|e| e.task.clone()).collect();
-        let news = model.generate(&prompts, &tasks, max_new, |_, _| ())?;
+        let news = model.generate(&prompts, &tasks, &how, |_, _| ())?;
         let mut tokens = 0;
         for ((example, prompt), new) in batch.iter().zip(&prompts).zip(&news) {
             tokens += prompt.len() + new.len();

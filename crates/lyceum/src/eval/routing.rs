@@ -77,16 +77,13 @@ impl Probe for RoutingProbe {
             .find_map(|part| part.parse().ok())
             .unwrap_or(0);
         let experts = self.experts.len();
-        let rows = match gates {
-            Gates::Token(g) => g.flatten_all()?.to_vec1::<f32>()?,
-            Gates::Shared(g) => g.to_vec1::<f32>()?.repeat(pass.segments.tokens()),
-        };
+        let rows = gates.rows(pass.segments.tokens(), experts);
         let Ok(mut layers) = self.layers.lock() else {
             return Ok(());
         };
         let sums = layers.entry(block).or_default();
         sums.load.resize(experts, 0.0);
-        for (row, sequence) in rows.chunks(experts).zip(pass.segments.owners()) {
+        for (row, sequence) in rows.iter().zip(pass.segments.owners()) {
             let own = pass.tasks.get(sequence).and_then(|task| self.of.get(task));
             let weight = own.map_or(0.0, |&e| f64::from(row[e]));
             sums.own += f64::from(u8::from(weight > 0.0));

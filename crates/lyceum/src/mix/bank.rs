@@ -1,52 +1,69 @@
-//! Experts stacked along the rank axis: any number, of any rank, in two matrix products.
+//! Experts stacked along the rank axis: any number, of any rank.
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
+use lyceum_kernels::delta::{self, Factors, Law, Wanted};
 
 use super::{Gates, Mixing};
 use crate::error::{Error, Result};
 use crate::lora::Lora;
 use crate::name::{Name, Site};
+use crate::ops;
 
 /// The stacked factors of all experts at one site.
 #[derive(Debug, Clone)]
 pub struct SiteBank {
     /// All A's, `[R, d_in]`.
-    down: Tensor,
-    /// All B's, `[d_out, R]`.
-    up: Tensor,
-    /// Scale of a column's expert in that expert's row, else 0: `[E, R]`.
-    spread: Tensor,
+    down: Vec<f32>,
+    /// All B's turned, `[R, d_out]`.
+    up: Vec<f32>,
+    /// Where each expert's rows begin, and where the last one's end.
+    starts: Vec<usize>,
+    /// Each expert's scale; 0 where it does not adapt this site.
+    scales: Vec<f32>,
+    /// Widths of the site: in, out.
+    widths: (usize, usize),
     /// Rank and scale of each expert here; `None` where it does not adapt this site.
     parts: Vec<Option<(usize, f64)>>,
+    /// `down`, then `up`, as one flat tensor, if one of them can be trained.
+    params: Option<Tensor>,
 }
 
 impl SiteBank {
-    fn new(loras: &[Option<&Lora>]) -> Result<Self> {
+    fn new(loras: &[Option<&Lora>], widths: (usize, usize)) -> Result<Self> {
         let here: Vec<&Lora> = loras.iter().copied().flatten().collect();
         let parts: Vec<_> = loras
             .iter()
             .map(|l| l.map(|l| (l.rank(), l.scale)))
             .collect();
-        let total: usize = parts.iter().flatten().map(|(rank, _)| rank).sum();
-        let mut spread = vec![0f32; parts.len() * total];
-        let mut column = 0;
-        for (e, part) in parts.iter().enumerate() {
-            if let Some((rank, scale)) = part {
-                spread[e * total + column..][..*rank].fill(*scale as f32);
-                column += rank;
-            }
+        let mut starts = vec![0];
+        let mut end = 0;
+        for part in &parts {
+            end += part.map_or(0, |(rank, _)| rank);
+            starts.push(end);
         }
-        let stack = |part: fn(&Lora) -> &Tensor, axis| -> Result<Tensor> {
-            let tensors: Vec<&Tensor> = here.iter().map(|l| part(l)).collect();
-            Ok(Tensor::cat(&tensors, axis)?)
-        };
+        let down = |lora: &&Lora| lora.a.flatten_all();
+        let up = |lora: &&Lora| lora.b.t()?.contiguous()?.flatten_all();
+        let mut all: Vec<Tensor> = here.iter().map(down).collect::<Result<_, _>>()?;
+        all.extend(here.iter().map(up).collect::<Result<Vec<_>, _>>()?);
+        let mut values = Vec::with_capacity(end * (widths.0 + widths.1));
+        for part in &all {
+            values.extend_from_slice(&ops::values(part)?);
+        }
+        let trained = here.iter().any(|l| l.a.track_op() || l.b.track_op());
+        let up = values.split_off(end * widths.0);
         Ok(SiteBank {
-            down: stack(|l| &l.a, 0)?,
-            up: stack(|l| &l.b, 1)?,
-            spread: Tensor::from_vec(spread, (parts.len(), total), &Device::Cpu)?,
+            down: values,
+            up,
+            starts,
+            scales: parts
+                .iter()
+                .map(|p| p.map_or(0.0, |(_, scale)| scale as f32))
+                .collect(),
+            widths,
             parts,
+            params: trained.then(|| Tensor::cat(&all, 0)).transpose()?,
         })
     }
 
@@ -55,48 +72,73 @@ impl SiteBank {
         self.parts[e].is_some()
     }
 
-    /// What the experts add to the output for input `x` `[t, d_in]`: `[t, d_out]`.
+    /// All A's, then all B's turned, if one of them can be trained: one flat tensor.
+    pub(super) fn params(&self) -> Option<&Tensor> {
+        self.params.as_ref()
+    }
+
+    fn factors(&self, mixing: Mixing) -> Factors<'_> {
+        Factors {
+            down: &self.down,
+            up: &self.up,
+            starts: &self.starts,
+            scales: &self.scales,
+            widths: self.widths,
+            law: match mixing {
+                Mixing::Outputs => Law::Outputs,
+                Mixing::Factors => Law::Factors,
+            },
+        }
+    }
+
+    /// Adds to `y` `[t, d_out]` what the experts make of `x` `[t, d_in]`. Returns what
+    /// [`SiteBank::backward`] wants.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales.
-    pub fn delta(&self, x: &Tensor, gates: &Gates, mixing: Mixing) -> Result<Tensor> {
-        let low = x.matmul(&self.down.t()?)?; // [t, R]
-        let mixed = match mixing {
-            Mixing::Outputs => self.spread_outputs(&low, gates)?,
-            Mixing::Factors => self.spread_factors(&low, gates)?,
-        };
-        Ok(mixed.matmul(&self.up.t()?)?)
+    /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
+    /// rows that do not fit.
+    pub fn add(&self, x: &[f32], gates: &Gates, mixing: Mixing, y: &mut [f32]) -> Result<Vec<f32>> {
+        if mixing == Mixing::Factors {
+            self.check_even()?;
+        }
+        let (d_in, d_out) = self.widths;
+        let t = x.len() / d_in.max(1);
+        if x.len() != t * d_in || y.len() != t * d_out || !gates.fit(t, self.parts.len()) {
+            let text = format!(
+                "gates of {} experts over {} and {} values of rows of {d_in} and {d_out}",
+                self.parts.len(),
+                x.len(),
+                y.len()
+            );
+            return Err(Error::Mismatch(text));
+        }
+        Ok(delta::forward(&self.factors(mixing), gates.view(), x, y))
     }
 
-    fn spread_outputs(&self, low: &Tensor, gates: &Gates) -> Result<Tensor> {
-        Ok(match gates {
-            Gates::Shared(g) => {
-                low.broadcast_mul(&g.unsqueeze(0)?.matmul(&self.spread)?)? // [1, R]
-            }
-            Gates::Token(g) => low.mul(&g.matmul(&self.spread)?)?,
-        })
+    /// Gradients of [`SiteBank::add`], which returned `low`, for `dy` `[t, d_out]`: those of the
+    /// gates' weights `[t, per]`, and, if they can be trained, of the factors as
+    /// [`SiteBank::params`] has them. That of `x` is added to `dx`, if wanted.
+    pub(super) fn backward(
+        &self,
+        (x, low): (&[f32], &[f32]),
+        gates: &Gates,
+        mixing: Mixing,
+        dy: &[f32],
+        dx: Option<&mut [f32]>,
+    ) -> (Vec<f32>, Option<Vec<f32>>) {
+        let mut params = self
+            .params
+            .as_ref()
+            .map(|_| vec![0.0; self.down.len() + self.up.len()]);
+        let factors = params.as_mut().map(|p| p.split_at_mut(self.down.len()));
+        let wanted = Wanted { dx, factors };
+        let dweights = delta::backward(&self.factors(mixing), gates.view(), (x, low), dy, wanted);
+        (dweights, params)
     }
 
-    fn spread_factors(&self, low: &Tensor, gates: &Gates) -> Result<Tensor> {
-        let (rank, scale) = self.uniform_parts()?;
-        let (t, experts) = (low.dims2()?.0, self.parts.len());
-        let g = match gates {
-            Gates::Shared(g) => g.reshape((1, experts, 1))?,
-            Gates::Token(g) => g.reshape((t, experts, 1))?,
-        };
-        let low = low.reshape((t, experts, rank))?;
-        let h = low.broadcast_mul(&g)?.sum(1)?; // [t, r]: x times the mean of the A's
-        let spread = h
-            .unsqueeze(1)?
-            .broadcast_as((t, experts, rank))?
-            .broadcast_mul(&g)?;
-        Ok((spread.reshape((t, experts * rank))? * scale)?)
-    }
-
-    fn uniform_parts(&self) -> Result<(usize, f64)> {
-        let first = self.parts.first().copied().flatten();
-        match first {
-            Some(part) if self.parts.iter().all(|p| *p == Some(part)) => Ok(part),
+    fn check_even(&self) -> Result<()> {
+        match self.parts.first().copied().flatten() {
+            Some(part) if self.parts.iter().all(|p| *p == Some(part)) => Ok(()),
             _ => Err(Error::Mismatch(
                 "mixing `factors` averages A's and B's, so every expert must adapt the same sites \
                  with the same rank and scale; these do not: use `--mixing outputs`"
@@ -133,7 +175,8 @@ impl Bank {
                 let text = format!("experts adapt `{site}` with different widths");
                 return Err(Error::Mismatch(text));
             }
-            sites.insert(site.clone(), SiteBank::new(&here)?);
+            let widths = first.unwrap_or_default();
+            sites.insert(site.clone(), SiteBank::new(&here, widths)?);
         }
         Ok(Bank { names, sites })
     }
@@ -158,6 +201,7 @@ impl Bank {
 mod tests {
     use super::*;
     use crate::rng::Rng;
+    use candle_core::Device;
     use proptest::prelude::*;
 
     const SITE: &str = "h.0.q";
@@ -213,17 +257,16 @@ mod tests {
         let (t, e) = (3, ranks.len());
         let x = tensor(&mut rng, t, 6);
         let g = tensor(&mut rng, t, e);
+        let (x, g) = (x.to_vec2::<f32>().unwrap(), g.to_vec2::<f32>().unwrap());
+        let all = (0..t).flat_map(|_| 0..e as u32).collect();
         let gates = match shared {
-            true => Gates::Shared(g.get(0).unwrap()),
-            false => Gates::Token(g.clone()),
+            true => Gates::shared(&g[0]),
+            false => Gates::chosen(e, all, g.concat()),
         };
         let site = bank.site(&Site::new(SITE)).unwrap();
-        let got = site
-            .delta(&x, &gates, mixing)
-            .unwrap()
-            .to_vec2::<f32>()
-            .unwrap();
-        let (x, g) = (x.to_vec2::<f32>().unwrap(), g.to_vec2::<f32>().unwrap());
+        let mut got = vec![0.0; t * 5];
+        site.add(&x.concat(), &gates, mixing, &mut got).unwrap();
+        let got: Vec<&[f32]> = got.chunks(5).collect();
         let loras: Vec<&Lora> = experts.iter().map(|m| &m[SITE]).collect();
         for i in 0..t {
             let g = if shared { &g[0] } else { &g[i] };
@@ -254,10 +297,10 @@ mod tests {
     fn factors_refuse_mixed_ranks() {
         let mut rng = Rng::new(1);
         let bank = bank(&experts(&mut rng, &[1, 2], true));
-        let gates = Gates::Shared(Tensor::ones(2, candle_core::DType::F32, &Device::Cpu).unwrap());
         let site = bank.site(&Site::new(SITE)).unwrap();
+        let gates = Gates::shared(&[1.0, 1.0]);
         let error = site
-            .delta(&tensor(&mut rng, 2, 6), &gates, Mixing::Factors)
+            .add(&[1.0; 12], &gates, Mixing::Factors, &mut [0.0; 10])
             .unwrap_err();
         assert!(error.to_string().contains("--mixing outputs"), "{error}");
     }

@@ -1,14 +1,16 @@
 //! A frozen linear layer that experts may adapt.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::gemm::{Packed, Rounding};
+use lyceum_kernels::gemm::{self, Added, Packed, Rounding};
+use lyceum_kernels::stream;
 
-use super::{Gates, Pass};
-use crate::error::{Context, Result};
+use super::{Gates, Mixture, Pass, SiteBank};
+use crate::error::{Context, Error, Result};
 use crate::name::Site;
-use crate::ops;
+use crate::ops::{self, Gradient};
 
 /// The matrix of a linear layer.
 #[derive(Clone)]
@@ -20,18 +22,120 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// `x W^T + bias`: x `[t, d_in]`, result `[t, d_out]`.
+    /// `x W^T + bias` for a tensor `x` `[t, d_in]`, differentiable.
+    ///
+    /// # Errors
+    /// When `x` is not rows of `d_in` values.
     pub(crate) fn product(&self, x: &Tensor, bias: Option<&Vector>) -> Result<Tensor> {
-        let own = match (self, bias) {
-            (Weight::Frozen(w), Some(Vector::Frozen(b))) => {
-                return Ok(ops::product(x, w, Some(b))?);
+        let x = x.contiguous()?;
+        let t = x.dims2()?.0;
+        let y = self.forward(&ops::values(&x)?, bias, None)?;
+        let bias = bias.and_then(Vector::variable).cloned();
+        let variables: Vec<Tensor> = self
+            .variable()
+            .cloned()
+            .into_iter()
+            .chain(bias.clone())
+            .collect();
+        let (weight, d_out) = (self.clone(), self.shape()?.0);
+        ops::fused((&x, &variables), (y, (t, d_out)), move |x, dy, wants_dx| {
+            let mut params = Vec::new();
+            params.extend(weight.gradient(x, dy)?);
+            params.extend(bias.as_ref().map(|_| stream::columns(dy, d_out)));
+            let dx = if wants_dx {
+                Some(weight.backward(dy)?)
+            } else {
+                None
+            };
+            Ok(Gradient { dx, params })
+        })
+    }
+
+    fn shape(&self) -> Result<(usize, usize)> {
+        Ok(match self {
+            Weight::Frozen(w) => (w.n_out(), w.n_in()),
+            Weight::Trained(w, _) => w.dims2()?,
+        })
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn d_out(&self) -> Result<usize> {
+        Ok(self.shape()?.0)
+    }
+
+    /// The variable, if this is one.
+    pub(crate) fn variable(&self) -> Option<&Tensor> {
+        match self {
+            Weight::Frozen(_) => None,
+            Weight::Trained(w, _) => Some(w),
+        }
+    }
+
+    /// `x W^T + bias + rows`: x `[t, d_in]`, result and rows `[t, d_out]`.
+    ///
+    /// # Errors
+    /// When `x` is not rows of `d_in` values.
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        bias: Option<&Vector>,
+        rows: Option<&[f32]>,
+    ) -> Result<Vec<f32>> {
+        let (d_out, d_in) = self.shape()?;
+        let t = x.len() / d_in.max(1);
+        if x.len() != t * d_in || rows.is_some_and(|rows| rows.len() != t * d_out) {
+            let text = format!("a matrix of {d_in} inputs got {} values", x.len());
+            return Err(Error::Mismatch(text));
+        }
+        let bias = bias.map(Vector::values).transpose()?;
+        let bias = bias.as_deref();
+        match self {
+            Weight::Frozen(w) => Ok(w.forward(x, Added { bias, rows })),
+            Weight::Trained(w, rounding) => {
+                let w = w.contiguous()?;
+                let turned = (false, true);
+                let mut y = gemm::matmul(x, &ops::values(&w)?, (t, d_in, d_out), turned, *rounding);
+                if let Some(bias) = bias {
+                    stream::add_to_each(bias, &mut y);
+                }
+                if let Some(rows) = rows {
+                    stream::add(rows, &mut y);
+                }
+                Ok(y)
             }
-            (Weight::Frozen(w), _) => ops::product(x, w, None)?,
-            (Weight::Trained(w, rounding), _) => ops::trained_product(x, w, *rounding)?,
-        };
-        Ok(match bias {
-            Some(bias) => own.broadcast_add(&bias.tensor()?)?,
-            None => own,
+        }
+    }
+
+    /// `dy W`: dy `[t, d_out]`, result `[t, d_in]`.
+    pub(crate) fn backward(&self, dy: &[f32]) -> Result<Vec<f32>> {
+        let (d_out, d_in) = self.shape()?;
+        let t = dy.len() / d_out.max(1);
+        match self {
+            Weight::Frozen(w) => Ok(w.backward(dy)),
+            Weight::Trained(w, rounding) => {
+                let w = w.contiguous()?;
+                let plain = (false, false);
+                Ok(gemm::matmul(
+                    dy,
+                    &ops::values(&w)?,
+                    (t, d_out, d_in),
+                    plain,
+                    *rounding,
+                ))
+            }
+        }
+    }
+
+    /// `dy^T x`, the gradient of a trained matrix: x `[t, d_in]`, dy `[t, d_out]`.
+    pub(crate) fn gradient(&self, x: &[f32], dy: &[f32]) -> Result<Option<Vec<f32>>> {
+        let (d_out, d_in) = self.shape()?;
+        let t = dy.len() / d_out.max(1);
+        Ok(match self {
+            Weight::Frozen(_) => None,
+            Weight::Trained(_, rounding) => {
+                let turned = (true, false);
+                Some(gemm::matmul(dy, x, (d_out, t, d_in), turned, *rounding))
+            }
         })
     }
 }
@@ -53,13 +157,31 @@ pub(crate) enum Vector {
 }
 
 impl Vector {
-    /// The values as a tensor `[d]`; the variable itself when trained.
-    pub(crate) fn tensor(&self) -> Result<Tensor> {
+    /// The values `[d]`.
+    pub(crate) fn values(&self) -> Result<Cow<'_, [f32]>> {
         Ok(match self {
-            Vector::Frozen(v) => Tensor::from_slice(v, v.len(), &candle_core::Device::Cpu)?,
-            Vector::Trained(v) => v.clone(),
+            Vector::Frozen(v) => Cow::Borrowed(v),
+            Vector::Trained(v) => Cow::Owned(v.to_vec1()?),
         })
     }
+
+    /// The variable, if this is one.
+    pub(crate) fn variable(&self) -> Option<&Tensor> {
+        match self {
+            Vector::Frozen(_) => None,
+            Vector::Trained(v) => Some(v),
+        }
+    }
+}
+
+/// The gradients of a module's variables, in the order it lists them.
+pub(crate) type Gradients = Vec<Vec<f32>>;
+
+/// What a linear layer's experts decided and computed.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    gates: Gates,
+    low: Vec<f32>,
 }
 
 /// A linear layer: the base's own output plus what the pass's experts add to it.
@@ -80,25 +202,88 @@ impl RoutedLinear {
         &self.site
     }
 
-    /// `W x + bias + delta`: x `[t, d_in]`, result `[t, d_out]`.
+    fn experts<'a>(&self, pass: &Pass<'a>) -> Option<(&'a Mixture, &'a SiteBank)> {
+        let mixture = pass.mixture?;
+        Some((mixture, mixture.bank.site(&self.site)?))
+    }
+
+    /// What can be trained here: the matrix, the bias, the experts' factors, the router.
+    pub(crate) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
+        let experts = self.experts(pass);
+        let all = [
+            self.weight.variable(),
+            self.bias.as_ref().and_then(Vector::variable),
+            experts.and_then(|(_, bank)| bank.params()),
+            experts.and_then(|(mixture, _)| mixture.router.params(&self.site)),
+        ];
+        all.into_iter().flatten().cloned().collect()
+    }
+
+    /// Whether [`RoutedLinear::backward`] reads the input.
+    pub(crate) fn reads_input(&self, pass: &Pass<'_>) -> bool {
+        !self.variables(pass).is_empty()
+    }
+
+    /// `W x + bias + delta`, and `onto`, if any: x `[t, d_in]`, result and `onto` `[t, d_out]`.
     ///
     /// # Errors
     /// When widths disagree or the router cannot decide.
-    pub fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let own = self.weight.product(x, self.bias.as_ref())?;
-        match pass
-            .mixture
-            .and_then(|m| Some((m, m.bank.site(&self.site)?)))
-        {
-            None => Ok(own),
-            Some((mixture, bank)) => {
-                let gates: Gates = mixture.router.gates(&self.site, x, pass)?;
-                if let Some(probe) = pass.probe {
-                    probe.see(&self.site, &gates, pass)?;
-                }
-                let delta = bank.delta(x, &gates, mixture.mixing);
-                Ok(own.add(&delta.context(|| format!("at {}", self.site))?)?)
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        onto: Option<&[f32]>,
+        pass: &Pass<'_>,
+    ) -> Result<(Vec<f32>, Option<Routed>)> {
+        let mut y = self.weight.forward(x, self.bias.as_ref(), onto)?;
+        let Some((mixture, bank)) = self.experts(pass) else {
+            return Ok((y, None));
+        };
+        let gates = mixture.router.gates(&self.site, x, pass)?;
+        if let Some(probe) = pass.probe {
+            probe.see(&self.site, &gates, pass)?;
+        }
+        let low = bank.add(x, &gates, mixture.mixing, &mut y);
+        let low = low.context(|| format!("at {}", self.site))?;
+        Ok((y, Some(Routed { gates, low })))
+    }
+
+    /// Gradients for `dy` `[t, d_out]`: that of the input, if wanted; those of the variables are
+    /// pushed in their order. `x` is read only if [`RoutedLinear::reads_input`] says so.
+    ///
+    /// # Errors
+    /// When a product fails.
+    pub(crate) fn backward(
+        &self,
+        (x, routed): (&[f32], Option<&Routed>),
+        dy: &[f32],
+        pass: &Pass<'_>,
+        wants_dx: bool,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Vec<f32>>> {
+        let mut dx = match wants_dx {
+            true => Some(self.weight.backward(dy)?),
+            false => None,
+        };
+        gradients.extend(self.weight.gradient(x, dy)?);
+        if self.bias.as_ref().and_then(Vector::variable).is_some() {
+            gradients.push(stream::columns(dy, self.weight.shape()?.0));
+        }
+        if let (Some((mixture, bank)), Some(Routed { gates, low })) = (self.experts(pass), routed) {
+            let own = (x, low.as_slice());
+            let (dweights, params) =
+                bank.backward(own, gates, mixture.mixing, dy, dx.as_deref_mut());
+            gradients.extend(params);
+            if mixture.router.params(&self.site).is_some() {
+                let router = &mixture.router;
+                gradients.push(router.backward(
+                    &self.site,
+                    x,
+                    gates,
+                    &dweights,
+                    dx.as_deref_mut(),
+                )?);
             }
         }
+        Ok(dx)
     }
 }

@@ -1,9 +1,11 @@
 //! The mixing law: how the outputs of many experts become one, per token.
 //!
-//! Tensors in, tensors out; this floor knows no architecture and no routing method. What the
-//! experts do to a frozen linear arrives in [`Pass`], a value: nothing is ever mutated.
+//! This floor knows no architecture and no routing method. What the experts do to a frozen linear
+//! arrives in [`Pass`], a value: nothing is ever mutated. Activations are slices, row after row;
+//! only what has a gradient is a tensor.
 
 mod bank;
+mod gates;
 mod linear;
 mod segments;
 
@@ -13,7 +15,8 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 pub use bank::{Bank, SiteBank};
-pub(crate) use linear::Vector;
+pub use gates::Gates;
+pub(crate) use linear::{Gradients, Routed, Vector};
 pub use linear::{RoutedLinear, Weight};
 pub use segments::Segments;
 
@@ -31,22 +34,34 @@ pub enum Mixing {
     Factors,
 }
 
-/// Weights of the experts.
-#[derive(Debug, Clone)]
-pub enum Gates {
-    /// One weight per expert for every token, `[e]`.
-    Shared(Tensor),
-    /// One weight per token and expert, `[t, e]`.
-    Token(Tensor),
-}
-
 /// Decides, at each site, how much each expert contributes to each token.
 pub trait Router: Send + Sync + std::fmt::Debug {
-    /// The gates at `site` for its input `x` `[t, d_in]`.
+    /// The gates at `site` for its input `x` `[t, d_in]`, t the tokens of the pass.
     ///
     /// # Errors
     /// When this router cannot decide, for example a task that no expert knows.
-    fn gates(&self, site: &Site, x: &Tensor, pass: &Pass<'_>) -> Result<Gates>;
+    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates>;
+
+    /// What the gates at `site` depend on and can be trained, if anything: one flat tensor.
+    fn params(&self, _: &Site) -> Option<&Tensor> {
+        None
+    }
+
+    /// The gradient of [`Router::params`] at `site` for those of the weights of `gates`,
+    /// `[t, per]`; that of `x` is added to `dx`, if wanted. Called only where there are params.
+    ///
+    /// # Errors
+    /// When the gradient cannot be computed.
+    fn backward(
+        &self,
+        _: &Site,
+        _x: &[f32],
+        _gates: &Gates,
+        _dweights: &[f32],
+        _dx: Option<&mut [f32]>,
+    ) -> Result<Vec<f32>> {
+        Ok(Vec::new())
+    }
 }
 
 /// Sees every routing decision; for reports and explanations.
@@ -80,6 +95,9 @@ pub struct Pass<'a> {
     pub mixture: Option<&'a Mixture>,
     /// Who watches the gates.
     pub probe: Option<&'a dyn Probe>,
+    /// Whether a backward pass computes what happens inside the blocks again instead of keeping
+    /// it: less memory, more time, the same results.
+    pub recompute: bool,
 }
 
 impl std::fmt::Debug for Pass<'_> {

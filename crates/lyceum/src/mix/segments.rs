@@ -33,6 +33,11 @@ impl Segments {
         &self.lens
     }
 
+    /// Tokens of each sequence that came before.
+    pub fn past(&self) -> &Arc<[usize]> {
+        &self.past
+    }
+
     /// Tokens over all sequences.
     pub fn tokens(&self) -> usize {
         self.lens.iter().sum()

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use lyceum_kernels::route;
 
-use super::oracle::one_hot;
 use crate::error::{Error, Result};
 use crate::mix::{Gates, Pass, Router};
 use crate::name::{Name, Site};
+use crate::ops;
 
 /// `sigmoid(v_e . x)` for the expert `e` that an example belongs to, 0 for all others.
 #[derive(Debug)]
 pub struct TrainedGates {
-    /// Per site the gates of all experts, `[e, d_in]`.
+    /// Per site the gates of all experts end to end, `[e * d_in]`.
     sites: BTreeMap<Site, Tensor>,
     owners: Vec<Name>,
 }
@@ -27,28 +28,58 @@ pub fn trained_gates(
     vectors: &BTreeMap<Site, Vec<Tensor>>,
     owners: Vec<Name>,
 ) -> Result<TrainedGates> {
-    let stack = |(site, rows): (&Site, &Vec<Tensor>)| Ok((site.clone(), Tensor::cat(rows, 0)?));
+    let stack = |(site, rows): (&Site, &Vec<Tensor>)| {
+        let all = Tensor::cat(rows, 0)?.flatten_all()?;
+        Ok((site.clone(), all))
+    };
     Ok(TrainedGates {
         sites: vectors.iter().map(stack).collect::<Result<_>>()?,
         owners,
     })
 }
 
+impl TrainedGates {
+    fn vectors(&self, site: &Site) -> Result<&Tensor> {
+        let found = self.sites.get(site);
+        found.ok_or_else(|| Error::Mismatch(format!("no gate is trained at `{site}`")))
+    }
+}
+
 impl Router for TrainedGates {
-    fn gates(&self, site: &Site, x: &Tensor, pass: &Pass<'_>) -> Result<Gates> {
-        let rows = self
-            .sites
-            .get(site)
-            .ok_or_else(|| Error::Mismatch(format!("no gate is trained at `{site}`")))?;
+    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         let index = |name: &Name| {
             let found = self.owners.iter().position(|owner| owner == name);
+            let found = found.map(|e| e as u32);
             found.ok_or_else(|| Error::not_found("expert", name.as_str(), []))
         };
-        let chosen: Vec<usize> = pass.tasks.iter().map(index).collect::<Result<_>>()?;
-        let own = one_hot(pass.segments.owners().map(|s| chosen[s]), self.owners.len())?;
-        let logits = x.matmul(&rows.t()?)?; // [t, e]
-        // 1 / (1 + exp(-z)), from differentiable parts.
-        let gates = (logits.neg()?.exp()? + 1.0)?.recip()?;
-        Ok(Gates::Token(gates.mul(&own)?))
+        let chosen: Vec<u32> = pass.tasks.iter().map(index).collect::<Result<_>>()?;
+        let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
+        let vectors = ops::values(self.vectors(site)?)?;
+        if x.len() * self.owners.len() != vectors.len() * experts.len() {
+            return Err(Error::Mismatch(format!(
+                "the gates at `{site}` have another width"
+            )));
+        }
+        let weights = route::gate(&vectors, &experts, x);
+        Ok(Gates::chosen(1, experts, weights))
+    }
+
+    fn params(&self, site: &Site) -> Option<&Tensor> {
+        self.sites.get(site).filter(|vectors| vectors.track_op())
+    }
+
+    fn backward(
+        &self,
+        site: &Site,
+        x: &[f32],
+        gates: &Gates,
+        dweights: &[f32],
+        dx: Option<&mut [f32]>,
+    ) -> Result<Vec<f32>> {
+        let vectors = ops::values(self.vectors(site)?)?;
+        let mut dvectors = vec![0.0; vectors.len()];
+        let read = (&*vectors, gates.experts(), x);
+        route::gate_backward(read, gates.weights(), dweights, &mut dvectors, dx);
+        Ok(dvectors)
     }
 }

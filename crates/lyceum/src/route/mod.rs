@@ -173,7 +173,7 @@ impl RouterSpec {
         let router: Arc<dyn Router> = match *self {
             RouterSpec::Base {} => return Ok(None),
             RouterSpec::Oracle {} => Arc::new(Oracle::new(&experts)),
-            RouterSpec::Uniform {} => Arc::new(Fixed::uniform(experts.len())?),
+            RouterSpec::Uniform {} => Arc::new(Fixed::uniform(experts.len())),
             RouterSpec::Arrow { top_k, temperature } => {
                 let artifacts = library.artifact(&Name::new("arrow")?, None)?;
                 let score = Score::Absolute { temperature };

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
-
 use crate::error::{Error, Result};
 use crate::expert::Expert;
 use crate::mix::{Gates, Pass, Router};
@@ -13,7 +11,6 @@ use crate::name::{Name, Site};
 #[derive(Debug)]
 pub struct Oracle {
     of: BTreeMap<Name, usize>,
-    experts: usize,
 }
 
 impl Oracle {
@@ -26,10 +23,8 @@ impl Oracle {
                 .map(move |task| (task.clone(), i))
                 .collect::<Vec<_>>()
         };
-        let of = experts.iter().enumerate().flat_map(tasks).collect();
         Oracle {
-            of,
-            experts: experts.len(),
+            of: experts.iter().enumerate().flat_map(tasks).collect(),
         }
     }
 
@@ -49,30 +44,16 @@ impl Oracle {
 }
 
 impl Router for Oracle {
-    fn gates(&self, _: &Site, _: &Tensor, pass: &Pass<'_>) -> Result<Gates> {
+    fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         if pass.tasks.len() != pass.segments.lens().len() {
             return Err(Error::invalid(
                 "the oracle routes by task name: name the task of every example (--tasks)",
             ));
         }
-        let chosen: Vec<usize> = pass
-            .tasks
-            .iter()
-            .map(|task| self.expert(task))
-            .collect::<Result<_>>()?;
-        Ok(Gates::Token(one_hot(
-            pass.segments.owners().map(|s| chosen[s]),
-            self.experts,
-        )?))
+        let expert = |task| Ok(self.expert(task)? as u32);
+        let chosen: Vec<u32> = pass.tasks.iter().map(expert).collect::<Result<_>>()?;
+        let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
+        let weights = vec![1.0; experts.len()];
+        Ok(Gates::chosen(1, experts, weights))
     }
-}
-
-/// Rows with a single 1 at each of `chosen`: `[t, experts]`.
-pub(super) fn one_hot(chosen: impl Iterator<Item = usize>, experts: usize) -> Result<Tensor> {
-    let mut gates = Vec::new();
-    for e in chosen {
-        gates.extend((0..experts).map(|i| f32::from(u8::from(i == e))));
-    }
-    let t = gates.len() / experts;
-    Ok(Tensor::from_vec(gates, (t, experts), &Device::Cpu)?)
 }

@@ -6,13 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
+use lyceum_kernels::{norm, route};
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::expert::Expert;
 use crate::mix::{Gates, Pass, Router};
 use crate::name::{Name, Site};
+
+/// Added to a variance before its root is taken.
+const EPS: f32 = 1e-5;
 
 /// How an input is compared with a prototype.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,7 +36,7 @@ pub enum Score {
 #[derive(Debug)]
 struct Directions {
     /// `[e, d_in]`, zero rows for experts that do not adapt the site.
-    rows: Tensor,
+    rows: Vec<f32>,
     here: Vec<bool>,
 }
 
@@ -84,9 +88,11 @@ impl Prototypes {
                 .into_iter()
                 .map(|row| row.map_or_else(|| one.zeros_like(), Ok))
                 .collect::<Result<_, _>>()?;
+            let d = one.elem_count();
+            let rows = Tensor::stack(&full, 0)?.flatten_all()?.to_vec1::<f32>()?;
             let rows = match score {
-                Score::Absolute { .. } => Tensor::stack(&full, 0)?,
-                Score::Standardised { .. } => standardise(&Tensor::stack(&full, 0)?)?,
+                Score::Absolute { .. } => rows,
+                Score::Standardised { .. } => standardise(&rows, d),
             };
             sites.insert(site.clone(), Directions { rows, here });
         }
@@ -99,75 +105,41 @@ impl Prototypes {
 }
 
 impl Router for Prototypes {
-    fn gates(&self, site: &Site, x: &Tensor, _: &Pass<'_>) -> Result<Gates> {
+    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         let directions = self
             .sites
             .get(site)
             .ok_or_else(|| Error::Mismatch(format!("the router has no prototypes at `{site}`")))?;
-        let (t, d) = x.dims2()?;
-        let logits = match self.score {
-            Score::Absolute { temperature } => {
-                (x.matmul(&directions.rows.t()?)?.abs()? / temperature)?
-            }
+        let experts = directions.here.len();
+        let d = directions.rows.len() / experts.max(1);
+        if x.len() != pass.segments.tokens() * d {
+            return Err(Error::Mismatch(format!(
+                "the prototypes at `{site}` have another width"
+            )));
+        }
+        let (score, temperature) = match self.score {
+            Score::Absolute { temperature } => (route::Score::Absolute, temperature),
             Score::Standardised { temperature } => {
-                let temperature = temperature.unwrap_or((d as f64).sqrt());
-                (standardise(x)?.matmul(&directions.rows.t()?)? / temperature)?
+                let score = route::Score::Standardised { eps: EPS };
+                (score, temperature.unwrap_or((d as f64).sqrt()))
             }
         };
-        let experts = directions.here.len();
-        let mut values = logits.flatten_all()?.to_vec1::<f32>()?;
-        for row in values.chunks_mut(experts) {
-            top_softmax(row, &directions.here, self.top_k.unwrap_or(experts));
-        }
-        Ok(Gates::Token(Tensor::from_vec(
-            values,
-            (t, experts),
-            &Device::Cpu,
-        )?))
+        let to = route::Directions {
+            rows: &directions.rows,
+            here: &directions.here,
+            score,
+            temperature: temperature as f32,
+        };
+        let here = directions.here.iter().filter(|here| **here).count();
+        let k = self.top_k.unwrap_or(experts).min(here);
+        let (experts, weights) = route::choose(&to, x, k);
+        Ok(Gates::chosen(k, experts, weights))
     }
 }
 
-/// Rows with mean 0 and variance 1 over the last axis (biased variance, eps 1e-5).
-fn standardise(x: &Tensor) -> Result<Tensor> {
-    let d = x.dims2()?.1;
-    let (one, zero) = (vec![1.0; d].into(), vec![0.0; d].into());
-    Ok(crate::ops::frozen_norm(x, &one, &zero, 1e-5)?)
-}
-
-/// Replaces logits by the softmax over the `k` largest of those `here`, 0 elsewhere.
-fn top_softmax(row: &mut [f32], here: &[bool], k: usize) {
-    let mut order: Vec<usize> = (0..row.len()).filter(|&e| here[e]).collect();
-    order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
-    order.truncate(k);
-    let top = order.first().map_or(0.0, |&e| row[e]);
-    let weights: Vec<f32> = order.iter().map(|&e| (row[e] - top).exp()).collect();
-    let total: f32 = weights.iter().sum();
-    row.fill(0.0);
-    for (&e, weight) in order.iter().zip(weights) {
-        row[e] = weight / total;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_softmax_runs_over_the_chosen_only() {
-        let mut row = [1.0, 3.0, 2.0, 9.0];
-        top_softmax(&mut row, &[true, true, true, false], 2);
-        let e = (1f32).exp();
-        let want = [0.0, e / (1.0 + e), 1.0 / (1.0 + e), 0.0];
-        assert!(
-            row.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6),
-            "{row:?}"
-        );
-    }
-
-    #[test]
-    fn ties_go_to_the_first() {
-        let mut row = [2.0, 2.0, 2.0];
-        top_softmax(&mut row, &[true; 3], 1);
-        assert_eq!(row, [1.0, 0.0, 0.0]);
-    }
+/// The directions, end to end, with mean 0 and variance 1 each (biased variance).
+fn standardise(rows: &[f32], d: usize) -> Vec<f32> {
+    let mut all = vec![0.0; rows.len()];
+    norm::layer_norm(rows, &vec![1.0; d], &vec![0.0; d], EPS, d, &mut all);
+    all
 }

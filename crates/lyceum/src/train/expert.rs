@@ -68,16 +68,16 @@ impl Job {
 pub(super) struct Own(pub(super) Vec<Name>);
 
 impl Router for Own {
-    fn gates(&self, _: &Site, _: &Tensor, pass: &Pass<'_>) -> Result<Gates> {
-        let experts = self.0.len();
-        let mut gates = vec![0f32; pass.segments.tokens() * experts];
-        for (row, sequence) in gates.chunks_mut(experts).zip(pass.segments.owners()) {
-            if let Some(e) = self.0.iter().position(|name| *name == pass.tasks[sequence]) {
-                row[e] = 1.0;
-            }
-        }
-        let shape = (pass.segments.tokens(), experts);
-        Ok(Gates::Token(Tensor::from_vec(gates, shape, &Device::Cpu)?))
+    fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
+        let own = |task: &Name| {
+            let found = self.0.iter().position(|name| name == task);
+            let found = found.map(|e| e as u32);
+            found.ok_or_else(|| Error::not_found("expert", task.as_str(), []))
+        };
+        let chosen: Vec<u32> = pass.tasks.iter().map(own).collect::<Result<_>>()?;
+        let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
+        let weights = vec![1.0; experts.len()];
+        Ok(Gates::chosen(1, experts, weights))
     }
 }
 
@@ -86,6 +86,7 @@ pub(crate) struct Feed {
     names: Vec<Name>,
     tokens: Vec<Vec<Tokens>>,
     order: Vec<Batches>,
+    recompute: bool,
 }
 
 impl Feed {
@@ -113,6 +114,7 @@ impl Feed {
             names,
             tokens,
             order,
+            recompute: how.recompute,
         })
     }
 
@@ -162,7 +164,7 @@ impl Feed {
         step: usize,
     ) -> Result<Part> {
         let batch = self.batch(part);
-        let each = losses(&base.decoder, &batch, Some(mixture), None)?; // [n]
+        let each = losses(&base.decoder, &batch, Some(mixture), None, self.recompute)?; // [n]
         let owner = |target: &usize| {
             let name = &batch.tasks[*target];
             part.learners

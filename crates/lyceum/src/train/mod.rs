@@ -59,6 +59,10 @@ pub struct How {
     pub max_input: usize,
     /// Seed of initialisation and data order.
     pub seed: u64,
+    /// Keep only what goes into each block and compute the rest again in the backward pass: less
+    /// memory, more time. Results are the same bit for bit, so an expert does not remember it.
+    #[serde(skip_serializing)]
+    pub recompute: bool,
 }
 
 impl Default for How {
@@ -74,6 +78,7 @@ impl Default for How {
             clip: 1.0,
             max_input: 1024,
             seed: 42,
+            recompute: false,
         }
     }
 }

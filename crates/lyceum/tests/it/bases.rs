@@ -267,8 +267,12 @@ fn stop_tokens_and_chat_templates_are_read() {
     let [long, _] = sequences(&golden);
     let greedy: Vec<i64> = golden["greedy"].to_vec1().unwrap();
     let model = lyceum::model::Model::new(Arc::new(base), None);
+    let how = lyceum::model::Decoding {
+        max_new: 12,
+        live: 1,
+    };
     let told = model
-        .generate(&[long[..5].to_vec()], &[], 12, |_, _| {})
+        .generate(&[long[..5].to_vec()], &[], &how, |_, _| {})
         .unwrap();
     let end = greedy
         .iter()

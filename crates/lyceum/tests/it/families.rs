@@ -58,6 +58,7 @@ pub(crate) fn pass<'a>(segments: &'a Segments, mixture: Option<&'a Mixture>) -> 
         tasks: &[],
         mixture,
         probe: None,
+        recompute: false,
     }
 }
 
@@ -112,7 +113,7 @@ fn mixture(sites: &BTreeMap<Site, (Var, Var)>, scale: f64) -> Mixture {
     let loras: BTreeMap<Site, Lora> = sites.iter().map(lora).collect();
     Mixture {
         bank: Arc::new(Bank::new([(Name::new("golden").unwrap(), &loras)]).unwrap()),
-        router: Arc::new(Fixed::new(&[1.0]).unwrap()),
+        router: Arc::new(Fixed::new(&[1.0])),
         mixing: Mixing::Outputs,
     }
 }
@@ -173,19 +174,51 @@ fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
             ids.extend_from_slice(&one[1..]);
             at += one.len();
         }
-        let rows = Tensor::from_slice(&rows, rows.len(), &Device::Cpu).unwrap();
-        let losses = lyceum::ops::cross_entropy(&got.index_select(&rows, 0).unwrap(), &ids.into());
+        let wanted = rows;
+        let rows = Tensor::from_slice(&wanted, wanted.len(), &Device::Cpu).unwrap();
+        let targets: Arc<[u32]> = ids.as_slice().into();
+        let losses = lyceum::ops::cross_entropy(&got.index_select(&rows, 0).unwrap(), &targets);
         let loss = losses.unwrap().mean_all().unwrap();
         let off = apart(&loss.reshape(1).unwrap(), &golden["loss"]);
         assert!(off < 1e-5, "{family}: loss {off}");
-        let gradients = loss.backward().unwrap();
-        for (site, (a, b)) in &sites {
-            for (var, name) in [(a, "lora_A"), (b, "lora_B")] {
-                let want = &golden[&format!("grad.{site}.{name}")];
-                let off = apart(gradients.get(var.as_tensor()).unwrap(), want) / size(want);
-                assert!(off < 1e-4, "{family} {site} {name}: {off}");
+        // The same with only these rows wanted of the last block, and logits some at a time.
+        let lens = both.each_ref().map(Vec::len);
+        let segments = Segments::new(&lens);
+        let pass = pass(&segments, Some(&mixture));
+        let hidden = base.decoder.hidden_at(&both.concat(), &wanted, None, &pass);
+        let short = base.decoder.losses(&hidden.unwrap(), &ids.into()).unwrap();
+        let short = short.mean_all().unwrap();
+        assert!(apart(&loss, &short) < 1e-5, "{family}: {loss} {short}");
+        for loss in [loss, short] {
+            let gradients = loss.backward().unwrap();
+            for (site, (a, b)) in &sites {
+                for (var, name) in [(a, "lora_A"), (b, "lora_B")] {
+                    let want = &golden[&format!("grad.{site}.{name}")];
+                    let off = apart(gradients.get(var.as_tensor()).unwrap(), want) / size(want);
+                    assert!(off < 1e-4, "{family} {site} {name}: {off}");
+                }
             }
         }
+    }
+}
+
+#[test]
+fn adapters_imported_from_peft_route_as_peft_computes() {
+    for family in families() {
+        let (base, golden) = (
+            base(family),
+            tensors(&folder(family).join("golden.safetensors")),
+        );
+        let name = Name::new("imported").unwrap();
+        let expert = lyceum::peft::import(&folder(family), &name, Some(&base.host())).unwrap();
+        let mixture = Mixture {
+            bank: Arc::new(Bank::new([(name, &expert.loras)]).unwrap()),
+            router: Arc::new(Fixed::new(&[1.0]).unwrap()),
+            mixing: Mixing::Outputs,
+        };
+        let got = logits(&base, &sequences(&golden), Some(&mixture));
+        let off = apart(&got, &golden["peft.logits"]);
+        assert!(off < 2e-4, "{family}: {off}");
     }
 }
 
@@ -266,7 +299,11 @@ fn a_trained_llama_tells_the_stories_its_authors_program_tells() {
     let model = lyceum::model::Model::new(base.clone(), None);
     // All of them together: batching changes nothing.
     let prompts: Vec<Vec<u32>> = stories.iter().map(|s| s.prompt.clone()).collect();
-    let told = model.generate(&prompts, &[], 256, |_, _| {}).unwrap();
+    let how = |live| lyceum::model::Decoding { max_new: 256, live };
+    let told = model.generate(&prompts, &[], &how(32), |_, _| {}).unwrap();
+    // Or some at a time, one entering as another leaves.
+    let by_two = model.generate(&prompts, &[], &how(2), |_, _| {}).unwrap();
+    assert!(prompts.len() > 2 && told == by_two);
     for (story, told) in stories.iter().zip(told) {
         // The reference was given 256 tokens for prompt and story.
         assert!(story.story.len() > 150);

@@ -4,6 +4,7 @@
 mod bases;
 mod families;
 mod floors;
+mod gguf;
 mod golden;
 mod golden_derived;
 mod golden_eval;

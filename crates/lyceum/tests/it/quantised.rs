@@ -1,5 +1,4 @@
-//! Quantised bases: GGUF files as llama.cpp's converter writes them (`golden/gguf`), and matrices
-//! rounded to eight bits when a base is opened.
+//! Quantised bases: what blocks mean, training over them, and what they cost in perplexity.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,58 +13,11 @@ use lyceum::mix::{Bank, Mixing, Mixture};
 use lyceum::route::Fixed;
 use lyceum::{Name, Site};
 use lyceum_kernels::quantised::Format;
-use serde_json::json;
 
-use crate::families::{
-    TOKENIZER, Tensors, apart, base_of, folder, llama2c, logits, sequences, tensors,
-};
+use crate::families::{TOKENIZER, Tensors, apart, folder, llama2c, logits, tensors};
 
-fn gguf(name: &str) -> PathBuf {
+pub(crate) fn gguf(name: &str) -> PathBuf {
     folder("../gguf").join(format!("{name}.gguf"))
-}
-
-#[test]
-fn files_of_llama_cpps_converter_compute_what_the_folders_do() {
-    // What ggml's files cannot say, and whether all tensors are kept as the folder has them.
-    let all = [
-        ("llama", json!({}), true),
-        ("mistral", json!({ "sliding_window": null }), false),
-        ("qwen2", json!({ "use_sliding_window": false }), false),
-        ("qwen3", json!({}), false),
-        ("gemma", json!({}), false),
-        ("gemma2", json!({ "query_pre_attn_scalar": 6 }), false),
-        ("phi", json!({}), false),
-        ("phi3", json!({}), false),
-        ("gpt2", json!({}), false),
-        ("gpt_neox", json!({}), false),
-    ];
-    for (family, changes, alike) in all {
-        let read = std::fs::read(folder(family).join("config.json")).unwrap();
-        let mut config: serde_json::Value = serde_json::from_slice(&read).unwrap();
-        let fields = config.as_object_mut().unwrap();
-        fields.extend(changes.as_object().unwrap().clone());
-        let want = base_of(family, config.to_string().as_bytes());
-        let got = Base::open(&gguf(family), Precision::F32).unwrap();
-        let golden = tensors(&folder(family).join("golden.safetensors"));
-        let both = sequences(&golden);
-        let off = apart(&logits(&got, &both, None), &logits(&want, &both, None));
-        assert!(off < 1e-5, "{family}: {off}");
-        // The same adapters fit.
-        assert_eq!(
-            got.decoder.config().sites(),
-            want.decoder.config().sites(),
-            "{family}"
-        );
-        if alike {
-            assert_eq!(got.fingerprint, want.fingerprint, "{family}");
-        }
-        assert_eq!(
-            got.tokenizer.encode("abaz").unwrap(),
-            [27, 0, 25],
-            "{family}"
-        );
-        assert_eq!(got.stops.iter().copied().collect::<Vec<_>>(), [47]);
-    }
 }
 
 #[test]
@@ -93,7 +45,7 @@ fn blocks_mean_what_they_mean_to_ggml() {
 }
 
 /// Repeatable values of about unit size.
-fn noise(shape: &[usize], seed: u32) -> Tensor {
+pub(crate) fn noise(shape: &[usize], seed: u32) -> Tensor {
     let n = shape.iter().product::<usize>();
     let mut state = seed.wrapping_mul(2_654_435_761).max(1);
     let mut next = || {
@@ -108,11 +60,11 @@ fn noise(shape: &[usize], seed: u32) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-const WIDTH: usize = 256;
+pub(crate) const WIDTH: usize = 256;
 const WORDS: usize = 40;
 
 /// A llama of one block, wide enough for blocks of 256: the tensors ggml's file holds.
-fn wide() -> BTreeMap<&'static str, Tensor> {
+pub(crate) fn wide() -> BTreeMap<&'static str, Tensor> {
     let scaled = |shape: &[usize], seed| (noise(shape, seed) * (WIDTH as f64).powf(-0.5)).unwrap();
     let one = |seed| ((noise(&[WIDTH], seed) * 0.1).unwrap() + 1.0).unwrap();
     BTreeMap::from([
@@ -132,7 +84,7 @@ fn wide() -> BTreeMap<&'static str, Tensor> {
 }
 
 /// The fields of that llama.
-fn fields() -> BTreeMap<&'static str, Value> {
+pub(crate) fn fields() -> BTreeMap<&'static str, Value> {
     let number = |n: u32| Value::U32(n);
     BTreeMap::from([
         ("general.architecture", Value::String("llama".into())),
@@ -149,7 +101,7 @@ fn fields() -> BTreeMap<&'static str, Value> {
 }
 
 /// Writes a GGUF file with a tokenizer beside it, matrices as `kind` says.
-fn write(
+pub(crate) fn write(
     dir: &Path,
     fields: &BTreeMap<&'static str, Value>,
     tensors: &BTreeMap<&'static str, Tensor>,
@@ -269,129 +221,17 @@ fn experts_train_over_quantised_matrices_as_over_the_same_values_in_f32() {
     let both = logits(&quantised, &tokens, None).narrow(0, 0, 5).unwrap();
     assert!(apart(&alone, &both) < 1e-5);
     let model = lyceum::model::Model::new(Arc::new(quantised), None);
-    let told = |base: lyceum::model::Model| base.generate(&tokens, &[], 8, |_, _| {}).unwrap();
+    let how = lyceum::model::Decoding {
+        max_new: 8,
+        live: 32,
+    };
+    let told = |base: lyceum::model::Model| base.generate(&tokens, &[], &how, |_, _| {}).unwrap();
     let want = told(lyceum::model::Model::new(Arc::new(plain), None));
     assert_eq!(told(model), want);
 }
 
-#[test]
-fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
-    let refusal = |change: &dyn Fn(
-        &mut BTreeMap<&'static str, Value>,
-        &mut BTreeMap<&'static str, Tensor>,
-    )| {
-        let (mut fields, mut tensors) = (fields(), wide());
-        change(&mut fields, &mut tensors);
-        let dir = tempfile::tempdir().unwrap();
-        let path = write(dir.path(), &fields, &tensors, |_| GgmlDType::F32);
-        Base::open(&path, Precision::F32).unwrap_err().to_string()
-    };
-    let put = |name: &'static str, value: Value| {
-        refusal(&move |fields, _| {
-            fields.insert(name, value.clone());
-        })
-    };
-    let cases = [
-        (
-            put("general.architecture", Value::String("mamba".into())),
-            "`mamba`",
-        ),
-        (
-            put("llama.expert_count", Value::U32(8)),
-            "`llama.expert_count`",
-        ),
-        (
-            put("llama.logit_scale", Value::F32(0.5)),
-            "`llama.logit_scale`",
-        ),
-        (
-            put("llama.attention.head_count_kv", Value::U32(3)),
-            "3 key-value heads",
-        ),
-        (
-            put("llama.rope.scaling.type", Value::String("spiral".into())),
-            "`spiral`",
-        ),
-        (put("llama.embedding_length", Value::U32(0)), "hidden_size"),
-        (
-            put("llama.embedding_length", Value::U32(u32::MAX)),
-            "hidden_size",
-        ),
-        (put("llama.block_count", Value::U32(2)), "layers.1"),
-        (put("split.count", Value::U16(3)), "merge"),
-        (
-            put("llama.block_count", Value::String("one".into())),
-            "`llama.block_count`",
-        ),
-        (
-            refusal(&|fields, _| {
-                fields.remove("llama.block_count");
-            }),
-            "`llama.block_count`",
-        ),
-        (
-            refusal(&|_, tensors| {
-                tensors.insert("blk.0.attn_q.bias", noise(&[WIDTH], 1));
-            }),
-            "o_proj.bias",
-        ),
-        (
-            refusal(&|_, tensors| {
-                tensors.insert("blk.0.ffn_gate_inp.weight", noise(&[8, WIDTH], 1));
-            }),
-            "ffn_gate_inp",
-        ),
-        (
-            refusal(&|_, tensors| {
-                tensors.remove("blk.0.ffn_up.weight");
-            }),
-            "up_proj",
-        ),
-    ];
-    for (said, why) in cases {
-        assert!(said.contains(why), "{said} should name {why}");
-    }
-    // A scale that is not finite, and kinds that are not read.
-    let dir = tempfile::tempdir().unwrap();
-    let path = write(dir.path(), &fields(), &wide(), |_| GgmlDType::Q8_0);
-    let mut bytes = std::fs::read(&path).unwrap();
-    let n = bytes.len();
-    bytes[n - 100..].fill(0x7f);
-    std::fs::write(&path, bytes).unwrap();
-    let said = Base::open(&path, Precision::F32).unwrap_err().to_string();
-    assert!(said.contains("finite"), "{said}");
-    let path = write(dir.path(), &fields(), &wide(), |_| GgmlDType::Q2K);
-    let said = Base::open(&path, Precision::F32).unwrap_err().to_string();
-    assert!(said.contains("Q2_K"), "{said}");
-    std::fs::write(&path, b"no such thing").unwrap();
-    let said = Base::open(&path, Precision::F32).unwrap_err().to_string();
-    assert!(said.contains("no GGUF file"), "{said}");
-}
-
-#[test]
-fn damaged_gguf_files_are_errors() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = write(dir.path(), &fields(), &wide(), |_| GgmlDType::Q4_0);
-    let whole = std::fs::read(&path).unwrap();
-    // Every byte of the header in turn, and files that end early.
-    let at = whole
-        .windows(18)
-        .position(|w| w == b"output_norm.weight")
-        .unwrap();
-    for i in (0..at + 40).step_by(5) {
-        let mut bytes = whole.clone();
-        bytes[i] ^= 0x55;
-        std::fs::write(&path, &bytes).unwrap();
-        let _ = Base::open(&path, Precision::F32);
-    }
-    for end in [0, 3, 24, 100, at, whole.len() / 2, whole.len() - 1] {
-        std::fs::write(&path, &whole[..end]).unwrap();
-        assert!(Base::open(&path, Precision::F32).is_err(), "{end}");
-    }
-}
-
 /// A trained model as a folder of f32, and texts it was not trained on, as tokens.
-fn stories() -> (tempfile::TempDir, Vec<Vec<u32>>) {
+pub(crate) fn stories() -> (tempfile::TempDir, Vec<Vec<u32>>) {
     let from = folder("../stories260K");
     let read = |name: &str| std::fs::read(from.join(name)).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -496,8 +336,9 @@ fn quantised_bases_read_held_out_text_nearly_as_well() {
         ),
     ];
     let (fields, tensors) = widened(dir.path());
-    let to = tempfile::tempdir().unwrap();
+    // A file must not change while a base is open over it: each has its own.
     let open = |kind: &dyn Fn(&str) -> GgmlDType| {
+        let to = tempfile::tempdir().unwrap();
         let path = write(to.path(), &fields, &tensors, kind);
         std::fs::copy(
             dir.path().join("tokenizer.json"),
@@ -531,45 +372,6 @@ fn quantised_bases_read_held_out_text_nearly_as_well() {
             100.0 * (got / want - 1.0)
         );
         assert!((got / want - 1.0).abs() < *bound && *got != want, "{name}");
-    }
-}
-
-#[test]
-fn sentencepiece_vocabularies_cut_texts_as_their_tokenizer_json_does() {
-    let (dir, _) = stories();
-    let open = lyceum::data::Tokenizer::open;
-    let want = open(dir.path()).unwrap();
-    let inside = Base::open(&gguf("stories260K"), Precision::F32).unwrap();
-    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
-    std::fs::copy(
-        folder("../gguf/tokenizer.model"),
-        dir.path().join("tokenizer.model"),
-    )
-    .unwrap();
-    let model = open(dir.path()).unwrap();
-    for tokenizer in [&model, &inside.tokenizer] {
-        assert_eq!((tokenizer.start(), tokenizer.eos()), (&[1][..], 2));
-        for text in [
-            "Once upon a time, there was a little girl named Lily.",
-            "She said: \"caf\u{e9} \u{1f600}\"\n\n  two  spaces ",
-            "",
-            "x",
-        ] {
-            let ids = want.encode(text).unwrap();
-            assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text}");
-            assert_eq!(tokenizer.decode(&ids).unwrap(), want.decode(&ids).unwrap());
-        }
-    }
-    // Damage is an error, never a panic.
-    let whole = std::fs::read(folder("../gguf/tokenizer.model")).unwrap();
-    let path = dir.path().join("tokenizer.model");
-    for at in (0..whole.len()).step_by(101) {
-        std::fs::write(&path, &whole[..at]).unwrap();
-        assert!(open(dir.path()).is_err(), "{at}");
-        let mut bytes = whole.clone();
-        bytes[at] ^= 0xff;
-        std::fs::write(&path, &bytes).unwrap();
-        let _ = open(dir.path());
     }
 }
 

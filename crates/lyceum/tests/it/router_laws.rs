@@ -36,10 +36,7 @@ struct Seen(Mutex<BTreeMap<Site, Vec<Vec<f32>>>>);
 
 impl Probe for Seen {
     fn see(&self, site: &Site, gates: &Gates, pass: &Pass<'_>) -> lyceum::Result<()> {
-        let rows = match gates {
-            Gates::Token(gates) => gates.to_vec2::<f32>()?,
-            Gates::Shared(gates) => vec![gates.to_vec1::<f32>()?; pass.segments.tokens()],
-        };
+        let rows = gates.rows(pass.segments.tokens(), TASKS.len());
         self.0.lock().unwrap().insert(site.clone(), rows);
         Ok(())
     }

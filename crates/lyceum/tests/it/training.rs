@@ -61,6 +61,26 @@ fn distance(a: &Tensor, b: &Tensor) -> f32 {
 }
 
 #[test]
+fn recomputing_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, data) = (base(&dir), data(2));
+    let lora = LoraConfig {
+        targets: ["q_proj", "v_proj", "out_proj", "c_fc", "c_proj"]
+            .map(String::from)
+            .to_vec(),
+        ..LoraConfig::default()
+    };
+    let [kept, again] = [false, true].map(|recompute| {
+        let how = How { recompute, ..how() };
+        experts(&base, &jobs(&data), &lora, &how, &mut Silent).unwrap()
+    });
+    for ((a, a_losses), (b, b_losses)) in kept.iter().zip(&again) {
+        assert_eq!(a_losses, b_losses);
+        assert_eq!(a.fingerprint(), b.fingerprint());
+    }
+}
+
+#[test]
 fn ten_experts_in_one_pass_equal_each_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (base, data) = (base(&dir), data(10));

@@ -66,7 +66,7 @@ impl<'a> Fields<'a> {
     fn real(&mut self, name: &str) -> Result<Option<f64>> {
         match self.map.remove(name) {
             None => Ok(None),
-            Some(Value::Real(x)) => Ok(Some(x)),
+            Some(Value::Real(x)) => Ok(Some(meant(x))),
             Some(other) => Err(self.odd(name, other)),
         }
     }
@@ -159,6 +159,15 @@ pub(super) fn config(
     config.transposed = false;
     config.norm.plus_one = false;
     Ok(config)
+}
+
+/// The shortest number that rounds to the f32 in the file: 1e-5, as `config.json` has it.
+fn meant(x: f64) -> f64 {
+    let short = x as f32;
+    match f64::from(short) == x {
+        true => short.to_string().parse().unwrap_or(x),
+        false => x,
+    }
 }
 
 /// The fields below `arch`.
@@ -294,7 +303,7 @@ fn rope(
         _ => None,
     };
     let sharper = match fields.map.get("rope.scaling.attn_factor") {
-        Some(Value::Real(x)) => Some(*x),
+        Some(Value::Real(x)) => Some(meant(*x)),
         _ => None,
     };
     let factor = fields.real("rope.scaling.factor")?;

@@ -159,6 +159,11 @@ impl Pretrain {
         if self.warmup + self.decay > self.steps {
             return Err(Error::invalid("warmup and decay must fit into steps"));
         }
+        if self.precision == Precision::Int8 {
+            return Err(Error::invalid(
+                "a model cannot be trained in int8; use precision f32 or bf16",
+            ));
+        }
         Ok(())
     }
 }
@@ -248,7 +253,7 @@ fn gradients(
     let mut sums: Gradients = vec![None; vars.len()];
     let (mut total, mut tokens) = (0.0, 0);
     for batch in &batches {
-        let loss = (losses(decoder, batch, None, None)?.sum_all()? / targets as f64)?;
+        let loss = (losses(decoder, batch, None, None, false)?.sum_all()? / targets as f64)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
             let text = format!("the loss is not finite at step {}; lower lr", step + 1);
@@ -275,7 +280,7 @@ fn gradients(
 fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
     let (mut sum, mut n) = (0.0, 0.0);
     for batch in corpus.held_out(how.batch_tokens)? {
-        for loss in losses(decoder, &batch, None, None)?.to_vec1::<f32>()? {
+        for loss in losses(decoder, &batch, None, None, false)?.to_vec1::<f32>()? {
             sum += f64::from(loss);
             n += 1.0;
         }

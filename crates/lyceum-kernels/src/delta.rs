@@ -1,0 +1,343 @@
+//! What routed low-rank adapters add to a linear layer's output, and its gradients.
+//!
+//! The experts' factors are stacked along the rank axis. A token touches only the rows of the
+//! experts it chose, so the cost grows with the choices, not with the experts.
+
+mod mix;
+mod work;
+
+use rayon::prelude::*;
+
+use crate::cpu::Level;
+use crate::rows::run;
+use work::{Gather, Project, Spread, runs};
+
+/// Tokens per job.
+const BLOCK: usize = 32;
+/// Columns per job where sums run over all tokens.
+const COLUMNS: usize = 256;
+
+/// The factors of all experts at one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors<'a> {
+    /// All A's, `[R, d_in]`.
+    pub down: &'a [f32],
+    /// All B's turned, `[R, d_out]`.
+    pub up: &'a [f32],
+    /// Where each expert's rows begin, and where the last one's end: `[experts + 1]`.
+    pub starts: &'a [usize],
+    /// What each expert's output is multiplied by, `[experts]`.
+    pub scales: &'a [f32],
+    /// Widths of the layer: in, out.
+    pub widths: (usize, usize),
+    /// How the experts' outputs become one.
+    pub law: Law,
+}
+
+/// How the outputs of a token's experts become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Law {
+    /// `sum_e g_e s_e B_e A_e x`.
+    Outputs,
+    /// `s (sum_f g_f B_f) (sum_e g_e A_e) x`; ranks and scales must be equal.
+    Factors,
+}
+
+/// The experts each token chose, and their weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen<'a> {
+    /// Choices per token.
+    pub per: usize,
+    /// The experts, `[t, per]`, or `[per]` for every token.
+    pub experts: &'a [u32],
+    /// Their weights, of the same shape.
+    pub weights: &'a [f32],
+}
+
+impl Chosen<'_> {
+    /// The place in `experts` and `weights` of choice `slot` of `token`.
+    #[inline(always)]
+    fn at(&self, token: usize, slot: usize) -> usize {
+        let row = if self.experts.len() == self.per {
+            0
+        } else {
+            token
+        };
+        row * self.per + slot
+    }
+
+    #[inline(always)]
+    fn expert(&self, token: usize, slot: usize) -> usize {
+        self.experts[self.at(token, slot)] as usize
+    }
+}
+
+impl Factors<'_> {
+    /// The largest rank: values kept per token and choice.
+    fn width(&self) -> usize {
+        self.starts
+            .windows(2)
+            .map(|w| w[1] - w[0])
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn rank(&self, expert: usize) -> usize {
+        self.starts[expert + 1] - self.starts[expert]
+    }
+
+    /// Values that [`forward`] keeps for `t` tokens.
+    pub fn kept(&self, t: usize, chosen: &Chosen<'_>) -> usize {
+        t * chosen.per * self.width()
+    }
+
+    fn check(&self, t: usize, chosen: &Chosen<'_>) {
+        let rows = self.starts.last().copied().unwrap_or(0);
+        let (d_in, d_out) = self.widths;
+        let whole = self.down.len() == rows * d_in && self.up.len() == rows * d_out;
+        let ordered = self.starts.is_sorted() && self.starts.len() == self.scales.len() + 1;
+        assert!(whole && ordered, "a row of A and of B per rank");
+        let n = chosen.experts.len();
+        let tokens = n == chosen.per || n == t * chosen.per;
+        assert!(
+            tokens && n == chosen.weights.len(),
+            "choices for every token"
+        );
+        let known = chosen
+            .experts
+            .iter()
+            .all(|&e| (e as usize) < self.scales.len());
+        assert!(known, "no choice beyond the experts");
+        let even =
+            self.law == Law::Outputs || self.starts.windows(2).all(|w| w[1] - w[0] == self.width());
+        assert!(even, "factors of one rank");
+    }
+}
+
+/// Adds to `y` `[t, d_out]` what the experts make of `x` `[t, d_in]`. Returns every choice's
+/// `A x`, which [`backward`] wants: `[t, per, r]` with the largest rank.
+pub fn forward(f: &Factors<'_>, chosen: Chosen<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
+    forward_at(Level::best(), f, chosen, x, y)
+}
+
+fn forward_at(
+    level: Level,
+    f: &Factors<'_>,
+    chosen: Chosen<'_>,
+    x: &[f32],
+    y: &mut [f32],
+) -> Vec<f32> {
+    let (d_in, d_out) = f.widths;
+    let (t, width) = (x.len() / d_in, f.width());
+    f.check(t, &chosen);
+    assert_eq!(y.len(), t * d_out, "a row of outputs per row of inputs");
+    let step = chosen.per * width;
+    let mut low = vec![0.0; t * step];
+    if step == 0 {
+        return low;
+    }
+    let block = |i: usize, x: &[f32], low: &mut [f32], y: &mut [f32]| {
+        let first = i * BLOCK;
+        let starts = f.starts;
+        run(
+            level,
+            Project {
+                rows: f.down,
+                starts,
+                d: d_in,
+                width,
+                chosen,
+                first,
+                x,
+                out: low,
+            },
+        );
+        let mut mixed = low.to_vec();
+        for (token, mixed) in mixed.chunks_mut(step).enumerate() {
+            f.mix(chosen, first + token, mixed);
+        }
+        run(
+            level,
+            Spread {
+                rows: f.up,
+                starts,
+                d: d_out,
+                width,
+                chosen,
+                first,
+                low: &mixed,
+                y,
+            },
+        );
+    };
+    if t <= BLOCK {
+        block(0, x, &mut low, y);
+    } else {
+        let blocks = x
+            .par_chunks(BLOCK * d_in)
+            .zip(low.par_chunks_mut(BLOCK * step));
+        let blocks = blocks.zip(y.par_chunks_mut(BLOCK * d_out)).enumerate();
+        blocks.for_each(|(i, ((x, low), y))| block(i, x, low, y));
+    }
+    low
+}
+
+/// What [`backward`] computes besides the gradients of the weights.
+#[derive(Debug, Default)]
+pub struct Wanted<'a> {
+    /// Receives, added, the gradient of `x` `[t, d_in]`.
+    pub dx: Option<&'a mut [f32]>,
+    /// Receive the gradients of the factors, `[R, d_in]` and `[R, d_out]`.
+    pub factors: Option<(&'a mut [f32], &'a mut [f32])>,
+}
+
+/// Gradients of [`forward`], which returned `low`, for `dy` `[t, d_out]`. Returns those of the
+/// weights `[t, per]`. `x` is read only for the gradients of the factors, else it may be empty.
+pub fn backward(
+    f: &Factors<'_>,
+    chosen: Chosen<'_>,
+    (x, low): (&[f32], &[f32]),
+    dy: &[f32],
+    wanted: Wanted<'_>,
+) -> Vec<f32> {
+    backward_at(Level::best(), f, chosen, (x, low), dy, wanted)
+}
+
+fn backward_at(
+    level: Level,
+    f: &Factors<'_>,
+    chosen: Chosen<'_>,
+    (x, low): (&[f32], &[f32]),
+    dy: &[f32],
+    wanted: Wanted<'_>,
+) -> Vec<f32> {
+    let (d_in, d_out) = f.widths;
+    let (t, width, per, starts) = (dy.len() / d_out, f.width(), chosen.per, f.starts);
+    f.check(t, &chosen);
+    let step = per * width;
+    assert!(
+        dy.len() == t * d_out && low.len() == t * step,
+        "rows of the forward pass"
+    );
+    let mut dweights = vec![0.0; t * per];
+    if step == 0 {
+        return dweights;
+    }
+    // The gradients of what was mixed, then of `A x`.
+    let mut dlow = vec![0.0; t * step];
+    let each = dlow
+        .par_chunks_mut(BLOCK * step)
+        .zip(dy.par_chunks(BLOCK * d_out));
+    let each = each.zip(dweights.par_chunks_mut(BLOCK * per)).enumerate();
+    each.for_each(|(i, ((dlow, dy), dweights))| {
+        let first = i * BLOCK;
+        let out = &mut *dlow;
+        run(
+            level,
+            Project {
+                rows: f.up,
+                starts,
+                d: d_out,
+                width,
+                chosen,
+                first,
+                x: dy,
+                out,
+            },
+        );
+        let rows = dlow
+            .chunks_mut(step)
+            .zip(dweights.chunks_mut(per))
+            .enumerate();
+        for (token, (dlow, dweights)) in rows {
+            let token = first + token;
+            let low = &low[token * step..(token + 1) * step];
+            f.mix_backward((chosen, token), low, dlow, dweights);
+        }
+    });
+    if let Some(dx) = wanted.dx {
+        assert_eq!(dx.len(), t * d_in, "a gradient per input");
+        let blocks = dx
+            .par_chunks_mut(BLOCK * d_in)
+            .zip(dlow.par_chunks(BLOCK * step));
+        blocks.enumerate().for_each(|(i, (y, low))| {
+            let first = i * BLOCK;
+            run(
+                level,
+                Spread {
+                    rows: f.down,
+                    starts,
+                    d: d_in,
+                    width,
+                    chosen,
+                    first,
+                    low,
+                    y,
+                },
+            );
+        });
+    }
+    if let Some((ddown, dup)) = wanted.factors {
+        assert_eq!(x.len(), t * d_in, "the inputs");
+        let mut mixed = low.to_vec();
+        mixed
+            .par_chunks_mut(step)
+            .enumerate()
+            .for_each(|(t, low)| f.mix(chosen, t, low));
+        gather(level, f, chosen, (&dlow, x, d_in), ddown);
+        gather(level, f, chosen, (&mixed, dy, d_out), dup);
+    }
+    dweights
+}
+
+/// `out[row] = sum over the tokens of the row's expert of low[token, slot, rank] * x[token]`.
+fn gather(
+    level: Level,
+    f: &Factors<'_>,
+    chosen: Chosen<'_>,
+    (low, x, d): (&[f32], &[f32], usize),
+    out: &mut [f32],
+) {
+    let (t, per, width) = (x.len() / d, chosen.per, f.width());
+    let mut tokens = vec![Vec::new(); f.scales.len()];
+    for slot in 0..per {
+        for (expert, from, to) in runs(chosen, slot, 0, t) {
+            tokens[expert].push((slot, from, to));
+        }
+    }
+    let parts: Vec<(usize, usize)> = (0..f.scales.len())
+        .flat_map(|e| (0..d).step_by(COLUMNS).map(move |from| (e, from)))
+        .collect();
+    let parts: Vec<(usize, usize, Vec<f32>)> = parts
+        .into_par_iter()
+        .map(|(expert, from)| {
+            let columns = (from, d.min(from + COLUMNS));
+            let mut own = vec![0.0; f.rank(expert) * (columns.1 - from)];
+            let (tokens, out) = (tokens[expert].as_slice(), own.as_mut_slice());
+            run(
+                level,
+                Gather {
+                    d,
+                    width,
+                    per,
+                    tokens,
+                    columns,
+                    low,
+                    x,
+                    out,
+                },
+            );
+            (expert, from, own)
+        })
+        .collect();
+    for (expert, from, own) in parts {
+        let columns = COLUMNS.min(d - from);
+        let rows = out[f.starts[expert] * d..].chunks_mut(d);
+        for (row, own) in rows.zip(own.chunks(columns)) {
+            row[from..from + columns].copy_from_slice(own);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! How the outputs of a token's experts become one.
+
+use super::{Chosen, Factors, Law};
+
+impl Factors<'_> {
+    /// What the values `low` of a token become, in place.
+    pub(super) fn mix(&self, chosen: Chosen<'_>, token: usize, low: &mut [f32]) {
+        let width = self.width();
+        match self.law {
+            Law::Outputs => {
+                for (slot, low) in low.chunks_mut(width).enumerate() {
+                    let at = chosen.at(token, slot);
+                    let by = chosen.weights[at] * self.scales[chosen.experts[at] as usize];
+                    low.iter_mut().for_each(|x| *x *= by);
+                }
+            }
+            Law::Factors => {
+                for rank in 0..width {
+                    let weight = |slot| chosen.weights[chosen.at(token, slot)];
+                    let mean: f32 = (0..chosen.per)
+                        .map(|s| weight(s) * low[s * width + rank])
+                        .sum();
+                    for slot in 0..chosen.per {
+                        low[slot * width + rank] = self.scale() * weight(slot) * mean;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The gradients of [`Factors::mix`]: `dmixed` becomes those of `low`; those of the weights go
+    /// to `dweights`.
+    pub(super) fn mix_backward(
+        &self,
+        (chosen, token): (Chosen<'_>, usize),
+        low: &[f32],
+        dmixed: &mut [f32],
+        dweights: &mut [f32],
+    ) {
+        let width = self.width();
+        match self.law {
+            Law::Outputs => {
+                for (slot, dweight) in dweights.iter_mut().enumerate() {
+                    let (at, own) = (chosen.at(token, slot), slot * width..(slot + 1) * width);
+                    let scale = self.scales[chosen.experts[at] as usize];
+                    let pairs = low[own.clone()].iter().zip(&dmixed[own.clone()]);
+                    *dweight = scale * pairs.map(|(x, d)| x * d).sum::<f32>();
+                    let by = scale * chosen.weights[at];
+                    dmixed[own].iter_mut().for_each(|d| *d *= by);
+                }
+            }
+            Law::Factors => {
+                let (scale, slots) = (self.scale(), 0..chosen.per);
+                dweights.fill(0.0);
+                for rank in 0..width {
+                    let weight = |slot| chosen.weights[chosen.at(token, slot)];
+                    let sum = |of: &[f32]| -> f32 {
+                        slots
+                            .clone()
+                            .map(|s| weight(s) * of[s * width + rank])
+                            .sum()
+                    };
+                    let (mean, dmean) = (sum(low), scale * sum(dmixed));
+                    for (slot, dweight) in dweights.iter_mut().enumerate() {
+                        let at = slot * width + rank;
+                        *dweight += scale * dmixed[at] * mean + low[at] * dmean;
+                        dmixed[at] = weight(slot) * dmean;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The scale of all experts.
+    fn scale(&self) -> f32 {
+        self.scales.first().copied().unwrap_or(0.0)
+    }
+}

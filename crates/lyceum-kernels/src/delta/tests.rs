@@ -1,0 +1,307 @@
+use super::*;
+use crate::cpu::levels;
+use crate::values::{apart, values};
+use proptest::prelude::*;
+
+/// Experts of these ranks, all of one scale for [`Law::Factors`].
+struct Made {
+    down: Vec<f32>,
+    up: Vec<f32>,
+    starts: Vec<usize>,
+    scales: Vec<f32>,
+    widths: (usize, usize),
+    law: Law,
+}
+
+impl Made {
+    fn new(ranks: &[usize], widths: (usize, usize), law: Law, seed: u32) -> Self {
+        let mut starts = vec![0];
+        ranks
+            .iter()
+            .for_each(|rank| starts.push(starts[starts.len() - 1] + rank));
+        let rows = starts[ranks.len()];
+        let scale = |e: usize| {
+            if law == Law::Outputs {
+                0.5 + e as f32
+            } else {
+                0.7
+            }
+        };
+        Made {
+            down: values(rows * widths.0, seed),
+            up: values(rows * widths.1, seed + 1),
+            starts,
+            scales: (0..ranks.len()).map(scale).collect(),
+            widths,
+            law,
+        }
+    }
+
+    fn copy(&self) -> Self {
+        Made {
+            down: self.down.clone(),
+            up: self.up.clone(),
+            starts: self.starts.clone(),
+            scales: self.scales.clone(),
+            ..*self
+        }
+    }
+
+    fn factors(&self) -> Factors<'_> {
+        let Made {
+            down,
+            up,
+            starts,
+            scales,
+            widths,
+            law,
+        } = self;
+        Factors {
+            down,
+            up,
+            starts,
+            scales,
+            widths: *widths,
+            law: *law,
+        }
+    }
+
+    /// The formula in f64 for one token: what is added, with gates `g` of its experts.
+    fn formula(&self, choices: &[(usize, f64)], x: &[f64]) -> Vec<f64> {
+        let (d_in, d_out) = self.widths;
+        let rank = |e: usize| self.starts[e + 1] - self.starts[e];
+        let low = |e: usize, r: usize| -> f64 {
+            let row = &self.down[(self.starts[e] + r) * d_in..][..d_in];
+            row.iter().zip(x).map(|(a, x)| f64::from(*a) * x).sum()
+        };
+        let mut y = vec![0.0; d_out];
+        for &(e, g) in choices {
+            for r in 0..rank(e) {
+                let mixed = match self.law {
+                    Law::Outputs => g * low(e, r),
+                    Law::Factors => g * choices.iter().map(|(f, g)| g * low(*f, r)).sum::<f64>(),
+                };
+                let row = &self.up[(self.starts[e] + r) * d_out..][..d_out];
+                for (y, b) in y.iter_mut().zip(row) {
+                    *y += f64::from(self.scales[e]) * mixed * f64::from(*b);
+                }
+            }
+        }
+        y
+    }
+}
+
+/// Choices of `t` tokens, or one row of them for all.
+struct Choices {
+    per: usize,
+    experts: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+impl Choices {
+    fn new(experts: usize, per: usize, rows: usize, seed: u32) -> Self {
+        let draw = values(rows * per, seed);
+        let pick = |x: &f32| ((x + 1.0) * 0.5 * experts as f32) as u32 % experts as u32;
+        Choices {
+            per,
+            experts: draw.iter().map(pick).collect(),
+            weights: values(rows * per, seed + 1),
+        }
+    }
+
+    fn chosen(&self) -> Chosen<'_> {
+        let Choices {
+            per,
+            experts,
+            weights,
+        } = self;
+        Chosen {
+            per: *per,
+            experts,
+            weights,
+        }
+    }
+
+    fn of(&self, token: usize) -> Vec<(usize, f64)> {
+        let chosen = self.chosen();
+        let at = |slot| chosen.at(token, slot);
+        (0..self.per)
+            .map(|s| (self.experts[at(s)] as usize, f64::from(self.weights[at(s)])))
+            .collect()
+    }
+}
+
+fn f64s(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(*x)).collect()
+}
+
+/// `sum w * formula`, a function of everything that has a gradient.
+fn objective(made: &Made, choices: &Choices, x: &[f32], w: &[f32]) -> f64 {
+    let (d_in, d_out) = made.widths;
+    let rows = x.chunks(d_in).zip(w.chunks(d_out)).enumerate();
+    rows.map(|(t, (x, w))| {
+        let y = made.formula(&choices.of(t), &f64s(x));
+        y.iter().zip(w).map(|(y, w)| y * f64::from(*w)).sum::<f64>()
+    })
+    .sum()
+}
+
+fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed: u32) {
+    let widths = (37, 41);
+    let made = Made::new(ranks, widths, law, seed);
+    let rows = if shared { 1 } else { t };
+    let choices = Choices::new(ranks.len(), per, rows, seed + 2);
+    let (x, start) = (values(t * 37, seed + 4), values(t * 41, seed + 5));
+    let (f, chosen) = (made.factors(), choices.chosen());
+    let mut want = Vec::new();
+    for (i, x) in x.chunks(37).enumerate() {
+        let own = start[i * 41..].iter().map(|s| f64::from(*s));
+        let delta = made.formula(&choices.of(i), &f64s(x));
+        want.extend(own.zip(delta).map(|(s, d)| s + d));
+    }
+    let w = values(t * 41, seed + 6);
+    for level in levels() {
+        let mut y = start.clone();
+        let low = forward_at(level, &f, chosen, &x, &mut y);
+        assert!(apart(&y, &want) < 1e-4, "{level:?}: {}", apart(&y, &want));
+        assert_eq!(low.len(), f.kept(t, &chosen));
+        // Gradients: the slope of the objective along random directions.
+        let n = f.starts[ranks.len()];
+        let (mut dx, mut ddown, mut dup) =
+            (vec![0.0; t * 37], vec![9.0; n * 37], vec![9.0; n * 41]);
+        let wanted = Wanted {
+            dx: Some(&mut dx),
+            factors: Some((&mut ddown, &mut dup)),
+        };
+        let dweights = backward_at(level, &f, chosen, (&x, &low), &w, wanted);
+        let e = 1e-3;
+        let moved = |of: &[f32], way: &[f32], by: f32| -> Vec<f32> {
+            of.iter().zip(way).map(|(x, u)| x + by * u).collect()
+        };
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(x, y)| f64::from(*x) * f64::from(*y))
+                .sum()
+        };
+        let near = |what: &str, got: f64, at: &dyn Fn(f32) -> f64| {
+            let want = (at(e) - at(-e)) / (2.0 * f64::from(e));
+            let bound = 2e-3 * (1.0 + want.abs());
+            assert!(
+                (got - want).abs() < bound,
+                "{level:?} {law:?} {what}: {got} {want}"
+            );
+        };
+        let way = values(x.len(), seed + 7);
+        near("x", dot(&dx, &way), &|by| {
+            objective(&made, &choices, &moved(&x, &way, by), &w)
+        });
+        let way = values(n * 37, seed + 8);
+        near("down", dot(&ddown, &way), &|by| {
+            let down = moved(&made.down, &way, by);
+            objective(
+                &Made {
+                    down,
+                    ..made.copy()
+                },
+                &choices,
+                &x,
+                &w,
+            )
+        });
+        let way = values(n * 41, seed + 9);
+        near("up", dot(&dup, &way), &|by| {
+            let up = moved(&made.up, &way, by);
+            objective(&Made { up, ..made.copy() }, &choices, &x, &w)
+        });
+        let way = values(choices.weights.len(), seed + 10);
+        let got: f64 = match shared {
+            false => dot(&dweights, &way),
+            true => dweights.chunks(per).map(|row| dot(row, &way)).sum(),
+        };
+        near("weights", got, &|by| {
+            let weights = moved(&choices.weights, &way, by);
+            let experts = choices.experts.clone();
+            objective(
+                &made,
+                &Choices {
+                    per,
+                    experts,
+                    weights,
+                },
+                &x,
+                &w,
+            )
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn outputs_and_gradients_equal_the_formula(
+        ranks in proptest::collection::vec(0usize..7, 1..6), per in 1usize..4, t in 1usize..70,
+        shared: bool, seed in 0u32..1000,
+    ) {
+        check(&ranks, Law::Outputs, (per, t), shared, seed);
+    }
+
+    #[test]
+    fn averaged_factors_and_gradients_equal_the_formula(
+        rank in 1usize..7, experts in 1usize..6, per in 1usize..4, t in 1usize..70, shared: bool,
+        seed in 0u32..1000,
+    ) {
+        check(&vec![rank; experts], Law::Factors, (per, t), shared, seed);
+    }
+}
+
+#[test]
+fn neither_threads_nor_the_batch_change_a_bit() {
+    let made = Made::new(&[4, 3, 0, 5], (300, 290), Law::Outputs, 1);
+    let (t, choices) = (77, Choices::new(4, 2, 77, 3));
+    let (x, w) = (values(t * 300, 5), values(t * 290, 6));
+    let (f, chosen) = (made.factors(), choices.chosen());
+    let all = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let mut y = vec![0.0; t * 290];
+            let low = forward(&f, chosen, &x, &mut y);
+            let (mut dx, mut a, mut b) =
+                (vec![0.0; t * 300], vec![0.0; 12 * 300], vec![0.0; 12 * 290]);
+            let wanted = Wanted {
+                dx: Some(&mut dx),
+                factors: Some((&mut a, &mut b)),
+            };
+            let dweights = backward(&f, chosen, (&x, &low), &w, wanted);
+            [y, low, dx, a, b, dweights]
+        })
+    };
+    let one = all(1);
+    assert_eq!(one, all(3));
+    for token in [0, 31, 32, 76] {
+        let own = Chosen {
+            per: 2,
+            experts: &choices.experts[token * 2..token * 2 + 2],
+            weights: &choices.weights[token * 2..token * 2 + 2],
+        };
+        let mut y = vec![0.0; 290];
+        forward(&f, own, &x[token * 300..(token + 1) * 300], &mut y);
+        assert_eq!(y, one[0][token * 290..(token + 1) * 290]);
+    }
+}
+
+#[test]
+fn nothing_chosen_adds_nothing() {
+    let made = Made::new(&[2], (5, 6), Law::Outputs, 1);
+    let chosen = Chosen {
+        per: 0,
+        experts: &[],
+        weights: &[],
+    };
+    let mut y = vec![1.0; 12];
+    assert!(forward(&made.factors(), chosen, &[1.0; 10], &mut y).is_empty());
+    assert_eq!(y, [1.0; 12]);
+}

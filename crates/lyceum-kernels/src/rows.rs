@@ -1,0 +1,243 @@
+//! A few rows at a time: dot products with them, and sums of them.
+//!
+//! A result is one chain of multiply-adds per lane, whatever is computed beside it.
+
+use crate::cpu::Level;
+use crate::vector::{Plain, Vector};
+#[cfg(target_arch = "x86_64")]
+use crate::vector::{Wide, Widest};
+
+/// Work that is written once for every level.
+pub(crate) trait Work {
+    /// # Safety
+    /// The processor must have the level of `V`.
+    unsafe fn run<V: Vector>(self);
+}
+
+/// Does `work` in the registers of `level`.
+pub(crate) fn run(level: Level, work: impl Work) {
+    assert!(level.exists(), "the processor lacks {level:?}");
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn wide(work: impl Work) {
+            // SAFETY: this function is compiled for AVX2.
+            unsafe { work.run::<Wide>() }
+        }
+        #[target_feature(enable = "avx512f,avx2,fma")]
+        fn widest(work: impl Work) {
+            // SAFETY: this function is compiled for AVX-512.
+            unsafe { work.run::<Widest>() }
+        }
+        match level {
+            Level::Portable => {}
+            // SAFETY: the level exists, as just checked.
+            Level::Avx2 => return unsafe { wide(work) },
+            // SAFETY: as above; the levels above AVX2 have AVX-512.
+            _ => return unsafe { widest(work) },
+        }
+    }
+    // SAFETY: the portable level runs everywhere.
+    unsafe { work.run::<Plain>() }
+}
+
+/// Rows of `width` values, `pitch` values apart.
+#[derive(Clone, Copy)]
+struct Rows<P> {
+    first: P,
+    pitch: usize,
+}
+
+/// `out[t][n] = x[t] . rows[n]` over `width` values.
+///
+/// # Safety
+/// The processor must have the level of `V`; `x` has `T` rows, `rows` has `N`.
+#[inline(always)]
+unsafe fn dots<V: Vector, const T: usize, const N: usize>(
+    x: Rows<*const f32>,
+    rows: Rows<*const f32>,
+    width: usize,
+) -> [[f32; N]; T] {
+    let whole = width / V::LANES * V::LANES;
+    let mut out = [[0.0; N]; T];
+    // SAFETY: reads stop at the rows' width.
+    unsafe {
+        let mut sums = [[V::splat(0.0); N]; T];
+        let mut at = 0;
+        while at < whole {
+            let mut own = [V::splat(0.0); N];
+            for (n, own) in own.iter_mut().enumerate() {
+                *own = V::load(rows.first.add(n * rows.pitch + at));
+            }
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x = V::load(x.first.add(t * x.pitch + at));
+                for (sum, own) in sums.iter_mut().zip(&own) {
+                    *sum = sum.add_product(x, *own);
+                }
+            }
+            at += V::LANES;
+        }
+        for (t, (out, sums)) in out.iter_mut().zip(&sums).enumerate() {
+            for (n, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                let mut lanes = [0f32; 16];
+                sum.store(lanes.as_mut_ptr());
+                *out = lanes.iter().sum();
+                for at in whole..width {
+                    *out += *x.first.add(t * x.pitch + at) * *rows.first.add(n * rows.pitch + at);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// `y[t] += sum_n weights[t][n] rows[n]` over `width` values, in the order of the rows.
+///
+/// # Safety
+/// The processor must have the level of `V`; `rows` has `N` rows, `y` has `T` that nothing else
+/// refers to.
+#[inline(always)]
+unsafe fn sums<V: Vector, const T: usize, const N: usize>(
+    weights: [[f32; N]; T],
+    rows: Rows<*const f32>,
+    y: Rows<*mut f32>,
+    width: usize,
+) {
+    let whole = width / V::LANES * V::LANES;
+    // SAFETY: reads and writes stop at the rows' width.
+    unsafe {
+        let mut factors = [[V::splat(0.0); N]; T];
+        for (factors, weights) in factors.iter_mut().zip(&weights) {
+            for (factor, weight) in factors.iter_mut().zip(weights) {
+                *factor = V::splat(*weight);
+            }
+        }
+        let mut at = 0;
+        while at < whole {
+            let mut own = [V::splat(0.0); N];
+            for (n, own) in own.iter_mut().enumerate() {
+                *own = V::load(rows.first.add(n * rows.pitch + at));
+            }
+            for (t, factors) in factors.iter().enumerate() {
+                let to = y.first.add(t * y.pitch + at);
+                let mut sum = V::load(to);
+                for (factor, own) in factors.iter().zip(&own) {
+                    sum = sum.add_product(*factor, *own);
+                }
+                sum.store(to);
+            }
+            at += V::LANES;
+        }
+        for (t, weights) in weights.iter().enumerate() {
+            for at in whole..width {
+                let to = y.first.add(t * y.pitch + at);
+                for (n, weight) in weights.iter().enumerate() {
+                    *to += weight * *rows.first.add(n * rows.pitch + at);
+                }
+            }
+        }
+    }
+}
+
+/// The dot products of all rows of `x` `[t, width]` with all of `rows` `[n, width]`: `out[t][n]`,
+/// its rows `step` values apart.
+///
+/// # Safety
+/// The processor must have the level of `V`.
+#[inline(always)]
+pub(crate) unsafe fn all_dots<V: Vector>(
+    x: &[f32],
+    rows: &[f32],
+    width: usize,
+    out: &mut [f32],
+    step: usize,
+) {
+    let (t, n) = (x.len() / width, rows.len() / width);
+    let mut i = 0;
+    while i < t {
+        let own = if i + 1 < t { 2 } else { 1 };
+        let x = Rows {
+            first: x[i * width..].as_ptr(),
+            pitch: width,
+        };
+        let mut j = 0;
+        while j < n {
+            let some = if j + 4 <= n { 4 } else { 1 };
+            let rows = Rows {
+                first: rows[j * width..].as_ptr(),
+                pitch: width,
+            };
+            // SAFETY: `own` rows are left in `x` and `some` in `rows`.
+            unsafe {
+                match (own, some) {
+                    (2, 4) => put(&dots::<V, 2, 4>(x, rows, width), out, (i, j), step),
+                    (2, _) => put(&dots::<V, 2, 1>(x, rows, width), out, (i, j), step),
+                    (_, 4) => put(&dots::<V, 1, 4>(x, rows, width), out, (i, j), step),
+                    _ => put(&dots::<V, 1, 1>(x, rows, width), out, (i, j), step),
+                }
+            }
+            j += some;
+        }
+        i += own;
+    }
+}
+
+#[inline(always)]
+fn put<const N: usize>(block: &[[f32; N]], out: &mut [f32], (i, j): (usize, usize), step: usize) {
+    for (t, row) in block.iter().enumerate() {
+        out[(i + t) * step + j..][..N].copy_from_slice(row);
+    }
+}
+
+/// `y[t] += sum_n weight(t, n) rows[n]`, in the order of the rows: of `rows`, `pitch` values
+/// apart, the columns from `columns.0` to `columns.1`, which are all that `y` has.
+///
+/// # Safety
+/// The processor must have the level of `V`.
+#[inline(always)]
+pub(crate) unsafe fn all_sums<V: Vector>(
+    weight: impl Fn(usize, usize) -> f32,
+    (rows, pitch): (&[f32], usize),
+    columns: (usize, usize),
+    y: &mut [f32],
+) {
+    assert!(
+        columns.0 < columns.1 && columns.1 <= pitch,
+        "columns of the rows"
+    );
+    let width = columns.1 - columns.0;
+    let (t, n) = (y.len() / width, rows.len() / pitch);
+    let mut i = 0;
+    while i < t {
+        let own = if i + 4 <= t { 4 } else { 1 };
+        let to = Rows {
+            first: y[i * width..].as_mut_ptr(),
+            pitch: width,
+        };
+        let mut j = 0;
+        while j < n {
+            let some = if j + 4 <= n { 4 } else { 1 };
+            let first = rows[j * pitch + columns.0..].as_ptr();
+            let from = Rows { first, pitch };
+            // SAFETY: `own` rows are left in `y` and `some` in `rows`, from their first column on.
+            unsafe {
+                match (own, some) {
+                    (4, 4) => sums::<V, 4, 4>(square(&weight, (i, j)), from, to, width),
+                    (4, _) => sums::<V, 4, 1>(square(&weight, (i, j)), from, to, width),
+                    (_, 4) => sums::<V, 1, 4>(square(&weight, (i, j)), from, to, width),
+                    _ => sums::<V, 1, 1>(square(&weight, (i, j)), from, to, width),
+                }
+            }
+            j += some;
+        }
+        i += own;
+    }
+}
+
+#[inline(always)]
+fn square<const T: usize, const N: usize>(
+    weight: &impl Fn(usize, usize) -> f32,
+    (i, j): (usize, usize),
+) -> [[f32; N]; T] {
+    std::array::from_fn(|t| std::array::from_fn(|n| weight(i + t, j + n)))
+}

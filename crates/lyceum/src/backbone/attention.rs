@@ -1,0 +1,323 @@
+//! Attention with its matrices, forward and backward.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use lyceum_kernels::attention::{self as kernel, Heads, Part, Span, Stretch};
+use lyceum_kernels::rope::{self, Angles, Turn};
+use lyceum_kernels::stream;
+
+use super::cache::Cache;
+use super::config::Qkv;
+use super::norm::Norm;
+use super::wanted::Wanted;
+use crate::error::{Error, Result};
+use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
+
+/// Attention of one block.
+#[derive(Debug, Clone)]
+pub(super) struct Attention {
+    /// q, k and v, or one for all.
+    pub(super) qkv: Vec<RoutedLinear>,
+    pub(super) split: Qkv,
+    /// Norms of the heads of q and k.
+    pub(super) norms: Option<(Norm, Norm)>,
+    pub(super) heads: Heads,
+    pub(super) out: RoutedLinear,
+}
+
+/// What a forward pass knows besides the stream.
+pub(super) struct Step<'a> {
+    pub(super) pass: &'a Pass<'a>,
+    /// The turns of every token; none with learned positions.
+    pub(super) angles: Option<&'a Arc<Angles>>,
+    /// The tokens whose result is wanted; all when absent.
+    pub(super) wanted: Option<&'a Wanted>,
+}
+
+impl<'a> Step<'a> {
+    /// The pass over the tokens whose result is wanted.
+    pub(super) fn own(&self) -> Pass<'a> {
+        let segments = self.wanted.map_or(self.pass.segments, |w| &w.segments);
+        Pass {
+            segments,
+            ..*self.pass
+        }
+    }
+}
+
+/// What the backward pass needs of a forward pass.
+#[derive(Debug)]
+pub(super) struct Seen {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// q and k before their norms.
+    plain: Option<(Vec<f32>, Vec<f32>)>,
+    qkv: Vec<Option<Routed>>,
+    seen: Vec<f32>,
+    out: Option<Routed>,
+}
+
+/// q, k and v, and what each matrix's experts decided.
+type Projected = ([Vec<f32>; 3], Vec<Option<Routed>>);
+
+impl Attention {
+    /// What can be trained, in the order of the gradients.
+    pub(super) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
+        let linears = self.qkv.iter().chain([&self.out]);
+        let mut all: Vec<Tensor> = linears.flat_map(|l| l.variables(pass)).collect();
+        if let Some((q, k)) = &self.norms {
+            all.extend(q.variables());
+            all.extend(k.variables());
+        }
+        all
+    }
+
+    /// Whether the backward pass reads the input.
+    pub(super) fn reads_input(&self, pass: &Pass<'_>) -> bool {
+        self.qkv.iter().any(|l| l.reads_input(pass))
+    }
+
+    fn odd() -> Error {
+        Error::invalid("attention has the wrong number of matrices")
+    }
+
+    /// q of the wanted rows, k and v of all, `[.., heads * dim]`, of `x` `[t, d]`.
+    fn project(&self, x: &[f32], step: &Step<'_>) -> Result<Projected> {
+        match (self.split, self.qkv.as_slice()) {
+            (Qkv::Separate, [q, k, v]) => {
+                let d = x.len() / step.pass.segments.tokens().max(1);
+                let own = step.wanted.map(|wanted| wanted.pick(x, d));
+                let (q, by_q) = q.forward(own.as_deref().unwrap_or(x), None, &step.own())?;
+                let (k, by_k) = k.forward(x, None, step.pass)?;
+                let (v, by_v) = v.forward(x, None, step.pass)?;
+                Ok(([q, k, v], vec![by_q, by_k, by_v]))
+            }
+            (Qkv::Fused | Qkv::Interleaved, [all]) => {
+                let (all, by) = all.forward(x, None, step.pass)?;
+                let [mut q, k, v] = self.apart(&all);
+                if let Some(wanted) = step.wanted {
+                    q = wanted.pick(&q, self.heads.width());
+                }
+                Ok(([q, k, v], vec![by]))
+            }
+            _ => Err(Self::odd()),
+        }
+    }
+
+    /// The columns of q, k and v in a row of their one matrix: pieces of (which, values).
+    fn pieces(&self) -> Vec<(usize, usize)> {
+        let (q, kv) = (self.heads.width(), self.heads.kv_width());
+        match self.split {
+            Qkv::Interleaved => (0..3 * self.heads.heads)
+                .map(|i| (i % 3, self.heads.dim))
+                .collect(),
+            _ => vec![(0, q), (1, kv), (2, kv)],
+        }
+    }
+
+    fn apart(&self, all: &[f32]) -> [Vec<f32>; 3] {
+        let pieces = self.pieces();
+        let width: usize = pieces.iter().map(|(_, n)| n).sum();
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        for row in all.chunks(width) {
+            let mut at = 0;
+            for (which, n) in &pieces {
+                parts[*which].extend_from_slice(&row[at..at + n]);
+                at += n;
+            }
+        }
+        parts
+    }
+
+    fn together(&self, parts: [&[f32]; 3]) -> Vec<f32> {
+        let pieces = self.pieces();
+        let mut rests = parts;
+        let mut all = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        while !rests[0].is_empty() {
+            for (which, n) in &pieces {
+                let (own, rest) = rests[*which].split_at(*n);
+                all.extend_from_slice(own);
+                rests[*which] = rest;
+            }
+        }
+        all
+    }
+
+    fn turn(
+        &self,
+        x: Vec<f32>,
+        heads: usize,
+        angles: Option<&Arc<Angles>>,
+        turn: Turn,
+    ) -> Vec<f32> {
+        let Some(angles) = angles else { return x };
+        let mut y = vec![0.0; x.len()];
+        rope::rotate(&x, angles, (heads, self.heads.dim), turn, &mut y);
+        y
+    }
+
+    /// Of `x` `[t, d]` what attention makes of the wanted rows, added to `onto`, if any.
+    pub(super) fn forward(
+        &self,
+        layer: usize,
+        (x, onto): (&[f32], Option<&[f32]>),
+        cache: Option<&mut Cache>,
+        step: &Step<'_>,
+    ) -> Result<(Vec<f32>, Seen)> {
+        let ([mut q, mut k, v], qkv) = self.project(x, step)?;
+        let mut plain = None;
+        if let Some((q_norm, k_norm)) = &self.norms {
+            let normed = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+            plain = Some((q, k));
+            (q, k) = normed;
+        }
+        let Heads {
+            heads, kv_heads, ..
+        } = self.heads;
+        let own = match (step.angles, step.wanted) {
+            (Some(angles), Some(wanted)) => Some(wanted.angles(angles)),
+            (angles, _) => angles.cloned(),
+        };
+        q = self.turn(q, heads, own.as_ref(), Turn::Forward);
+        k = self.turn(k, kv_heads, step.angles, Turn::Forward);
+        let seen = match cache {
+            Some(cache) => {
+                cache.append(layer, (&k, &v), step.pass.segments.lens());
+                let sequences = self.stretches(step);
+                let span = |(i, own): (usize, &Stretch)| {
+                    cache.span(layer, i, own.rows, own.keys - own.before - own.rows)
+                };
+                let spans: Vec<Span<'_>> = sequences.iter().enumerate().map(span).collect();
+                kernel::forward(&q, &spans, &self.heads)
+            }
+            None => kernel::forward(&q, &self.spans(&k, &v, step), &self.heads),
+        };
+        let (y, out) = self.out.forward(&seen, onto, &step.own())?;
+        let kept = Seen {
+            q,
+            k,
+            v,
+            plain,
+            qkv,
+            seen,
+            out,
+        };
+        Ok((y, kept))
+    }
+
+    /// Queries and new keys of every sequence.
+    fn stretches(&self, step: &Step<'_>) -> Vec<Stretch> {
+        let lens = step.pass.segments.lens().iter();
+        match step.wanted {
+            None => lens.map(|&len| Stretch::whole(len)).collect(),
+            Some(wanted) => {
+                let own = wanted.before.iter().zip(wanted.segments.lens().iter());
+                let own = lens.zip(own);
+                own.map(|(&keys, (&before, &rows))| Stretch { before, rows, keys })
+                    .collect()
+            }
+        }
+    }
+
+    fn spans<'a>(&self, k: &'a [f32], v: &'a [f32], step: &Step<'_>) -> Vec<Span<'a>> {
+        let (width, mut start) = (self.heads.kv_width(), 0);
+        let span = |own: Stretch| {
+            let range = start * width..(start + own.before + own.rows) * width;
+            start += own.keys;
+            let part = Part {
+                k: &k[range.clone()],
+                v: &v[range],
+            };
+            Span {
+                rows: own.rows,
+                parts: vec![part],
+            }
+        };
+        self.stretches(step).into_iter().map(span).collect()
+    }
+
+    /// The gradient of `x`, if wanted, for that of the result `dy`; those of the variables are
+    /// pushed. `x` is read only if [`Attention::reads_input`] says so.
+    pub(super) fn backward(
+        &self,
+        (x, kept): (&[f32], &Seen),
+        dy: &[f32],
+        step: &Step<'_>,
+        wants_dx: bool,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Vec<f32>>> {
+        let Seen { q, k, v, .. } = kept;
+        let (mut linears, mut norms) = (vec![Vec::new(); self.qkv.len() + 1], Vec::new());
+        let read = (kept.seen.as_slice(), kept.out.as_ref());
+        let last = self.qkv.len();
+        let dout = self
+            .out
+            .backward(read, dy, &step.own(), true, &mut linears[last])?;
+        let dout = dout.ok_or_else(Self::odd)?;
+        let own = kernel::backward((q, k, v), &dout, &self.stretches(step), &self.heads);
+        let kernel::Gradients { mut dq, mut dk, dv } = own;
+        drop(dout);
+        let own = match (step.angles, step.wanted) {
+            (Some(angles), Some(wanted)) => Some(wanted.angles(angles)),
+            (angles, _) => angles.cloned(),
+        };
+        dq = self.turn(dq, self.heads.heads, own.as_ref(), Turn::Back);
+        dk = self.turn(dk, self.heads.kv_heads, step.angles, Turn::Back);
+        if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.norms, &kept.plain) {
+            dq = q_norm.backward(q, &dq, &mut norms)?;
+            dk = k_norm.backward(k, &dk, &mut norms)?;
+        }
+        let dx = match self.qkv.as_slice() {
+            [_, _, _] => {
+                self.apart_backward((x, kept), [&dq, &dk, &dv], step, wants_dx, &mut linears)?
+            }
+            [all] => {
+                if let Some(wanted) = step.wanted {
+                    let width = self.heads.width();
+                    let mut full = vec![0.0; step.pass.segments.tokens() * width];
+                    wanted.put_back(&dq, width, &mut full);
+                    dq = full;
+                }
+                let dall = self.together([&dq, &dk, &dv]);
+                let read = (x, kept.qkv.first().and_then(Option::as_ref));
+                all.backward(read, &dall, step.pass, wants_dx, &mut linears[0])?
+            }
+            _ => return Err(Self::odd()),
+        };
+        gradients.extend(linears.into_iter().flatten().chain(norms));
+        Ok(dx)
+    }
+
+    /// The backward pass of three matrices.
+    fn apart_backward(
+        &self,
+        (x, kept): (&[f32], &Seen),
+        dqkv: [&[f32]; 3],
+        step: &Step<'_>,
+        wants_dx: bool,
+        gradients: &mut [Gradients],
+    ) -> Result<Option<Vec<f32>>> {
+        let mut sum: Option<Vec<f32>> = None;
+        let t = step.pass.segments.tokens().max(1);
+        // q last: with some rows wanted its gradient is not one of all rows.
+        for i in [1, 2, 0] {
+            let (linear, by) = (&self.qkv[i], kept.qkv.get(i).and_then(Option::as_ref));
+            let some = step.wanted.filter(|_| i == 0);
+            let own = some.map(|wanted| wanted.pick(x, x.len() / t));
+            let pass = if i == 0 { step.own() } else { *step.pass };
+            let read = (own.as_deref().unwrap_or(x), by);
+            let dx = linear.backward(read, dqkv[i], &pass, wants_dx, &mut gradients[i])?;
+            match (&mut sum, dx) {
+                (Some(sum), Some(dx)) => match some {
+                    Some(wanted) => wanted.put_back(&dx, sum.len() / t, sum),
+                    None => stream::add(&dx, sum),
+                },
+                (None, dx) => sum = dx,
+                (Some(_), None) => {}
+            }
+        }
+        Ok(sum)
+    }
+}

@@ -1,0 +1,135 @@
+//! The MLP with its matrices, forward and backward.
+
+use candle_core::Tensor;
+use lyceum_kernels::activation::{self, Activation};
+
+use super::config::MlpShape;
+use crate::error::{Error, Result};
+use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
+
+use lyceum_kernels::stream;
+
+/// The MLP of one block.
+#[derive(Debug, Clone)]
+pub(super) struct Mlp {
+    /// Gate and up, one for both, or up alone.
+    pub(super) up: Vec<RoutedLinear>,
+    pub(super) down: RoutedLinear,
+    pub(super) shape: MlpShape,
+    pub(super) activation: Activation,
+}
+
+/// What the backward pass needs of a forward pass.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// What `up` gave: gate and up, or up alone.
+    up: Vec<Vec<f32>>,
+    routed: Vec<Option<Routed>>,
+    down: Option<Routed>,
+}
+
+impl Mlp {
+    /// What can be trained, in the order of the gradients.
+    pub(super) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
+        let linears = self.up.iter().chain([&self.down]);
+        linears.flat_map(|l| l.variables(pass)).collect()
+    }
+
+    /// Whether the backward pass reads the input.
+    pub(super) fn reads_input(&self, pass: &Pass<'_>) -> bool {
+        self.up.iter().any(|l| l.reads_input(pass))
+    }
+
+    fn odd() -> Error {
+        Error::invalid("an MLP has the wrong number of matrices")
+    }
+
+    fn inner(&self, up: &[Vec<f32>]) -> Result<Vec<f32>> {
+        let mut inner = vec![0.0; up.first().map_or(0, Vec::len)];
+        match up {
+            [up] => activation::forward(self.activation, up, &mut inner),
+            [gate, up] => activation::gated(self.activation, gate, up, &mut inner),
+            _ => return Err(Self::odd()),
+        }
+        Ok(inner)
+    }
+
+    /// What the MLP makes of `x` `[t, d]`, added to `onto`, if any.
+    pub(super) fn forward(
+        &self,
+        x: &[f32],
+        onto: Option<&[f32]>,
+        pass: &Pass<'_>,
+    ) -> Result<(Vec<f32>, Made)> {
+        let mut up = Vec::new();
+        let mut routed = Vec::new();
+        for linear in &self.up {
+            let (y, by) = linear.forward(x, None, pass)?;
+            up.push(y);
+            routed.push(by);
+        }
+        if let (MlpShape::Fused, [both]) = (self.shape, up.as_slice()) {
+            let width = both.len() / pass.segments.tokens().max(1) / 2;
+            let (mut gate, mut own) = (Vec::new(), Vec::new());
+            for row in both.chunks(2 * width.max(1)) {
+                gate.extend_from_slice(&row[..width]);
+                own.extend_from_slice(&row[width..]);
+            }
+            up = vec![gate, own];
+        }
+        let (y, down) = self.down.forward(&self.inner(&up)?, onto, pass)?;
+        Ok((y, Made { up, routed, down }))
+    }
+
+    /// The gradient of `x`, if wanted, for that of the result `dy`; those of the variables are
+    /// pushed. `x` is read only if [`Mlp::reads_input`] says so.
+    pub(super) fn backward(
+        &self,
+        (x, made): (&[f32], &Made),
+        dy: &[f32],
+        pass: &Pass<'_>,
+        wants_dx: bool,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Vec<f32>>> {
+        let mut own = Vec::new();
+        let inner = match self.down.reads_input(pass) {
+            true => self.inner(&made.up)?,
+            false => Vec::new(),
+        };
+        let read = (inner.as_slice(), made.down.as_ref());
+        let dinner = self.down.backward(read, dy, pass, true, &mut own)?;
+        let dinner = dinner.ok_or_else(Self::odd)?;
+        drop(inner);
+        let mut dups = match made.up.as_slice() {
+            [up] => {
+                let mut dup = vec![0.0; up.len()];
+                activation::backward(self.activation, up, &dinner, &mut dup);
+                vec![dup]
+            }
+            [gate, up] => {
+                let (mut dgate, mut dup) = (vec![0.0; up.len()], vec![0.0; up.len()]);
+                let both = (dgate.as_mut_slice(), dup.as_mut_slice());
+                activation::gated_backward(self.activation, (gate, up), &dinner, both);
+                vec![dgate, dup]
+            }
+            _ => return Err(Self::odd()),
+        };
+        drop(dinner);
+        if let (MlpShape::Fused, [dgate, dup]) = (self.shape, dups.as_slice()) {
+            let width = (dup.len() / pass.segments.tokens().max(1)).max(1);
+            let rows = dgate.chunks(width).zip(dup.chunks(width));
+            dups = vec![rows.flat_map(|(g, u)| [g, u]).flatten().copied().collect()];
+        }
+        let mut sum: Option<Vec<f32>> = None;
+        for ((linear, by), dup) in self.up.iter().zip(&made.routed).zip(&dups) {
+            let dx = linear.backward((x, by.as_ref()), dup, pass, wants_dx, gradients)?;
+            match (&mut sum, dx) {
+                (Some(sum), Some(dx)) => stream::add(&dx, sum),
+                (None, dx) => sum = dx,
+                (Some(_), None) => {}
+            }
+        }
+        gradients.extend(own);
+        Ok(sum)
+    }
+}

@@ -1,0 +1,109 @@
+//! A norm with its parameters.
+
+use candle_core::Tensor;
+use lyceum_kernels::norm;
+
+use super::config::{self, NormKind};
+use super::load::Source;
+use crate::error::Result;
+use crate::mix::{Gradients, Vector};
+use crate::ops::{self, Gradient};
+
+/// Layer norm, or RMS norm without a bias.
+#[derive(Debug, Clone)]
+pub(super) struct Norm {
+    weight: Vector,
+    bias: Option<Vector>,
+    eps: f32,
+    /// Whether 1 is still to be added to the weight.
+    plus_one: bool,
+}
+
+impl Norm {
+    pub(super) fn new(source: &mut Source<'_>, path: &str, is: config::Norm) -> Result<Self> {
+        let mut weight = source.vector(&format!("{path}.weight"))?;
+        let mut plus_one = is.plus_one;
+        if let (true, Vector::Frozen(values)) = (plus_one, &weight) {
+            weight = Vector::Frozen(values.iter().map(|w| 1.0 + w).collect());
+            plus_one = false;
+        }
+        let bias = match is.kind {
+            NormKind::Layer => Some(source.vector(&format!("{path}.bias"))?),
+            NormKind::Rms => None,
+        };
+        Ok(Norm {
+            weight,
+            bias,
+            eps: is.eps as f32,
+            plus_one,
+        })
+    }
+
+    /// What can be trained: weight and bias.
+    pub(super) fn variables(&self) -> Vec<Tensor> {
+        let bias = self.bias.as_ref().and_then(Vector::variable);
+        self.weight
+            .variable()
+            .into_iter()
+            .chain(bias)
+            .cloned()
+            .collect()
+    }
+
+    fn scale(&self) -> Result<std::borrow::Cow<'_, [f32]>> {
+        let mut weight = self.weight.values()?;
+        if self.plus_one {
+            weight.to_mut().iter_mut().for_each(|w| *w += 1.0);
+        }
+        Ok(weight)
+    }
+
+    /// Over rows `[n, d]`.
+    pub(super) fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let (weight, mut y) = (self.scale()?, vec![0.0; x.len()]);
+        match &self.bias {
+            Some(bias) => {
+                norm::layer_norm(x, &weight, &bias.values()?, self.eps, weight.len(), &mut y);
+            }
+            None => norm::rms_norm(x, &weight, self.eps, &mut y),
+        }
+        Ok(y)
+    }
+
+    /// The gradient of the input `x` for `dy`; those of the variables are pushed.
+    pub(super) fn backward(
+        &self,
+        x: &[f32],
+        dy: &[f32],
+        gradients: &mut Gradients,
+    ) -> Result<Vec<f32>> {
+        let (weight, mut dx) = (self.scale()?, vec![0.0; x.len()]);
+        let d = weight.len();
+        let trained = self.weight.variable().is_some();
+        let (mut dweight, mut dbias) = (vec![0.0; d], vec![0.0; d]);
+        if self.bias.is_some() {
+            let params = trained.then_some((dweight.as_mut_slice(), dbias.as_mut_slice()));
+            norm::layer_norm_backward(x, &weight, self.eps, d, dy, &mut dx, params);
+        } else {
+            let dweight = trained.then_some(dweight.as_mut_slice());
+            norm::rms_norm_backward(x, &weight, self.eps, dy, &mut dx, dweight);
+        }
+        if trained {
+            gradients.push(dweight);
+            gradients.extend(self.bias.is_some().then_some(dbias));
+        }
+        Ok(dx)
+    }
+
+    /// [`Norm::forward`] of a tensor `[n, d]`, differentiable.
+    pub(super) fn over(&self, x: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let y = self.forward(&ops::values(&x)?)?;
+        let norm = self.clone();
+        ops::fused((&x, &self.variables()), (y, x.shape()), move |x, dy, _| {
+            let mut params = Vec::new();
+            let dx = Some(norm.backward(x, dy, &mut params)?);
+            Ok(Gradient { dx, params })
+        })
+    }
+}

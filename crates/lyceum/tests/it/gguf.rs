@@ -1,0 +1,225 @@
+//! GGUF files: those that llama.cpp's converter writes (`golden/gguf`), and those that are refused.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::Value;
+use lyceum::backbone::{Base, Precision};
+use serde_json::json;
+
+use crate::families::{apart, base_of, folder, logits, sequences, tensors};
+use crate::quantised::{WIDTH, fields, gguf, noise, stories, wide, write};
+
+#[test]
+fn files_of_llama_cpps_converter_compute_what_the_folders_do() {
+    // What ggml's files cannot say, and whether all tensors are kept as the folder has them.
+    let all = [
+        ("llama", json!({}), true),
+        (
+            "mistral",
+            json!({ "sliding_window": null, "layer_types": null }),
+            false,
+        ),
+        (
+            "qwen2",
+            json!({ "use_sliding_window": false, "layer_types": null }),
+            false,
+        ),
+        ("qwen3", json!({}), false),
+        ("gemma", json!({}), false),
+        ("gemma2", json!({ "query_pre_attn_scalar": 6 }), false),
+        ("phi", json!({}), false),
+        ("phi3", json!({}), false),
+        ("gpt2", json!({}), false),
+        ("gpt_neox", json!({}), false),
+    ];
+    for (family, changes, alike) in all {
+        let read = std::fs::read(folder(family).join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&read).unwrap();
+        let fields = config.as_object_mut().unwrap();
+        fields.extend(changes.as_object().unwrap().clone());
+        let want = base_of(family, config.to_string().as_bytes());
+        let got = Base::open(&gguf(family), Precision::F32).unwrap();
+        let golden = tensors(&folder(family).join("golden.safetensors"));
+        let both = sequences(&golden);
+        let off = apart(&logits(&got, &both, None), &logits(&want, &both, None));
+        assert!(off < 1e-5, "{family}: {off}");
+        // The same adapters fit.
+        assert_eq!(
+            got.decoder.config().sites(),
+            want.decoder.config().sites(),
+            "{family}"
+        );
+        if alike {
+            assert_eq!(got.fingerprint, want.fingerprint, "{family}");
+        }
+        assert_eq!(
+            got.tokenizer.encode("abaz").unwrap(),
+            [27, 0, 25],
+            "{family}"
+        );
+        assert_eq!(got.stops.iter().copied().collect::<Vec<_>>(), [47]);
+    }
+}
+
+/// An error with its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(|e| format!("{e}: ")).collect()
+}
+
+#[test]
+fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
+    let refusal = |change: &dyn Fn(
+        &mut BTreeMap<&'static str, Value>,
+        &mut BTreeMap<&'static str, Tensor>,
+    )| {
+        let (mut fields, mut tensors) = (fields(), wide());
+        change(&mut fields, &mut tensors);
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &fields, &tensors, |_| GgmlDType::F32);
+        Base::open(&path, Precision::F32).map_or_else(|e| whole(&e), |_| String::new())
+    };
+    let put = |name: &'static str, value: Value| {
+        refusal(&move |fields, _| {
+            fields.insert(name, value.clone());
+        })
+    };
+    let cases = [
+        (
+            put("general.architecture", Value::String("mamba".into())),
+            "`mamba`",
+        ),
+        (
+            put("llama.expert_count", Value::U32(8)),
+            "`llama.expert_count`",
+        ),
+        (
+            put("llama.logit_scale", Value::F32(0.5)),
+            "`llama.logit_scale`",
+        ),
+        (
+            put("llama.attention.head_count_kv", Value::U32(3)),
+            "3 key-value heads",
+        ),
+        (
+            put("llama.rope.scaling.type", Value::String("spiral".into())),
+            "`spiral`",
+        ),
+        (put("llama.embedding_length", Value::U32(0)), "hidden_size"),
+        (
+            put("llama.embedding_length", Value::U32(u32::MAX)),
+            "hidden_size",
+        ),
+        (put("llama.block_count", Value::U32(2)), "layers.1"),
+        (put("split.count", Value::U16(3)), "merge"),
+        (
+            put("llama.block_count", Value::String("one".into())),
+            "`llama.block_count`",
+        ),
+        (
+            refusal(&|fields, _| {
+                fields.remove("llama.block_count");
+            }),
+            "`llama.block_count`",
+        ),
+        (
+            refusal(&|_, tensors| {
+                tensors.insert("blk.0.attn_q.bias", noise(&[WIDTH], 1));
+            }),
+            "o_proj.bias",
+        ),
+        (
+            refusal(&|_, tensors| {
+                tensors.insert("blk.0.ffn_gate_inp.weight", noise(&[8, WIDTH], 1));
+            }),
+            "ffn_gate_inp",
+        ),
+        (
+            refusal(&|_, tensors| {
+                tensors.remove("blk.0.ffn_up.weight");
+            }),
+            "up_proj",
+        ),
+    ];
+    for (said, why) in cases {
+        assert!(said.contains(why), "{said} should name {why}");
+    }
+    // A scale that is not finite, and kinds that are not read.
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), &fields(), &wide(), |_| GgmlDType::Q8_0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let n = bytes.len();
+    bytes[n - 100..].fill(0x7f);
+    std::fs::write(&path, bytes).unwrap();
+    let said = Base::open(&path, Precision::F32).map_or_else(|e| whole(&e), |_| String::new());
+    assert!(said.contains("finite"), "{said}");
+    let path = write(dir.path(), &fields(), &wide(), |_| GgmlDType::Q2K);
+    let said = Base::open(&path, Precision::F32).map_or_else(|e| whole(&e), |_| String::new());
+    assert!(said.contains("Q2_K"), "{said}");
+    std::fs::write(&path, b"no such thing").unwrap();
+    let said = Base::open(&path, Precision::F32).map_or_else(|e| whole(&e), |_| String::new());
+    assert!(said.contains("no GGUF file"), "{said}");
+}
+
+#[test]
+fn damaged_gguf_files_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), &fields(), &wide(), |_| GgmlDType::Q4_0);
+    let whole = std::fs::read(&path).unwrap();
+    // Every byte of the header in turn, and files that end early.
+    let at = whole
+        .windows(18)
+        .position(|w| w == b"output_norm.weight")
+        .unwrap();
+    for i in (0..at + 40).step_by(5) {
+        let mut bytes = whole.clone();
+        bytes[i] ^= 0x55;
+        std::fs::write(&path, &bytes).unwrap();
+        let _ = Base::open(&path, Precision::F32);
+    }
+    for end in [0, 3, 24, 100, at, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        assert!(Base::open(&path, Precision::F32).is_err(), "{end}");
+    }
+}
+
+#[test]
+fn sentencepiece_vocabularies_cut_texts_as_their_tokenizer_json_does() {
+    let (dir, _) = stories();
+    let open = lyceum::data::Tokenizer::open;
+    let want = open(dir.path()).unwrap();
+    let inside = Base::open(&gguf("stories260K"), Precision::F32).unwrap();
+    std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    std::fs::copy(
+        folder("../gguf/tokenizer.model"),
+        dir.path().join("tokenizer.model"),
+    )
+    .unwrap();
+    let model = open(dir.path()).unwrap();
+    for tokenizer in [&model, &inside.tokenizer] {
+        assert_eq!((tokenizer.start(), tokenizer.eos()), (&[1][..], 2));
+        for text in [
+            "Once upon a time, there was a little girl named Lily.",
+            "She said: \"caf\u{e9} \u{1f600}\"\n\n  two  spaces ",
+            "",
+            "x",
+        ] {
+            let ids = want.encode(text).unwrap();
+            assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text}");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), want.decode(&ids).unwrap());
+        }
+    }
+    // Damage is an error, never a panic.
+    let whole = std::fs::read(folder("../gguf/tokenizer.model")).unwrap();
+    let path = dir.path().join("tokenizer.model");
+    for at in (0..whole.len()).step_by(101) {
+        std::fs::write(&path, &whole[..at]).unwrap();
+        assert!(open(dir.path()).is_err(), "{at}");
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xff;
+        std::fs::write(&path, &bytes).unwrap();
+        let _ = open(dir.path());
+    }
+}
