@@ -49,6 +49,9 @@ math::dispatch! {
 
 /// `y = (x - mean) / sqrt(var + eps) * weight + bias` over rows of `d` values.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, d: usize, y: &mut [f32]) {
+    if x.len() <= BLOCK * d {
+        return block_forward(x, weight, bias, eps, y);
+    }
     x.par_chunks(BLOCK * d)
         .zip(y.par_chunks_mut(BLOCK * d))
         .for_each(|(x, y)| block_forward(x, weight, bias, eps, y));
@@ -134,6 +137,9 @@ math::dispatch! {
 /// Sennrich, arXiv 1910.07467).
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let d = weight.len();
+    if x.len() <= BLOCK * d {
+        return rms_block(x, weight, eps, y);
+    }
     x.par_chunks(BLOCK * d)
         .zip(y.par_chunks_mut(BLOCK * d))
         .for_each(|(x, y)| rms_block(x, weight, eps, y));

@@ -134,16 +134,13 @@ fn choose_at(level: Level, to: &Directions<'_>, x: &[f32], k: usize) -> (Vec<u32
     let sums: Vec<f32> = to.rows.chunks(d).map(sum).collect();
     let t = x.len() / d;
     let (mut experts, mut weights) = (vec![0; t * per], vec![0.0; t * per]);
-    let blocks = x
-        .par_chunks(BLOCK * d)
-        .zip(experts.par_chunks_mut(BLOCK * per));
-    let blocks = blocks.zip(weights.par_chunks_mut(BLOCK * per));
-    let block = |((x, experts), weights): ((&[f32], _), _)| {
+    let block = |x: &[f32], experts: &mut [u32], weights: &mut [f32]| {
+        let sums = sums.as_slice();
         run(
             level,
             Choose {
                 to,
-                sums: &sums,
+                sums,
                 x,
                 experts,
                 weights,
@@ -151,7 +148,15 @@ fn choose_at(level: Level, to: &Directions<'_>, x: &[f32], k: usize) -> (Vec<u32
             },
         );
     };
-    blocks.for_each(block);
+    if t <= BLOCK {
+        block(x, &mut experts, &mut weights);
+    } else {
+        let blocks = x
+            .par_chunks(BLOCK * d)
+            .zip(experts.par_chunks_mut(BLOCK * per))
+            .zip(weights.par_chunks_mut(BLOCK * per));
+        blocks.for_each(|((x, experts), weights)| block(x, experts, weights));
+    }
     (experts, weights)
 }
 

@@ -1,6 +1,6 @@
 //! A few rows at a time: dot products with them, and sums of them.
 //!
-//! A result is one chain of multiply-adds per lane, whatever is computed beside it.
+//! The order in which a result is summed depends on the rows alone, not on what is computed beside.
 
 use crate::cpu::Level;
 use crate::vector::{Plain, Vector};
@@ -119,21 +119,23 @@ unsafe fn sums<V: Vector, const T: usize, const N: usize>(
                 *own = V::load(rows.first.add(n * rows.pitch + at));
             }
             for (t, factors) in factors.iter().enumerate() {
-                let to = y.first.add(t * y.pitch + at);
-                let mut sum = V::load(to);
+                let mut sum = V::splat(0.0);
                 for (factor, own) in factors.iter().zip(&own) {
                     sum = sum.add_product(*factor, *own);
                 }
-                sum.store(to);
+                // Rounded once at the size of `y`, which may be much larger than the sum.
+                let to = y.first.add(t * y.pitch + at);
+                V::load(to).add_product(sum, V::splat(1.0)).store(to);
             }
             at += V::LANES;
         }
         for (t, weights) in weights.iter().enumerate() {
             for at in whole..width {
-                let to = y.first.add(t * y.pitch + at);
+                let mut sum = 0.0;
                 for (n, weight) in weights.iter().enumerate() {
-                    *to += weight * *rows.first.add(n * rows.pitch + at);
+                    sum += weight * *rows.first.add(n * rows.pitch + at);
                 }
+                *y.first.add(t * y.pitch + at) += sum;
             }
         }
     }

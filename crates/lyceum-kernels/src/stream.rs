@@ -16,6 +16,9 @@ math::dispatch! {
 /// `y += x`.
 pub fn add(x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "as many values");
+    if x.len() <= BLOCK {
+        return block(x, y);
+    }
     let blocks = x.par_chunks(BLOCK).zip(y.par_chunks_mut(BLOCK));
     blocks.for_each(|(x, y)| block(x, y));
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use lyceum_kernels::rope::Angles;
-use lyceum_kernels::stream;
 
 use crate::mix::Segments;
 
@@ -61,7 +60,8 @@ impl Wanted {
     /// The opposite: rows of `x` at their places among `t`, added to `y` `[t, d]`.
     pub(super) fn put_back(&self, x: &[f32], d: usize, y: &mut [f32]) {
         for (x, row) in x.chunks(d.max(1)).zip(&self.rows) {
-            stream::add(x, &mut y[*row as usize * d..][..d]);
+            let y = &mut y[*row as usize * d..][..d];
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
         }
     }
 

@@ -213,7 +213,7 @@ fn adapters_imported_from_peft_route_as_peft_computes() {
         let expert = lyceum::peft::import(&folder(family), &name, Some(&base.host())).unwrap();
         let mixture = Mixture {
             bank: Arc::new(Bank::new([(name, &expert.loras)]).unwrap()),
-            router: Arc::new(Fixed::new(&[1.0]).unwrap()),
+            router: Arc::new(Fixed::new(&[1.0])),
             mixing: Mixing::Outputs,
         };
         let got = logits(&base, &sequences(&golden), Some(&mixture));

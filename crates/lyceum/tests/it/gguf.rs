@@ -69,12 +69,12 @@ fn whole(error: &dyn std::error::Error) -> String {
     causes.map(|e| format!("{e}: ")).collect()
 }
 
+/// Something done to the fields and tensors of a file.
+type Change = dyn Fn(&mut BTreeMap<&'static str, Value>, &mut BTreeMap<&'static str, Tensor>);
+
 #[test]
 fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
-    let refusal = |change: &dyn Fn(
-        &mut BTreeMap<&'static str, Value>,
-        &mut BTreeMap<&'static str, Tensor>,
-    )| {
+    let refusal = |change: &Change| {
         let (mut fields, mut tensors) = (fields(), wide());
         change(&mut fields, &mut tensors);
         let dir = tempfile::tempdir().unwrap();

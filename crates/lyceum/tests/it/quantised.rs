@@ -156,7 +156,7 @@ fn adapter(base: &Base) -> (BTreeMap<Site, (Var, Var)>, Mixture) {
     let loras: BTreeMap<Site, Lora> = vars.iter().map(lora).collect();
     let mixture = Mixture {
         bank: Arc::new(Bank::new([(Name::new("one").unwrap(), &loras)]).unwrap()),
-        router: Arc::new(Fixed::new(&[1.0]).unwrap()),
+        router: Arc::new(Fixed::new(&[1.0])),
         mixing: Mixing::Outputs,
     };
     (vars, mixture)
