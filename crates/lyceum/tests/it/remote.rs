@@ -212,7 +212,7 @@ fn a_cache_is_read_verified_and_serves_offline() {
             damaged += 1;
         }
     }
-    assert!(damaged >= first);
+    assert!(damaged >= 5, "{damaged}");
     assert!(work.done(&list).contains("listed 5"));
     let (hub_place, hub) = Place::hub();
     let work = Work::new(&hub_place.vars);
