@@ -92,7 +92,7 @@ impl SiteBank {
     }
 
     /// Adds to `y` `[t, d_out]` what the experts make of `x` `[t, d_in]`. Returns what
-    /// [`SiteBank::backward`] wants.
+    /// `SiteBank::backward` wants.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
