@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
+use lyceum::Error;
 use lyceum::check::{self, Findings};
 use lyceum::library::Library;
+use lyceum::store::{Wanted, fetched};
 
 use super::model;
 use crate::args::BaseArgs;
@@ -13,9 +15,19 @@ use crate::out::{Format, NotClean, show};
 pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
     let base = base.base.as_ref().map(|_| model::base(base)).transpose()?;
     let host = base.map(|base| base.host());
-    let found = match unreadable(uri)? {
-        Some(found) => found,
-        None => check::check(&Library::open(uri)?, host.as_ref())?,
+    let checked = Library::open(uri).and_then(|library| check::check(&library, host.as_ref()));
+    let found = match checked {
+        Ok(found) => found,
+        Err(error) => match unreadable(uri)? {
+            Some(found) => found,
+            None if damaged(&error) => Findings {
+                experts: Vec::new(),
+                artifacts: 0,
+                problems: vec![check::chain(&error)],
+                warnings: Vec::new(),
+            },
+            None => return Err(error.into()),
+        },
     };
     show(format, &found, |found| {
         let mut text = String::new();
@@ -40,13 +52,29 @@ pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
     }
 }
 
+/// Whether something is there and is not what it should be, so that nothing else could be checked.
+fn damaged(error: &Error) -> bool {
+    match error {
+        Error::Format { .. } | Error::NotFound { kind: "file", .. } => true,
+        Error::At { source, .. } => match &**source {
+            Error::Io { .. } | Error::Remote { .. } => false,
+            Error::Invalid(_) | Error::Mismatch(_) => true,
+            other => damaged(other),
+        },
+        _ => false,
+    }
+}
+
 /// Everything wrong with a folder of MTTL's that cannot be opened whole.
 fn unreadable(uri: &str) -> Result<Option<Findings>> {
-    let dir = Path::new(uri.strip_prefix("local://").unwrap_or(uri));
-    if dir.join("library.json").exists() || !lyceum::mttl::is_library(dir) {
+    let path = Path::new(uri.strip_prefix("local://").unwrap_or(uri));
+    let Ok(dir) = fetched(path, Wanted::Experts) else {
+        return Ok(None);
+    };
+    if dir.join("library.json").exists() || !lyceum::mttl::is_library(&dir) {
         return Ok(None);
     }
-    let (contents, errors) = lyceum::mttl::scan(dir)?;
+    let (contents, errors) = lyceum::mttl::scan(&dir)?;
     if errors.is_empty() {
         return Ok(None);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lyceum::Name;
+use lyceum::expert::Card;
 use lyceum::library::{Entry, Library};
 use lyceum::store::Put;
 use lyceum::transform::{self, Mbc};
@@ -66,7 +67,7 @@ impl Row {
 
 pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
     let library = open(&args.uri, args.at)?;
-    let entries = match args.removed {
+    let mut entries = match args.removed {
         true => library.removed()?,
         false => library.entries()?,
     };
@@ -81,18 +82,22 @@ pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
             && args.task.as_ref().is_none_or(stands)
             && args.base.as_ref().is_none_or(on)
     };
-    let entries = { entries.into_iter() }.filter(|(name, entry)| wanted(name, entry));
+    entries.retain(|name, entry| wanted(name, entry));
     if format == Format::Json && !args.removed {
         // Machines get the cards whole, with when each was added.
-        let dated = |(name, entry): (Name, Entry)| -> Result<serde_json::Value> {
-            let mut card = serde_json::to_value(library.card(&name)?)?;
+        let cards = library.cards_of(&entries)?;
+        let dated = |(card, entry): (Card, &Entry)| -> Result<serde_json::Value> {
+            let mut card = serde_json::to_value(card)?;
             card["added"] = date(entry.added).into();
             Ok(card)
         };
-        let cards: Vec<serde_json::Value> = entries.map(dated).collect::<Result<_>>()?;
+        let cards: Vec<serde_json::Value> = { cards.into_iter().zip(entries.values()) }
+            .map(dated)
+            .collect::<Result<_>>()?;
         return show(format, &cards, |_| String::new());
     }
-    let rows: Vec<Row> = entries.map(|(name, entry)| Row::new(name, entry)).collect();
+    let rows = { entries.into_iter() }.map(|(name, entry)| Row::new(name, entry));
+    let rows: Vec<Row> = rows.collect();
     show(format, &rows, |rows| {
         let mut text = format!(
             "{:<60} {:>4} {:>6}  {:<12} {:<20}  tasks\n",
@@ -157,13 +162,14 @@ pub(crate) fn history(uri: &str, limit: usize, format: Format) -> Result<()> {
         for m in versions {
             let changes = m["changes"].as_array().into_iter().flatten();
             let changes: Vec<&str> = changes.filter_map(|c| c.as_str()).take(3).collect();
-            let more = m["changed"].as_u64().unwrap_or(0) as usize - changes.len();
-            let more = match more {
+            let number = |key: &str| m[key].as_u64().unwrap_or(0);
+            let more = match number("changed").saturating_sub(changes.len() as u64) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
             let time = m["time"].as_str().unwrap_or_default();
-            text += &format!("{:>7}  {time:<20} {:>7}  ", m["version"], m["experts"]);
+            let (version, experts) = (number("version"), number("experts"));
+            text += &format!("{version:>7}  {time:<20} {experts:>7}  ");
             text += &format!("{}{more}\n", changes.join(", "));
         }
         text
@@ -225,10 +231,15 @@ pub(crate) fn rename(uri: &str, from: &str, to: &str, format: Format) -> Result<
 pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, format: Format) -> Result<()> {
     let purged = Library::open(uri)?.purge(grace, dry_run)?;
     show(format, &purged, |purged| {
-        let would = if dry_run { "would give" } else { "gave" };
+        let (would, least) = match dry_run {
+            true => ("would give", "at least "),
+            false => ("gave", ""),
+        };
+        let (experts, objects) = (purged.experts, purged.objects);
         format!(
-            "{would} up {} removed experts and {} objects; versions from {} on can be opened",
-            purged.experts, purged.objects, purged.oldest
+            "{would} up {experts} removed experts and {least}{objects} objects; versions from {} \
+             on can be opened",
+            purged.oldest
         )
     })
 }

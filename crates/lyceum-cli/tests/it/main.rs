@@ -20,4 +20,5 @@ mod run;
 mod servers;
 #[path = "../../../lyceum/tests/it/tiny.rs"]
 mod tiny;
+mod tutorial;
 mod walk;

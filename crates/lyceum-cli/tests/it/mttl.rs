@@ -177,4 +177,28 @@ fn check_says_what_is_wrong_and_exits_with_1() {
         "{text}"
     );
     assert_eq!(lyceum(&["check", "/nonexistent"]).status.code(), Some(2));
+    // What is damaged so that nothing else can be read.
+    let wrong = |uri: &str, why: &str| {
+        let output = lyceum(&["check", uri]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("wrong: ") && text.contains(why), "{text}");
+    };
+    let peft = dir.path().join("peft");
+    ok(&["export", &mttl, peft.to_str().unwrap(), "--format", "peft"]);
+    let adapter = peft.join("who_has");
+    let config = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+    let config = config.replace("\"bias\": \"none\"", "\"bias\": \"all\"");
+    std::fs::write(adapter.join("adapter_config.json"), config).unwrap();
+    wrong(adapter.to_str().unwrap(), "`bias`");
+    let manifests = Path::new(&own).join("versions");
+    for entry in std::fs::read_dir(&manifests).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        if path.extension().is_some_and(|e| e == "json") {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, text.replace("\"root\":\"0:", "\"root\":\"7:")).unwrap();
+        }
+    }
+    wrong(&own, "cannot be read");
 }

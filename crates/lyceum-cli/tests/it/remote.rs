@@ -27,7 +27,15 @@ fn lyceum(place: &Place, vars: &Vars, line: &str) -> Output {
 fn settle(command: &mut Command, place: &Place, vars: &Vars) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        let worlds = ["AWS_", "AZURE_", "GOOGLE_", "HF_", "LYCEUM_CACHE", "XDG_"];
+        let worlds = [
+            "AWS_",
+            "AZUR",
+            "GOOGLE_",
+            "STORAGE_",
+            "HF_",
+            "LYCEUM_CACHE",
+            "XDG_",
+        ];
         if worlds.iter().any(|world| name.starts_with(world)) {
             command.env_remove(name);
         }

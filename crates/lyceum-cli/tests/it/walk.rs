@@ -89,7 +89,17 @@ fn versions_are_listed_opened_restored_and_purged() {
     let history = place.json("history lib");
     assert_eq!(history.as_array().unwrap().len(), 4);
     assert_eq!(history[0]["changes"][1], "removed task_2");
-    assert!(place.ok("history lib").contains("renamed task_0 to first"));
+    let table = place.ok("history lib");
+    assert!(table.contains("renamed task_0 to first"));
+    // Numbers end below the ends of their names.
+    let ends: Vec<Option<usize>> = { table.lines() }
+        .map(|line| line.find(|c: char| !c.is_whitespace()))
+        .collect();
+    assert_eq!(
+        ends,
+        [Some(0), Some(6), Some(6), Some(6), Some(6)],
+        "{table}"
+    );
     place.ok("restore lib task_1");
     place.ok("copy lib other task_2 --at 1");
     assert_eq!(names("list other"), ["task_2"]);

@@ -14,6 +14,7 @@ use super::blob::{Blob, Objects};
 use super::entry::Entry;
 use crate::error::{Error, Result};
 use crate::name::Name;
+use crate::peft;
 use crate::store::each;
 
 /// More entries per shard than this and the index is split finer.
@@ -21,6 +22,8 @@ const FULL: u64 = 64;
 /// Fewer than this and it is made coarser; the gap keeps it from going back and forth.
 const SPARSE: u64 = 16;
 const MOST_BITS: u32 = 16;
+/// More than any library holds.
+const MOST_ENTRIES: u64 = 1 << 40;
 
 type Shard = BTreeMap<Name, Entry>;
 
@@ -76,6 +79,11 @@ impl Index {
             let why = format!("{} shards for {bits} bits", shards.len());
             return Err(Error::format(root.key(), why));
         }
+        // A finer index would have been made long before.
+        if entries > FULL << bits && (bits < MOST_BITS || entries > MOST_ENTRIES) {
+            let why = format!("{entries} entries in {} shards", shards.len());
+            return Err(Error::format(root.key(), why));
+        }
         let slot = |blob| Slot {
             blob,
             loaded: OnceLock::new(),
@@ -101,6 +109,13 @@ impl Index {
                     serde_json::from_slice(&objects.get(blob)?).map_err(|e| bad(e.to_string()))?;
                 if let Some(name) = shard.keys().find(|name| place(name, self.bits) != at) {
                     return Err(bad(format!("`{name}` is in the wrong shard")));
+                }
+                // A file's name becomes a path where libraries are folders.
+                for (name, entry) in &shard {
+                    let ours = |file: &&String| peft::FILES.contains(&file.as_str());
+                    if let Some(file) = entry.files.keys().find(|file| !ours(file)) {
+                        return Err(bad(format!("`{file}` is no file of the expert `{name}`")));
+                    }
                 }
                 shard
             }
@@ -171,7 +186,10 @@ impl Index {
                 Some(entry) => shard.insert(name.clone(), entry.clone()),
                 None => shard.remove(name),
             };
-            next.entries = next.entries + u64::from(entry.is_some()) - u64::from(was.is_some());
+            let more = next.entries + u64::from(entry.is_some());
+            next.entries = more
+                .checked_sub(u64::from(was.is_some()))
+                .ok_or_else(|| Error::format("index", "fewer entries than its shards hold"))?;
         }
         let shards = 1u64 << self.bits;
         let crowded = next.entries > FULL * shards && self.bits < MOST_BITS;
@@ -248,7 +266,7 @@ mod tests {
 
     fn entry(n: u64) -> Entry {
         Entry {
-            files: BTreeMap::from([("f".into(), Blob::of(&n.to_le_bytes(), 0))]),
+            files: BTreeMap::from([(peft::CARD.into(), Blob::of(&n.to_le_bytes(), 0))]),
             fingerprint: n.to_string(),
             base: Some("b".into()),
             base_name: "b".into(),

@@ -15,7 +15,7 @@ use crate::name::Name;
 use crate::store::{Change as KeyChange, Put, Store};
 
 const HINT: &str = "versions/latest";
-/// Far more versions than there will ever be; what claims more is damaged.
+/// Far more versions, or purges, than there will ever be; what claims more is damaged.
 const MOST: u64 = 1 << 53;
 /// A manifest names at most so many of its changes.
 pub(crate) const NAMED: usize = 32;
@@ -135,6 +135,9 @@ pub(crate) fn read(store: &dyn Store, version: u64) -> Result<Option<Manifest>> 
             key,
             format!("it says it is version {}", manifest.version),
         ));
+    }
+    if manifest.epoch > MOST {
+        return Err(Error::format(key, format!("{} purges", manifest.epoch)));
     }
     Ok(Some(manifest))
 }

@@ -291,7 +291,15 @@ impl Library {
     /// # Errors
     /// When one cannot be read.
     pub fn cards(&self) -> Result<Vec<Card>> {
-        let entries: Vec<(Name, Entry)> = self.entries()?.into_iter().collect();
+        self.cards_of(&self.entries()?)
+    }
+
+    /// The cards of `entries`, in their order.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn cards_of(&self, entries: &BTreeMap<Name, Entry>) -> Result<Vec<Card>> {
+        let entries: Vec<(&Name, &Entry)> = entries.iter().collect();
         let width = self.shared.objects.store.width();
         each(width, &entries, |(name, entry)| self.card_of(name, entry))
     }

@@ -27,6 +27,8 @@ pub const WEIGHTS: &str = "adapter_model.safetensors";
 pub const CONFIG: &str = "adapter_config.json";
 /// Our card; written last, so that an expert with a card is whole.
 pub const CARD: &str = "card.json";
+/// The files of an expert's folder, and no others.
+pub(crate) const FILES: [&str; 3] = [WEIGHTS, CONFIG, CARD];
 
 const PREFIX: &str = "base_model.model.";
 

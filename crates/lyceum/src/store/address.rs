@@ -132,8 +132,16 @@ impl Address {
     }
 }
 
+/// What may hold a user, a password or a signature is not repeated.
 fn bad(text: &str) -> Error {
-    Error::invalid(format!("`{text}` is not an address; {FORMS}"))
+    let (shown, why) = match text.split_once("://") {
+        Some((scheme, rest)) if rest.contains([':', '?']) => (
+            format!("{scheme}://…"),
+            " (credentials do not belong in it)",
+        ),
+        _ => (text.to_owned(), ""),
+    };
+    Error::invalid(format!("`{shown}` is not an address{why}; {FORMS}"))
 }
 
 impl fmt::Display for Address {
@@ -229,6 +237,16 @@ mod tests {
         ] {
             let error = Address::parse(bad).unwrap_err().to_string();
             assert!(error.contains("s3://bucket/prefix"), "{bad}: {error}");
+        }
+        for secret in [
+            "s3://key:wJalr/SECRET@bucket/x",
+            "az://account/container?sig=SECRET",
+            "https://user:SECRET@host/x",
+            "gs://bucket:SECRET",
+        ] {
+            let error = Address::parse(secret).unwrap_err().to_string();
+            assert!(!error.contains("SECRET"), "{error}");
+            assert!(error.contains("credentials do not belong"), "{error}");
         }
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use object_store::StaticCredentialProvider;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 
 use super::refusal::Login;
 use super::remote::{Remote, client, patience};
@@ -196,9 +197,24 @@ fn connection(text: &str) -> Vec<(AzureConfigKey, String)> {
 }
 
 fn google(bucket: &str) -> Result<Bucket> {
-    let built = GoogleCloudStorageBuilder::from_env()
-        .with_bucket_name(bucket)
-        .with_client_options(client(false))
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+    // By this Google's own tools find an emulator, which asks for no credentials.
+    let emulator = std::env::var("STORAGE_EMULATOR_HOST").unwrap_or_default();
+    if !emulator.is_empty() {
+        let url = match emulator.contains("://") {
+            true => emulator,
+            false => format!("http://{emulator}"),
+        };
+        // The crate asks for credentials even where it is told to sign nothing.
+        let bearer = String::new();
+        let nobody = StaticCredentialProvider::new(GcpCredential { bearer });
+        builder = builder
+            .with_base_url(url.trim_end_matches('/'))
+            .with_credentials(Arc::new(nobody));
+    }
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    let built = builder
+        .with_client_options(client(plain(endpoint)))
         .with_retry(patience())
         .build();
     Ok(Arc::new(

@@ -1,6 +1,13 @@
 //! Where a library's bytes live: a few verbs that every place offers.
 
 mod address;
+#[cfg_attr(
+    not(feature = "remote"),
+    allow(
+        dead_code,
+        reason = "a build that fetches nothing only shows and clears it"
+    )
+)]
 mod cache;
 #[cfg(feature = "remote")]
 mod cached;
@@ -259,6 +266,18 @@ pub(crate) fn each<T: Sync, R: Send>(
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(at, _)| *at);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(all(test, not(feature = "remote")))]
+#[test]
+fn a_build_without_remote_places_names_the_feature() {
+    for uri in ["s3://b", "az://a/c", "gs://b", "hf://o/n"] {
+        let error = open(uri).unwrap_err().to_string();
+        assert!(
+            error.starts_with(uri) && error.contains("feature `remote`"),
+            "{error}"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
+    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig,
 };
 
 use super::refusal::{self, Login};
@@ -154,6 +155,12 @@ fn http_kind(error: &object_store::Error) -> Option<object_store::client::HttpEr
     None
 }
 
+/// Whether a connection ended before its answer came.
+fn lost(error: &object_store::Error) -> bool {
+    use object_store::client::HttpErrorKind::{Interrupted, Timeout};
+    matches!(http_kind(error), Some(Interrupted | Timeout))
+}
+
 impl Store for Remote {
     fn uri(&self) -> String {
         self.uri.clone()
@@ -187,14 +194,26 @@ impl Store for Remote {
     }
 
     fn put(&self, key: &str, bytes: &[u8], how: Put) -> Result<()> {
-        let (path, bytes) = (self.path(key)?, bytes.to_vec());
+        let (path, bytes) = (self.path(key)?, PutPayload::from(bytes.to_vec()));
         let mode = match how {
             Put::New => PutMode::Create,
             Put::Replace => PutMode::Overwrite,
         };
         let put = self.ask(key, |bucket| async move {
-            let options = PutOptions::from(mode);
-            bucket.put_opts(&path, bytes.into(), options).await
+            let mut asked = 0;
+            loop {
+                asked += 1;
+                let options = PutOptions::from(mode.clone());
+                match bucket.put_opts(&path, bytes.clone(), options).await {
+                    // The crate repeats no create whose answer was lost: it may have happened.
+                    // Then the next answer is that the key exists, and whoever creates here
+                    // knows its own bytes again.
+                    Err(error) if asked <= AGAIN && lost(&error) => {
+                        tokio::time::sleep(Duration::from_millis(100 << asked)).await;
+                    }
+                    other => return other,
+                }
+            }
         });
         match put {
             Ok(_) => Ok(()),

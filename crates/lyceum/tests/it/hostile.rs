@@ -4,15 +4,18 @@
 use std::collections::BTreeMap;
 
 use lyceum::artifact::Artifact;
-use lyceum::backbone::{Base, Precision};
-use lyceum::data::Dataset;
+use lyceum::data::{Dataset, Question};
 use lyceum::expert::{Card, Expert};
+use lyceum::lora::Lora;
 use lyceum::rng::Rng;
 use lyceum::torch::{self, Stored, Value};
-use lyceum::{mttl, peft};
+use lyceum::{Name, mttl, peft};
 
 use crate::mttl::{copy, golden, legacy, text};
 use crate::parquet::{self, Kind};
+
+mod bases;
+mod libraries;
 
 fn rounds(usual: usize) -> usize {
     let asked = std::env::var("LYCEUM_FUZZ")
@@ -21,13 +24,13 @@ fn rounds(usual: usize) -> usize {
     asked.unwrap_or(usual)
 }
 
-/// Cuts, doubles, overwrites and flips bytes.
+/// Cuts, doubles, overwrites and flips bytes, and puts numbers that claim too much.
 fn mutate(rng: &mut Rng, seed: &[u8]) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=rng.below(4) {
         let n = bytes.len().max(1);
         let at = rng.below(n);
-        match rng.below(6) {
+        match rng.below(8) {
             0 => bytes.truncate(at),
             1 => {
                 let piece = bytes[at..(at + rng.below(40)).min(bytes.len())].to_vec();
@@ -41,6 +44,20 @@ fn mutate(rng: &mut Rng, seed: &[u8]) -> Vec<u8> {
             3 => {
                 let ops = b"()]}.bRQhqjrtueasNKMJGXc\x81\x85\x86\x87\x88\x89\x8a";
                 bytes.insert(at.min(bytes.len()), ops[rng.below(ops.len())]);
+            }
+            4 => {
+                let claims = [0, 1, 1 << 16, 1 << 31, 1 << 32, 1 << 40, 1 << 63, u64::MAX];
+                let claim = claims[rng.below(claims.len())].to_le_bytes();
+                let end = (at + [1, 2, 4, 8][rng.below(4)]).min(n).min(bytes.len());
+                let at = at.min(end);
+                bytes[at..end].copy_from_slice(&claim[..end - at]);
+            }
+            5 => {
+                // The same where numbers are digits, and where things are nested.
+                let texts: [&[u8]; 6] = [b"9", b"99999999999999999999", b"-1", b"[", b"{", b"\""];
+                let to = at.min(bytes.len());
+                let text = texts[rng.below(texts.len())].repeat(1 + rng.below(3));
+                bytes.splice(to..to, text);
             }
             _ => {
                 if let Some(byte) = bytes.get_mut(at) {
@@ -138,29 +155,53 @@ fn fuzz_adapters_and_cards() {
     }
 }
 
+/// Headers changed and then given their right length again, so that the change is read.
 #[test]
-fn fuzz_bases() {
-    let mut rng = Rng::new(5);
-    let file = |name: &str| std::fs::read(golden(&format!("gpt-neo-tiny/{name}"))).unwrap();
-    let (config, weights) = (file("config.json"), file("model.safetensors"));
-    let tokenizer = file("tokenizer.json");
-    let open = |config: &[u8], weights: &[u8]| {
-        Base::from_bytes("x", config, weights, &tokenizer, Precision::F32)
+fn fuzz_safetensors_headers() {
+    let mut rng = Rng::new(3);
+    let expert = expert();
+    let files: BTreeMap<&str, Vec<u8>> = peft::encode(&expert).unwrap().into_iter().collect();
+    let vector = |lora: &Lora| lora.a.get(0).unwrap();
+    let artifact = Artifact {
+        kind: Name::new("arrow").unwrap(),
+        spec: serde_json::json!({ "a": [1, 2] }),
+        expert: expert.card.name.clone(),
+        made_from: expert.fingerprint().to_owned(),
+        vectors: { expert.loras.iter() }
+            .map(|(site, lora)| (site.clone(), vector(lora)))
+            .collect(),
     };
-    assert!(open(&config, &weights).is_ok());
-    let header = 8 + u64::from_le_bytes(*weights.first_chunk().unwrap()) as usize;
-    for _ in 0..rounds(100) {
-        if rng.below(2) == 0 {
-            // Digits make claims.
-            let mut config = mutate(&mut rng, &config);
-            let at = rng.below(config.len().max(1)).min(config.len());
-            config.insert(at, b'0' + rng.below(10) as u8);
-            let _ = open(&config, &weights);
-        } else {
-            let mut bytes = mutate(&mut rng, &weights[..header]);
-            bytes.extend_from_slice(&weights[header..]);
-            let _ = open(&config, &bytes);
-        }
+    let seeds = [artifact.encode().unwrap(), files[peft::WEIGHTS].clone()];
+    assert!(Artifact::decode(&seeds[0], "x").is_ok());
+    for _ in 0..rounds(1000) {
+        let seed = &seeds[rng.below(2)];
+        let end = 8 + u64::from_le_bytes(*seed.first_chunk().unwrap()) as usize;
+        let header = mutate(&mut rng, &seed[8..end]);
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend(&seed[end..]);
+        let _ = Artifact::decode(&bytes, "x");
+        let _ = peft::decode("x", |file| match file {
+            peft::WEIGHTS => Ok(bytes.clone()),
+            other => Ok(files[other].clone()),
+        });
+    }
+}
+
+#[test]
+fn fuzz_rows() {
+    let mut rng = Rng::new(8);
+    let rows = std::fs::read(golden("tasks.jsonl")).unwrap();
+    let rows: Vec<u8> = { rows.split_inclusive(|byte| *byte == b'\n') }
+        .take(5)
+        .flatten()
+        .copied()
+        .collect();
+    assert_eq!(Dataset::from_jsonl(&rows, "x").unwrap().examples.len(), 5);
+    for _ in 0..rounds(1000) {
+        let bytes = mutate(&mut rng, &rows);
+        let _ = Dataset::from_jsonl(&bytes, "x");
+        let _ = Question::from_jsonl(&bytes, "x");
     }
 }
 

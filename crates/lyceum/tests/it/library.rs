@@ -41,7 +41,7 @@ pub(crate) fn expert(name: &str, seed: u64) -> Expert {
 }
 
 /// Names, and the seeds an expert of that name may have.
-type Committed = BTreeMap<String, BTreeSet<u64>>;
+pub(crate) type Committed = BTreeMap<String, BTreeSet<u64>>;
 
 /// Not a test of its own: what the processes started by the other tests do. Says `done NAME SEED`
 /// after each thing that was committed.
@@ -108,8 +108,22 @@ fn worker() {
             Ok(experts) => println!("\nlisted {}", experts.len()),
             Err(error) => panic!("{}", error.chain()),
         },
+        "none" => {}
+        "entries" => {
+            let found = Library::open(uri).unwrap().entries().unwrap().len();
+            println!("\nlisted {found}");
+        }
+        // show URI NAME
+        "show" => {
+            let name = Name::new(words[2]).unwrap();
+            Library::open(uri).unwrap().expert(&name).unwrap();
+        }
         "laws" => store_laws::obey(uri),
         other => panic!("{other}"),
+    }
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        println!("peak {}", peak.unwrap_or_default().trim());
     }
 }
 
@@ -136,7 +150,7 @@ fn sound(uri: &str, committed: &Committed) {
 }
 
 /// What a process finds when it checks the library at `uri`.
-fn checked(work: &Work, uri: &str, committed: &Committed) -> BTreeMap<String, u64> {
+pub(crate) fn checked(work: &Work, uri: &str, committed: &Committed) -> BTreeMap<String, u64> {
     let file = work.home().join("committed.json");
     std::fs::write(&file, serde_json::to_vec(committed).unwrap()).unwrap();
     let told = work.done(&format!("sound {uri} {}", file.display()));
@@ -172,16 +186,22 @@ fn folders_follow(dir: &Path, library: &Library) {
     }
 }
 
-/// Kills writers of the library at `uri` at random moments up to `longest` after their start.
-fn killed_at_random(uri: &str, vars: &Vars, rounds: u64, longest: Duration) {
+/// Kills `kills` writers of the library at `uri` at random moments up to `longest` after their
+/// start.
+fn killed_at_random(uri: &str, vars: &Vars, kills: u64, longest: Duration) {
     let work = Work::new(vars);
     let source = work.home().join("from").display().to_string();
     work.done(&format!("add {source} copied 1 200 200"));
     work.done(&format!("add {uri} first 1 1 1"));
     let mut committed = Committed::from([("first0".into(), BTreeSet::from([1]))]);
     let mut rng = Rng::new(11);
-    let (mut killed, mut last) = (0, 0);
-    for round in 0..rounds {
+    let (mut killed, mut last, mut round) = (0, 0, 0);
+    while killed < kills {
+        round += 1;
+        assert!(
+            round < 5 * kills,
+            "only {killed} of {round} were killed in time"
+        );
         let job = match round % 5 {
             0 => format!("add {uri} e {round} 40 1"),
             1 => format!("copy {uri} {source}"),
@@ -196,7 +216,7 @@ fn killed_at_random(uri: &str, vars: &Vars, rounds: u64, longest: Duration) {
         let mut child = work.start(&job);
         let most = longest.as_micros() as usize;
         std::thread::sleep(Duration::from_micros(4000 + rng.below(most) as u64));
-        killed += usize::from(child.try_wait().unwrap().is_none());
+        killed += u64::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
         // Any seed that may have been committed under a name is a right answer; a name that was
@@ -213,19 +233,16 @@ fn killed_at_random(uri: &str, vars: &Vars, rounds: u64, longest: Duration) {
         assert!(version >= last);
         last = version;
     }
-    assert!(
-        killed as u64 >= rounds / 3,
-        "{killed} of {rounds} were killed in time"
-    );
     work.done(&format!("purge {uri}"));
     assert_eq!(checked(&work, uri, &committed)["unreferenced"], 0);
+    println!("{uri}: sound after {killed} kills, at version {last}");
 }
 
-fn local_killed(rounds: u64) {
+fn local_killed(kills: u64) {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("lib");
     let uri = dir.to_str().unwrap();
-    killed_at_random(uri, &Vars::new(), rounds, Duration::from_millis(120));
+    killed_at_random(uri, &Vars::new(), kills, Duration::from_millis(120));
     folders_follow(&dir, &Library::open(uri).unwrap());
 }
 
@@ -234,36 +251,42 @@ const REMOTE: Duration = Duration::from_millis(400);
 
 #[test]
 fn writers_killed_at_random_lose_nothing() {
-    local_killed(20);
+    local_killed(12);
 }
 
 #[test]
 #[ignore = "minutes: 200 kills"]
 fn writers_killed_at_random_lose_nothing_200() {
-    local_killed(250);
+    local_killed(200);
 }
 
 #[test]
 fn writers_of_a_hub_killed_at_random_lose_nothing() {
     let (place, _hub) = Place::hub();
-    killed_at_random(&place.uri, &place.vars, 10, REMOTE);
+    killed_at_random(&place.uri, &place.vars, 6, REMOTE);
 }
 
 #[test]
 fn writers_of_a_bucket_killed_at_random_lose_nothing() {
     let (place, _s3) = Place::s3();
-    killed_at_random(&place.uri, &place.vars, 10, REMOTE);
+    killed_at_random(&place.uri, &place.vars, 6, REMOTE);
 }
 
 #[test]
-#[ignore = "minutes: 200 kills each on a hub, a bucket, moto and Azurite"]
+#[ignore = "minutes: 200 kills each on a hub, two buckets, moto and Azurite"]
 fn writers_of_remote_stores_killed_at_random_lose_nothing_200() {
     let (hub, _hub) = Place::hub();
     let (s3, _s3) = Place::s3();
-    let places = [Some(hub), Some(s3), Place::moto(), Place::azurite()];
+    let (gcs, _gcs) = Place::gcs();
+    let places = [
+        Some(hub),
+        Some(s3),
+        Some(gcs),
+        Place::moto(),
+        Place::azurite(),
+    ];
     for place in places.into_iter().flatten() {
-        killed_at_random(&place.uri, &place.vars, 250, REMOTE);
-        println!("{}: sound", place.uri);
+        killed_at_random(&place.uri, &place.vars, 200, REMOTE);
     }
 }
 
@@ -347,7 +370,14 @@ fn eight_processes_add_125_each_at_once() {
     println!("local: {:?}", many_writers(&local, &Vars::new(), 8, 125));
     let (hub, _hub) = Place::hub();
     let (s3, _s3) = Place::s3();
-    let places = [Some(hub), Some(s3), Place::moto(), Place::azurite()];
+    let (gcs, _gcs) = Place::gcs();
+    let places = [
+        Some(hub),
+        Some(s3),
+        Some(gcs),
+        Place::moto(),
+        Place::azurite(),
+    ];
     for place in places.into_iter().flatten() {
         let took = many_writers(&place.uri, &place.vars, 8, 125);
         println!("{}: {took:?}", place.uri);

@@ -9,6 +9,7 @@ use lyceum::store::{Memory, Put, Store};
 use lyceum::{Name, Result};
 
 use crate::library::expert;
+use crate::work::Work;
 
 /// Counts what is asked of a store.
 #[derive(Debug)]
@@ -146,9 +147,26 @@ fn figures_at_size() {
                 .add(&expert(&name, 3), Put::New)
                 .unwrap();
         });
+        // The most memory a process of its own takes.
+        let peak = |job: &str| {
+            let said = Work::new(&Vec::new()).done(job);
+            let peak = said.lines().find_map(|line| line.strip_prefix("peak "));
+            let kib = peak.and_then(|peak| peak.strip_suffix(" kB"));
+            kib.map_or(0.0, |kib| kib.parse::<f64>().unwrap() / 1024.0)
+        };
+        let peaks = [
+            format!("none {lib}"),
+            format!("entries {lib}"),
+            format!("show {lib} e7"),
+            format!("add {lib} peak-{size}- 3 1 1"),
+        ]
+        .map(|job| peak(&job));
         println!(
             "{size}: filled {new} in {filled:.1} s; list {list:.1} ms, cards {cards:.1} ms, \
-             show {show:.2} ms, add {add:.2} ms"
+             show {show:.2} ms, add {add:.2} ms; most MiB of a process that does nothing {:.1}, \
+             lists {:.1}, shows {:.1}, adds {:.1}",
+            peaks[0], peaks[1], peaks[2], peaks[3]
         );
+        assert!(list < 1000.0, "{list} ms");
     }
 }

@@ -9,6 +9,7 @@
 
 mod bases;
 mod families;
+mod faults;
 mod floors;
 mod gguf;
 mod golden;

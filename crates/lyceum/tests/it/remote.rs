@@ -7,8 +7,8 @@ use crate::servers::{self, hub::TOKEN};
 use crate::store_laws::Place;
 use crate::work::Work;
 
-/// What a process says when it fails to read `uri`; never a secret.
-fn complaint(work: &Work, job: &str) -> String {
+/// What a process says when it fails to do `job`; never a secret.
+pub(crate) fn complaint(work: &Work, job: &str) -> String {
     let said = work.fails(job);
     assert!(!said.contains(SECRET) && !said.contains(TOKEN), "{said}");
     said

@@ -37,6 +37,13 @@ impl Place {
         (Place::of("s3://lib/a/é", vars, None), s3)
     }
 
+    /// The same, asked as Google Cloud is.
+    pub(crate) fn gcs() -> (Self, S3) {
+        let s3 = S3::start();
+        let vars = servers::gcs_vars(&s3.server.url);
+        (Place::of("gs://lib/a/é", vars, None), s3)
+    }
+
     pub(crate) fn moto() -> Option<Self> {
         let moto = foreign::moto()?;
         let vars = servers::s3_vars(&format!("http://127.0.0.1:{}", moto.port), "testtest");
@@ -166,6 +173,19 @@ fn a_hub_obeys() {
 #[test]
 fn a_bucket_obeys() {
     obeyed(&Place::s3().0);
+}
+
+#[test]
+fn a_bucket_of_googles_obeys() {
+    let (place, s3) = Place::gcs();
+    obeyed(&place);
+    s3.asked();
+    let said = Work::new(&servers::gcs_vars(&s3.server.url.replace("http://", "")))
+        .done("add gs://lib/without/scheme e 1 1 1");
+    assert!(
+        said.contains("done e0 1") && !s3.asked().is_empty(),
+        "{said}"
+    );
 }
 
 #[test]

@@ -11,6 +11,10 @@ pub(crate) const JOB: &str = "LYCEUM_TEST_JOB";
 /// Where processes work.
 pub(crate) struct Work {
     vars: Vars,
+    /// What a shell does first.
+    shell: Option<String>,
+    /// Whether it does so in mounts of its own.
+    apart: bool,
     home: tempfile::TempDir,
 }
 
@@ -18,6 +22,8 @@ impl Work {
     pub(crate) fn new(vars: &Vars) -> Self {
         Work {
             vars: vars.clone(),
+            shell: None,
+            apart: false,
             home: tempfile::tempdir().unwrap(),
         }
     }
@@ -28,6 +34,38 @@ impl Work {
         self
     }
 
+    /// Processes are started by a shell that does `first` before.
+    pub(crate) fn under(mut self, first: &str) -> Self {
+        self.shell = Some(first.to_owned());
+        self
+    }
+
+    /// The shell has mounts of its own, which it may change.
+    pub(crate) fn apart(mut self) -> Self {
+        self.apart = true;
+        self
+    }
+
+    /// What runs this test binary.
+    fn command(&self) -> Command {
+        let exe = std::env::current_exe().unwrap();
+        let Some(first) = &self.shell else {
+            return Command::new(exe);
+        };
+        let mut command = match self.apart {
+            true => Command::new("unshare"),
+            false => Command::new("sh"),
+        };
+        if self.apart {
+            command.args(["-rm", "sh"]);
+        }
+        command
+            .arg("-c")
+            .arg(format!("{first} exec \"$0\" \"$@\""))
+            .arg(exe);
+        command
+    }
+
     pub(crate) fn home(&self) -> &std::path::Path {
         self.home.path()
     }
@@ -36,7 +74,15 @@ impl Work {
     pub(crate) fn settle(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            let worlds = ["AWS_", "AZURE_", "GOOGLE_", "HF_", "LYCEUM_CACHE", "XDG_"];
+            let worlds = [
+                "AWS_",
+                "AZUR",
+                "GOOGLE_",
+                "STORAGE_",
+                "HF_",
+                "LYCEUM_CACHE",
+                "XDG_",
+            ];
             if worlds.iter().any(|world| name.starts_with(world)) {
                 command.env_remove(name);
             }
@@ -46,7 +92,7 @@ impl Work {
     }
 
     pub(crate) fn start(&self, job: &str) -> Child {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = self.command();
         self.settle(&mut command);
         command
             .args(["library::worker", "--exact", "--nocapture"])

@@ -36,6 +36,11 @@ impl Response {
         }
     }
 
+    /// None: the connection is reset.
+    pub(crate) fn reset() -> Self {
+        Response::default()
+    }
+
     pub(crate) fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.headers.push((name.to_owned(), format!("{value}")));
         self
@@ -72,6 +77,11 @@ fn talk(stream: &TcpStream, answer: impl Fn(Request) -> Response) -> std::io::Re
     while let Some(request) = read(&mut reader, &mut writer)? {
         let head = request.method == "HEAD";
         let response = answer(request);
+        if response.status == 0 {
+            // Nothing lingers, so closing sends a reset.
+            socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO))?;
+            return Ok(());
+        }
         let mut text = format!("HTTP/1.1 {} x\r\n", response.status);
         let length = response
             .headers

@@ -35,6 +35,8 @@ struct State {
     large: BTreeMap<String, Arc<Vec<u8>>>,
     /// What is answered instead, and how often.
     faults: Vec<(String, usize, Response)>,
+    /// As `faults`, but what was asked for is done.
+    losses: Vec<(String, usize, Response)>,
     /// Takes any commit, whatever its parent.
     lies: bool,
     asked: Vec<String>,
@@ -79,8 +81,17 @@ impl Hub {
         state.faults.push((part.to_owned(), times, response));
     }
 
+    /// Does what the next `times` requests whose `METHOD path` holds `part` ask for, and answers
+    /// `response`.
+    pub(crate) fn lose(&self, part: &str, times: usize, response: Response) {
+        let mut state = self.state.lock().unwrap();
+        state.losses.push((part.to_owned(), times, response));
+    }
+
     pub(crate) fn calm(&self) {
-        self.state.lock().unwrap().faults.clear();
+        let mut state = self.state.lock().unwrap();
+        state.faults.clear();
+        state.losses.clear();
     }
 
     pub(crate) fn lie(&self) {
@@ -181,6 +192,16 @@ impl State {
             *times -= 1;
             return response.clone();
         }
+        let loss = { self.losses.iter_mut() }.find(|(part, n, _)| *n > 0 && line.contains(part));
+        let lost = loss.map(|(_, times, response)| {
+            *times -= 1;
+            response.clone()
+        });
+        let answered = self.done(url, request);
+        lost.unwrap_or(answered)
+    }
+
+    fn done(&mut self, url: &str, request: &Request) -> Response {
         let signed = request.headers.get("authorization");
         let write = request.method != "GET" && request.method != "HEAD";
         let read = request.path.contains("/paths-info/");

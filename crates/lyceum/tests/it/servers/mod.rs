@@ -30,6 +30,11 @@ pub(crate) fn s3_vars(url: &str, key: &str) -> Vars {
     ]
 }
 
+/// What a process needs to use the bucket at `url` as one of Google Cloud's.
+pub(crate) fn gcs_vars(url: &str) -> Vars {
+    vec![("STORAGE_EMULATOR_HOST", url.to_owned())]
+}
+
 /// What a process needs to use Azurite on `port`.
 pub(crate) fn azure_vars(port: u16) -> Vars {
     vec![(

@@ -1,5 +1,6 @@
-//! A small bucket that speaks S3's protocol, for what real servers cannot be made to do: fail,
-//! refuse, lie and break off.
+//! A small bucket that speaks the protocol of S3 and that of Google Cloud Storage, which differ in
+//! how a create is asked for; for what real servers cannot be made to do: fail, refuse, lie and
+//! break off.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,8 @@ use super::http::{Request, Response, Server, serve};
 struct State {
     keys: BTreeMap<String, Vec<u8>>,
     faults: Vec<(String, usize, Response)>,
+    /// As `faults`, but what was asked for is done.
+    losses: Vec<(String, usize, Response)>,
     asked: Vec<String>,
 }
 
@@ -34,8 +37,17 @@ impl S3 {
         state.faults.push((part.to_owned(), times, response));
     }
 
+    /// Does what the next `times` requests whose `METHOD path` holds `part` ask for, and answers
+    /// `response`.
+    pub(crate) fn lose(&self, part: &str, times: usize, response: Response) {
+        let mut state = self.state.lock().unwrap();
+        state.losses.push((part.to_owned(), times, response));
+    }
+
     pub(crate) fn calm(&self) {
-        self.state.lock().unwrap().faults.clear();
+        let mut state = self.state.lock().unwrap();
+        state.faults.clear();
+        state.losses.clear();
     }
 
     /// The requests since the last call, as `METHOD path`.
@@ -72,6 +84,16 @@ impl State {
             *times -= 1;
             return response.clone();
         }
+        let loss = { self.losses.iter_mut() }.find(|(part, n, _)| *n > 0 && line.contains(part));
+        let lost = loss.map(|(_, times, response)| {
+            *times -= 1;
+            response.clone()
+        });
+        let answered = self.done(request);
+        lost.unwrap_or(answered)
+    }
+
+    fn done(&mut self, request: &Request) -> Response {
         let path = request.path.trim_start_matches('/');
         let Some(key) = path
             .strip_prefix("lib")
@@ -104,7 +126,13 @@ impl State {
                 None => error(404, "NoSuchKey"),
             },
             ("PUT", key) => {
-                if request.headers.contains_key("if-none-match") && self.keys.contains_key(key) {
+                let creates = request
+                    .headers
+                    .get("if-none-match")
+                    .is_some_and(|v| v == "*")
+                    || { request.headers.get("x-goog-if-generation-match") }
+                        .is_some_and(|v| v == "0");
+                if creates && self.keys.contains_key(key) {
                     return error(412, "PreconditionFailed");
                 }
                 self.keys.insert(key.to_owned(), request.body.clone());
