@@ -80,6 +80,11 @@ fn an_imported_library_gives_the_references_logits_with_every_router() {
         "{text}"
     );
     ok(&["import", &mttl, &own, "--base", &base]);
+    // One version, and none for the same again.
+    let history = ok(&["history", &own, "--format", "json"]);
+    let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+    assert_eq!(history.as_array().unwrap().len(), 1, "{history}");
+    assert_eq!(history[0]["changed"], 4 + 12);
     let methods: &[(&str, &[&str])] = &[
         ("base", &["--router", "base"]),
         ("task_name", &["--router", "oracle"]),

@@ -61,6 +61,14 @@ fn failed(error: Failure) -> Error {
     Error::format("tokenizer", error)
 }
 
+/// What the crate of tokenizers makes of a file or a text. On some malformed files it panics
+/// (0.23: where JSON ends within a decoder); it works on nothing else, so that is an error too.
+fn guarded<T>(work: impl FnOnce() -> std::result::Result<T, Failure>) -> Result<T> {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    let damaged = |_| Err("the tokenizer's file is damaged".into());
+    done.unwrap_or_else(damaged).map_err(failed)
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json` of a folder, or a `tokenizer.model` of sentencepiece, and its
     /// `tokenizer_config.json` if there is one.
@@ -99,7 +107,7 @@ impl Tokenizer {
 
     /// From the bytes of a `tokenizer.json`, and which token ends a text.
     pub(crate) fn named(bytes: &[u8], eos: Option<String>) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(failed)?;
         let candidates = eos
@@ -137,12 +145,8 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self
-            .inner
-            .encode(text, false)
-            .map_err(failed)?
-            .get_ids()
-            .to_vec())
+        let encoding = guarded(|| self.inner.encode(text, false))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// What stands before every text; models that were trained with it do badly without.
@@ -153,7 +157,7 @@ impl Tokenizer {
     /// What the tokenizer itself puts before a text.
     fn prefix(&self) -> Result<Vec<u32>> {
         let bare = self.encode("a")?;
-        let full = self.inner.encode("a", true).map_err(failed)?;
+        let full = guarded(|| self.inner.encode("a", true))?;
         let full = full.get_ids();
         let at = full.windows(bare.len().max(1)).position(|w| w == bare);
         Ok(full[..at.unwrap_or(0)].to_vec())
@@ -173,7 +177,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(failed)
+        guarded(|| self.inner.decode(ids, true))
     }
 
     /// End-of-text.

@@ -120,25 +120,47 @@ pub fn scan(dir: &Path) -> Result<(Library, Vec<Error>)> {
 }
 
 impl Library {
-    /// Adds all of it to `library`; an expert marked as deleted is added and removed again, so that
-    /// it can be restored, unless a live one has its name.
+    /// Adds all of it to `library` as one version, or nothing. Experts marked as deleted become a
+    /// version before that, which lists them, so that they can be restored; those whose name a
+    /// live one has are left out.
     ///
     /// # Errors
     /// [`Error::Exists`] when the library holds another expert of one of the names.
     pub fn add_to(&self, library: &crate::library::Library) -> Result<()> {
-        let live = library.names()?;
-        for expert in &self.removed {
-            if !live.contains(&expert.card.name) {
-                library.add(expert, Put::New)?;
-                library.remove(&expert.card.name)?;
+        let removed = self.lacking(library)?;
+        if !removed.is_empty() {
+            let mut batch = library.batch()?;
+            for expert in &removed {
+                batch.add(expert, Put::New)?;
             }
+            batch.commit()?;
+        }
+        let mut batch = library.batch()?;
+        for expert in removed {
+            batch.remove(&expert.card.name);
         }
         for expert in &self.experts {
-            library.add(expert, Put::New)?;
+            batch.add(expert, Put::New)?;
         }
-        self.artifacts
-            .iter()
-            .try_for_each(|artifact| library.put_artifact(artifact))
+        for artifact in &self.artifacts {
+            batch.put_artifact(artifact)?;
+        }
+        batch.commit().map(|_| ())
+    }
+
+    /// The deleted experts that `library` neither lists nor can restore.
+    fn lacking(&self, library: &crate::library::Library) -> Result<Vec<&Expert>> {
+        // Looking at all names costs more the more there are.
+        if self.removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (live, gone) = (library.names()?, library.removed()?);
+        let lacking = |expert: &&Expert| {
+            let (name, weights) = (&expert.card.name, expert.fingerprint());
+            let there = gone.get(name).is_some_and(|old| old.fingerprint == weights);
+            !there && !live.contains(name)
+        };
+        Ok(self.removed.iter().filter(lacking).collect())
     }
 
     fn knows(&self, stem: &str) -> bool {
