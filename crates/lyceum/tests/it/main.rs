@@ -24,6 +24,7 @@ mod made;
 mod mixed;
 mod mttl;
 mod parquet;
+mod perplexity;
 mod pretraining;
 mod quantised;
 mod remote;
