@@ -29,6 +29,7 @@ mod pretraining;
 mod quantised;
 mod remote;
 mod router_laws;
+mod saved;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;
 mod sizes;
