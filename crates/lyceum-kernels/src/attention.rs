@@ -230,9 +230,13 @@ math::dispatch! {
 #[inline(always)]
 fn softmax(scores: &mut [f32]) {
     let top = scores.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-    scores.iter_mut().for_each(|x| *x = math::exp(*x - top));
+    for x in scores.iter_mut() {
+        *x = math::exp(*x - top);
+    }
     let total: f32 = scores.iter().sum();
-    scores.iter_mut().for_each(|x| *x /= total);
+    for x in scores.iter_mut() {
+        *x /= total;
+    }
 }
 
 /// Attention of `q` `[t, heads * dim]`, packed in the order of `spans`, `[t, heads * dim]` too.
