@@ -346,15 +346,8 @@ unsafe fn panel_rows<O: Operand, const ROWS: usize>(
 mod tests {
     use super::*;
     use crate::cpu::levels;
+    use crate::values::values;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &mut u32| {
-            *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*s >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..n).scan(seed, |s, _| next(s)).collect()
-    }
 
     fn check(level: Level, (t, k, n): (usize, usize, usize), halves: bool, seed: u32) {
         let (x, m) = (values(t * k, seed), values(k * n, seed + 1));
