@@ -200,14 +200,7 @@ pub fn matmul(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &mut u32| {
-            *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*s >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..n).scan(seed, |s, _| next(s)).collect()
-    }
+    use crate::values::values;
 
     fn naive(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f32> {
         let at = |i: usize, j: usize| -> f64 {

@@ -250,15 +250,8 @@ math::dispatch! {
 mod tests {
     use super::*;
     use crate::gemm::Packed;
+    use crate::values::values;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &mut u32| {
-            *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*s >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..n).scan(seed, |s, _| next(s)).collect()
-    }
 
     /// Any bytes, with scales below 1/512.
     fn made(format: Format, (n_out, n_in): (usize, usize), seed: u32) -> Packed {
