@@ -184,10 +184,17 @@ impl<'a> Weights<'a> {
         let stored = self.stored(name)?;
         let mut all = Vec::with_capacity(stored.shape.iter().product());
         stored.each(|values| all.extend_from_slice(values))?;
-        match all.iter().all(|x: &f32| x.is_finite()) {
-            true => Ok(all),
-            false => Err(bad(name, "holds values that are not finite")),
-        }
+        finite(name, &all)?;
+        Ok(all)
+    }
+
+    /// The values of a matrix's rows from row `first` on, as many as `out` has room for.
+    ///
+    /// # Errors
+    /// As [`Weights::values`].
+    pub(super) fn rows(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
+        self.stored(name)?.rows(first, out)?;
+        finite(name, out)
     }
 
     /// The quantised rows of a matrix, if it is quantised on disk.
@@ -208,6 +215,13 @@ impl<'a> Weights<'a> {
         }
         let bytes = hash.finalize();
         Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+fn finite(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(bad(name, "holds values that are not finite")),
     }
 }
 
