@@ -12,6 +12,8 @@ class Step:
     theirs: list | None
     variants: list
     compare: list = field(default_factory=list)
+    # Whether it is taken in every precision.
+    rounded: bool = True
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Way:
     bar: float | None = None
 
 
+PRECISIONS = ["bf16", "f32"]
+
 SHAPES = ["2048x768x768", "2048x768x3072", "2048x3072x768", "256x768x50257"]
 PRODUCTS = [f"{kind} {shape}" for kind in ("bf16", "f32") for shape in SHAPES + ["row"]]
 
@@ -38,7 +42,7 @@ def both(variants):
 
 
 STEPS = {
-    "products": Step("products", ["products.py"], both(PRODUCTS + ["copy", "read"])),
+    "products": Step("products", ["products.py"], both(PRODUCTS + ["copy", "read"]), rounded=False),
     "forward": Step(
         "forward",
         ["forward.py", "WORK"],
@@ -70,6 +74,7 @@ STEPS = {
         None,
         ["lyceum together", "lyceum alone"],
         [("lyceum together", "lyceum alone", 0.001)],
+        rounded=False,
     ),
     "score": Step(
         "score",
@@ -99,49 +104,61 @@ def product(name):
     return Way(what, "products", f"lyceum {name}", f"peer {name}", "GFLOP/s", GIGA, bar)
 
 
-def forward(what, ours, theirs, bar):
-    return Way(what, "forward", f"lyceum {ours}", theirs, bar=bar)
+def ways(precision):
+    """The sections of one precision; the bars are those of bf16."""
+
+    def way(what, step, ours, theirs, unit="tokens/s", bar=None):
+        bar = bar if precision == "bf16" else None
+        return Way(what, f"{step} {precision}", ours, theirs, unit, bar=bar)
+
+    def forward(what, ours, theirs, bar):
+        return way(what, "forward", f"lyceum {ours}", theirs, bar=bar)
+
+    new, asked = "new tokens/s", "questions/s"
+    return {
+        f"Forward, 8 x 256 tokens, 1/8 of them targets, GPT-Neo-125M, {precision}": [
+            forward("base : transformers", "base", "peer base", 2.2),
+            forward("base : transformers, head at the targets only", "base", "peer base-lean", None),
+            forward("oracle, 10 experts : PEFT, one adapter for all", "oracle", "peer one", 2.2),
+            forward("Arrow top-2 of 10 : PEFT's Arrow", "arrow", "peer arrow", 2.2),
+            forward("PhatGOOSE top-2 of 10 : PEFT's Arrow", "phatgoose", "peer arrow", 2.2),
+            forward("oracle : own base", "oracle", "lyceum base", 0.92),
+            forward("uniform of 10 : own base", "uniform", "lyceum base", 0.92),
+            forward("Arrow top-2 of 10 : own base", "arrow", "lyceum base", 0.92),
+            forward("PhatGOOSE top-2 of 10 : own base", "phatgoose", "lyceum base", 0.92),
+            forward("Arrow top-2 of 100 : own base", "arrow-100", "lyceum base", 0.75),
+        ],
+        f"LoRA training step, GPT-Neo-125M, {precision}": [
+            way("8 x 256 tokens : PEFT", "train", "lyceum step", "peer step", bar=2.8),
+            way("real tasks, 16 rows, tokens of data : PEFT", "ragged", "lyceum step", "peer step", bar=4),
+        ],
+        f"ARC-Easy, a padded transformers loop that repeats the question per option, {precision}": [
+            way("embedded base", "score", "lyceum embedded", "peer embedded", asked, 5),
+            way("GPT-Neo-125M", "score", "lyceum neo", "peer neo", asked, 5),
+            way(
+                "GPT-Neo-125M, Arrow top-2 of 10 : its base in transformers",
+                "score",
+                "lyceum neo-arrow",
+                "peer neo",
+                asked,
+            ),
+        ],
+        f"Greedy generation, 8 prompts of 200 tokens, 64 new ones each, GPT-Neo-125M, {precision}": [
+            way("base : transformers", "generate", "lyceum base", "peer base", new),
+            way("Arrow : transformers' base", "generate", "lyceum arrow", "peer base", new, 2),
+            way("Arrow : PEFT's Arrow", "generate", "lyceum arrow", "peer arrow", new, 3),
+        ],
+        f"Llama of 1.2 billion parameters, {precision}": [
+            way("forward, 2 x 256 tokens : transformers", "llama", "lyceum forward", "peer forward"),
+            way("decoding one prompt : transformers", "llama", "lyceum decode", "peer decode"),
+        ],
+    }
 
 
 WAYS = {
-    "Forward, 8 x 256 tokens, 1/8 of them targets, GPT-Neo-125M, bf16": [
-        forward("base : transformers", "base", "peer base", 2.2),
-        forward("base : transformers, head at the targets only", "base", "peer base-lean", None),
-        forward("oracle, 10 experts : PEFT, one adapter for all", "oracle", "peer one", 2.2),
-        forward("Arrow top-2 of 10 : PEFT's Arrow", "arrow", "peer arrow", 2.2),
-        forward("PhatGOOSE top-2 of 10 : PEFT's Arrow", "phatgoose", "peer arrow", 2.2),
-        forward("oracle : own base", "oracle", "lyceum base", 0.92),
-        forward("uniform of 10 : own base", "uniform", "lyceum base", 0.92),
-        forward("Arrow top-2 of 10 : own base", "arrow", "lyceum base", 0.92),
-        forward("PhatGOOSE top-2 of 10 : own base", "phatgoose", "lyceum base", 0.92),
-        forward("Arrow top-2 of 100 : own base", "arrow-100", "lyceum base", 0.75),
-    ],
-    "LoRA training step, GPT-Neo-125M, bf16": [
-        Way("8 x 256 tokens : PEFT", "train", "lyceum step", "peer step", bar=2.8),
-        Way("real tasks, 16 rows, tokens of data : PEFT", "ragged", "lyceum step", "peer step", bar=4),
-    ],
+    **{title: rows for precision in PRECISIONS for title, rows in ways(precision).items()},
     "Ten experts on the embedded base, f32": [
         Way("one pass : one after another", "together", "lyceum together", "lyceum alone", bar=1.3),
-    ],
-    "ARC-Easy, a padded transformers loop that repeats the question per option": [
-        Way("embedded base", "score", "lyceum embedded", "peer embedded", "questions/s", bar=5),
-        Way("GPT-Neo-125M", "score", "lyceum neo", "peer neo", "questions/s", bar=5),
-        Way(
-            "GPT-Neo-125M, Arrow top-2 of 10 : its base in transformers",
-            "score",
-            "lyceum neo-arrow",
-            "peer neo",
-            "questions/s",
-        ),
-    ],
-    "Greedy generation, 8 prompts of 200 tokens, 64 new ones each, GPT-Neo-125M, bf16": [
-        Way("base : transformers", "generate", "lyceum base", "peer base", "new tokens/s"),
-        Way("Arrow : transformers' base", "generate", "lyceum arrow", "peer base", "new tokens/s", bar=2),
-        Way("Arrow : PEFT's Arrow", "generate", "lyceum arrow", "peer arrow", "new tokens/s", bar=3),
-    ],
-    "Llama of 1.2 billion parameters, bf16": [
-        Way("forward, 2 x 256 tokens : transformers", "llama", "lyceum forward", "peer forward"),
-        Way("decoding one prompt : transformers", "llama", "lyceum decode", "peer decode"),
     ],
     "Matrix products : torch": [product(name) for name in PRODUCTS],
     "Memory": [

@@ -2,6 +2,8 @@
 
 import statistics
 
+from steps import PRECISIONS
+
 BEGIN, END = "<!-- bench/run writes from here", "<!-- to here -->"
 
 
@@ -41,13 +43,20 @@ def row(results, way):
 
 
 def memory(results):
-    step = results["steps"].get("train")
-    if not step:
-        return []
+    lines = []
+    for precision in PRECISIONS:
+        step = results["steps"].get(f"train {precision}")
+        if step:
+            lines.append(resident(step, precision))
+    title = "Most memory resident, the training step above"
+    return section(title, lines) if lines else []
+
+
+def resident(step, precision):
     ours, theirs = (step["peak"][side] / 1e6 for side in ("lyceum", "peer"))
     verdict = "reached" if 3 * ours <= theirs else "missed"
     cells = f"{ours:,.0f} MB | {theirs:,.0f} | **{ours / theirs:.2f}** | at most 0.33 {verdict}"
-    return section("Most memory resident, the training step above", [f"| whole process : PEFT's | {cells} |"])
+    return f"| whole process, {precision} : PEFT's | {cells} |"
 
 
 def section(title, rows):

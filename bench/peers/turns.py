@@ -1,6 +1,7 @@
 """Turns: a line in, a measurement out, as `bench/src/turns.rs` does for Lyceum."""
 
 import json
+import os
 import resource
 import sys
 import time
@@ -9,9 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 
+DTYPE = {"bf16": torch.bfloat16, "f32": torch.float32}[os.environ.get("BENCH_PRECISION", "bf16")]
+
+
 def base(path):
-    """A causal model in bf16, as transformers loads it."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    """A causal model in the precision asked for, as transformers loads it."""
+    return AutoModelForCausalLM.from_pretrained(path, dtype=DTYPE).eval()
 
 
 def ids(work):

@@ -1,17 +1,16 @@
 //! Losses of 8 x 256 tokens, an eighth of them targets, under every router.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use lyceum::data::Tokens;
 use lyceum::model::{Batch, Model};
 
-use crate::inputs;
+use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
 
-pub(crate) fn serve(work: &Path) -> Result<()> {
-    let base = inputs::base(work, "neo-words")?;
+pub(crate) fn serve(work: &Work) -> Result<()> {
+    let base = work.base("neo-words")?;
     let rows = inputs::equal(work)?;
     let tokens = { rows.iter() }
         .map(|row| Ok(base.tokenizer.training(row, 1024)?))
@@ -19,9 +18,9 @@ pub(crate) fn serve(work: &Path) -> Result<()> {
     let batch = Batch::new(tokens.iter().zip(rows.iter().map(|row| row.task.clone())));
     let mut models = BTreeMap::from([("base", Model::new(base.clone(), None))]);
     for router in ["oracle", "uniform", "arrow", "phatgoose"] {
-        models.insert(router, inputs::routed(work, &base, router, 10)?);
+        models.insert(router, work.routed(&base, router, 10)?);
     }
-    models.insert("arrow-100", inputs::routed(work, &base, "arrow", 100)?);
+    models.insert("arrow-100", work.routed(&base, "arrow", 100)?);
     turns::serve(|variant| {
         let model = models.get(variant).context("no such variant")?;
         Ok(Done {

@@ -1,19 +1,17 @@
 //! Greedy generation: 8 prompts of 200 tokens, 64 new ones each.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 use lyceum::model::{Decoding, Model};
 
-use crate::inputs;
+use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
 
 const NEW: usize = 64;
 
-pub(crate) fn serve(work: &Path) -> Result<()> {
-    let base = inputs::base(work, "neo-words")?;
+pub(crate) fn serve(work: &Work) -> Result<()> {
+    let base = work.base("neo-words")?;
     let prompts = inputs::prompts(&base, work)?;
-    let arrow = inputs::routed(work, &base, "arrow", 10)?;
+    let arrow = work.routed(&base, "arrow", 10)?;
     let base = Model::new(base, None);
     turns::serve(|variant| {
         let model = match variant {

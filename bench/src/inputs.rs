@@ -4,7 +4,7 @@
 //! libraries of the adapters and writes the token ids of every step for the peers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -27,36 +27,44 @@ pub(crate) const RAGGED_BATCH: usize = 16;
 /// Steps on real tasks in one turn.
 pub(crate) const RAGGED_STEPS: usize = 2;
 
-/// A base of the work folder, in bf16.
-pub(crate) fn base(work: &Path, name: &str) -> Result<Arc<Base>> {
-    let base = Base::open(&work.join(name), Precision::Bf16)?;
-    Ok(Arc::new(base))
+/// The folder `bench/run` made, and how bases are opened.
+pub(crate) struct Work {
+    pub(crate) dir: PathBuf,
+    pub(crate) precision: Precision,
 }
 
-/// The library of `experts` experts.
-fn library(work: &Path, experts: usize) -> Result<String> {
-    let path = work.join(format!("library-{experts}"));
-    Ok(path
-        .to_str()
-        .context("the folder's name is not UTF-8")?
-        .to_owned())
-}
+impl Work {
+    /// A base of the work folder.
+    pub(crate) fn base(&self, name: &str) -> Result<Arc<Base>> {
+        let base = Base::open(&self.dir.join(name), self.precision)?;
+        Ok(Arc::new(base))
+    }
 
-/// `base` under the router called `router` over a library of so many experts.
-pub(crate) fn routed(work: &Path, base: &Arc<Base>, router: &str, experts: usize) -> Result<Model> {
-    let spec = RouterSpec::new(router, Some(2), None)?;
-    let library = Library::open(&library(work, experts)?)?;
-    Ok(Model::routed(
-        base.clone(),
-        &library,
-        &spec,
-        Mixing::Outputs,
-    )?)
+    /// The address of the library of `experts` experts.
+    fn library(&self, experts: usize) -> Result<String> {
+        let path = self.dir.join(format!("library-{experts}"));
+        Ok(path
+            .to_str()
+            .context("the folder's name is not UTF-8")?
+            .to_owned())
+    }
+
+    /// `base` under the router called `router` over a library of so many experts.
+    pub(crate) fn routed(&self, base: &Arc<Base>, router: &str, experts: usize) -> Result<Model> {
+        let spec = RouterSpec::new(router, Some(2), None)?;
+        let library = Library::open(&self.library(experts)?)?;
+        Ok(Model::routed(
+            base.clone(),
+            &library,
+            &spec,
+            Mixing::Outputs,
+        )?)
+    }
 }
 
 /// Eight rows of 256 tokens under the vocabulary of `neo-words`, the last 32 of each targets.
-pub(crate) fn equal(work: &Path) -> Result<Vec<Example>> {
-    let data = Dataset::open(&work.join("equal.jsonl"))?;
+pub(crate) fn equal(work: &Work) -> Result<Vec<Example>> {
+    let data = Dataset::open(&work.dir.join("equal.jsonl"))?;
     Ok(data.select(None, Split::Train)?)
 }
 
@@ -78,7 +86,7 @@ pub(crate) fn questions(full: bool) -> Result<(Vec<Question>, Vec<Question>)> {
 }
 
 /// The first 200 tokens of each row of [`equal`].
-pub(crate) fn prompts(base: &Base, work: &Path) -> Result<Vec<Vec<u32>>> {
+pub(crate) fn prompts(base: &Base, work: &Work) -> Result<Vec<Vec<u32>>> {
     let rows = equal(work)?;
     let prompt = |row: &Example| Ok(base.tokenizer.training(row, 1024)?.ids[..200].to_vec());
     rows.iter().map(prompt).collect()
@@ -100,10 +108,10 @@ pub(crate) fn options(base: &Base, question: &Question) -> Result<Vec<Tokens>> {
 ///
 /// # Errors
 /// When the work folder lacks what `make.py` writes.
-pub(crate) fn prepare(work: &Path) -> Result<()> {
-    let words = base(work, "neo-words")?;
+pub(crate) fn prepare(work: &Work) -> Result<()> {
+    let words = work.base("neo-words")?;
     for experts in [10, 100] {
-        if !work.join(format!("library-{experts}")).exists() {
+        if !work.dir.join(format!("library-{experts}")).exists() {
             fill(work, &words, experts)?;
         }
     }
@@ -126,19 +134,19 @@ pub(crate) fn prepare(work: &Path) -> Result<()> {
         "batch": RAGGED_BATCH,
         "steps": RAGGED_STEPS,
     });
-    let path = work.join("ids.json");
+    let path = work.dir.join("ids.json");
     std::fs::write(&path, all.to_string()).with_context(|| path.display().to_string())
 }
 
 /// A library of the first adapters of the work folder, with Arrow's prototypes and gates for
 /// PhatGOOSE that are drawn, not trained: what they cost does not depend on what they say.
-fn fill(work: &Path, base: &Base, experts: usize) -> Result<()> {
-    let library = Library::create(&library(work, experts)?)?;
+fn fill(work: &Work, base: &Base, experts: usize) -> Result<()> {
+    let library = Library::create(&work.library(experts)?)?;
     let host = base.host();
     let kind = Name::new("phatgoose")?;
     for i in 0..experts {
         let name = Name::new(&format!("e{i:03}"))?;
-        let dir = work.join("adapters").join(name.as_str());
+        let dir = work.dir.join("adapters").join(name.as_str());
         let mut expert = peft::import(&dir, &name, Some(&host))?;
         expert.card.tasks = vec![name.clone()];
         library.add(&expert, Put::New)?;

@@ -1,18 +1,16 @@
 //! A Llama of 1.2 billion parameters: losses of 2 x 256 tokens, and decoding of one prompt.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 use lyceum::data::Tokens;
 use lyceum::model::{Batch, Decoding, Model};
 
-use crate::inputs;
+use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
 
 const NEW: usize = 32;
 
-pub(crate) fn serve(work: &Path) -> Result<()> {
-    let base = inputs::base(work, "llama-1b")?;
+pub(crate) fn serve(work: &Work) -> Result<()> {
+    let base = work.base("llama-1b")?;
     let rows = &inputs::equal(work)?[..2];
     let tokens = { rows.iter() }
         .map(|row| Ok(base.tokenizer.training(row, 1024)?))

@@ -20,6 +20,7 @@ mod turns;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use lyceum::backbone::Precision;
 
 /// One step of the benchmarks.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -44,12 +45,21 @@ enum Step {
     Products,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    Bf16,
+    F32,
+}
+
 #[derive(Debug, Parser)]
 struct Cli {
     step: Step,
     /// The folder `bench/run` made.
     #[arg(long)]
     work: PathBuf,
+    /// How bases are kept and products rounded: bf16 or f32.
+    #[arg(long, default_value = "bf16")]
+    precision: Kind,
     /// All 2376 questions of ARC-Easy, not a part of them.
     #[arg(long)]
     full: bool,
@@ -57,7 +67,20 @@ struct Cli {
 
 fn main() -> anyhow::Result<()> {
     lyceum_kernels::memory::keep_freed();
-    let Cli { step, work, full } = Cli::parse();
+    let Cli {
+        step,
+        work,
+        precision,
+        full,
+    } = Cli::parse();
+    let precision = match precision {
+        Kind::Bf16 => Precision::Bf16,
+        Kind::F32 => Precision::F32,
+    };
+    let work = inputs::Work {
+        dir: work,
+        precision,
+    };
     match step {
         Step::Prepare => inputs::prepare(&work),
         Step::Forward => forward::serve(&work),

@@ -1,22 +1,20 @@
 //! ARC-Easy: the log-probability of every option.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use lyceum::assets;
-use lyceum::backbone::Precision;
 use lyceum::eval;
 use lyceum::model::Model;
 use lyceum::train::Silent;
 
-use crate::inputs;
+use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
 
-pub(crate) fn serve(work: &Path, full: bool) -> Result<()> {
-    let neo = inputs::base(work, "neo")?;
-    let arrow = inputs::routed(work, &neo, "arrow", 10)?;
-    let embedded = Arc::new(assets::base(Precision::Bf16)?);
+pub(crate) fn serve(work: &Work, full: bool) -> Result<()> {
+    let neo = work.base("neo")?;
+    let arrow = work.routed(&neo, "arrow", 10)?;
+    let embedded = Arc::new(assets::base(work.precision)?);
     let (few, many) = inputs::questions(full)?;
     let neo = Model::new(neo, None);
     let embedded = Model::new(embedded, None);

@@ -1,6 +1,5 @@
 //! LoRA training steps on GPT-Neo-125M, beginning from the first adapter of the work folder.
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -9,7 +8,7 @@ use lyceum::lora::LoraConfig;
 use lyceum::train::{How, Job, Watch, experts};
 use lyceum::{Name, peft};
 
-use crate::inputs::{self, RAGGED_BATCH, RAGGED_STEPS};
+use crate::inputs::{self, RAGGED_BATCH, RAGGED_STEPS, Work};
 use crate::turns::{self, Done};
 
 /// Answers a turn every few steps of a training run, and waits for the next.
@@ -41,20 +40,20 @@ impl Watch for Turns {
 }
 
 /// On 8 x 256 tokens, a step a turn.
-pub(crate) fn equal(work: &Path) -> Result<()> {
+pub(crate) fn equal(work: &Work) -> Result<()> {
     run(work, "neo-words", inputs::equal(work)?, (8, 1))
 }
 
 /// On real tasks, a few steps a turn.
-pub(crate) fn ragged(work: &Path) -> Result<()> {
+pub(crate) fn ragged(work: &Work) -> Result<()> {
     let sizes = (RAGGED_BATCH, RAGGED_STEPS);
     run(work, "neo", inputs::ragged()?, sizes)
 }
 
-fn run(work: &Path, base: &str, rows: Vec<Example>, (batch, every): (usize, usize)) -> Result<()> {
-    let base = inputs::base(work, base)?;
+fn run(work: &Work, base: &str, rows: Vec<Example>, (batch, every): (usize, usize)) -> Result<()> {
+    let base = work.base(base)?;
     let name = Name::new("e000")?;
-    let first = peft::import(&work.join("adapters/e000"), &name, Some(&base.host()))?;
+    let first = peft::import(&work.dir.join("adapters/e000"), &name, Some(&base.host()))?;
     let mut job = Job::new(name.clone(), vec![name], rows);
     let indices: Vec<usize> = (0..job.examples.len()).collect();
     job.order = Some(indices.chunks(batch).map(<[usize]>::to_vec).collect());

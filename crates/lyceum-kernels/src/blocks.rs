@@ -1,101 +1,31 @@
 //! Quantised weights, a block at a time, in the layouts of ggml.
 //!
 //! A block holds 32 or 256 successive weights of a row as small whole numbers, with a scale (and
-//! for some an offset) in f16 that turns them back into numbers. Source: the GGUF specification
-//! and ggml's block structures. The eight formats here are those that llama.cpp's common mixtures
-//! (`Q4_0` to `Q8_0`, `Q4_K_S` to `Q6_K`) are made of.
+//! for some an offset) in f16 that turns them back into numbers. Source: ggml's block structures.
 
 use half::f16;
 
-/// How blocks are laid out, by ggml's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(non_camel_case_types, reason = "ggml's names")]
-pub enum Format {
-    /// 32 weights `d (q - 8)` of four bits.
-    Q4_0,
-    /// 32 weights `d q + m` of four bits.
-    Q4_1,
-    /// 32 weights `d (q - 16)` of five bits.
-    Q5_0,
-    /// 32 weights `d q + m` of five bits.
-    Q5_1,
-    /// 32 weights `d q` of eight bits.
-    Q8_0,
-    /// 256 weights of four bits: eight groups `d s q - m o`, with s and o of six bits.
-    Q4_K,
-    /// The same with q of five bits.
-    Q5_K,
-    /// 256 weights of six bits: sixteen groups `d s (q - 32)`, with s of eight bits.
-    Q6_K,
-}
+use crate::format::Format;
 
 /// The longest block.
 pub(crate) const LONGEST: usize = 256;
 
-impl Format {
-    /// Every format.
-    pub const ALL: [Format; 8] = [
-        Format::Q4_0,
-        Format::Q4_1,
-        Format::Q5_0,
-        Format::Q5_1,
-        Format::Q8_0,
-        Format::Q4_K,
-        Format::Q5_K,
-        Format::Q6_K,
-    ];
+/// Successive weights of a row taken apart: `d q - m`, with a d and an m per group.
+pub(crate) struct Parts {
+    pub(crate) q: [i8; LONGEST],
+    pub(crate) d: [f32; GROUPS],
+    pub(crate) m: [f32; GROUPS],
+}
 
-    /// Weights per block.
-    pub const fn block(self) -> usize {
-        match self {
-            Format::Q4_K | Format::Q5_K | Format::Q6_K => 256,
-            _ => 32,
-        }
-    }
+/// The most groups in as many weights as the longest block has.
+const GROUPS: usize = 16;
 
-    /// Bytes per block.
-    pub const fn block_bytes(self) -> usize {
-        match self {
-            Format::Q4_0 => 18,
-            Format::Q4_1 => 20,
-            Format::Q5_0 => 22,
-            Format::Q5_1 => 24,
-            Format::Q8_0 => 34,
-            Format::Q4_K => 144,
-            Format::Q5_K => 176,
-            Format::Q6_K => 210,
-        }
-    }
-
-    /// Bytes of a row of `n` weights, its last block filled up.
-    pub const fn row_bytes(self, n: usize) -> usize {
-        n.div_ceil(self.block()) * self.block_bytes()
-    }
-
-    /// Where in a block the f16 numbers stand.
-    fn halves(self) -> &'static [usize] {
-        match self {
-            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-            Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-            Format::Q6_K => &[208],
-        }
-    }
-
-    /// Whether every weight of whole blocks is finite.
-    pub fn finite(self, bytes: &[u8]) -> bool {
-        let finite = |block: &[u8], at: usize| {
-            let high = block.get(at + 1).copied().unwrap_or(0x7c);
-            high & 0x7c != 0x7c
-        };
-        let mut blocks = bytes.chunks(self.block_bytes());
-        blocks.all(|block| self.halves().iter().all(|at| finite(block, *at)))
-    }
-
-    /// The weights of whole blocks; `out` is as long as they are.
-    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
-        let blocks = bytes.chunks_exact(self.block_bytes());
-        for (bytes, out) in blocks.zip(out.chunks_exact_mut(self.block())) {
-            decode(self, bytes, out);
+impl Parts {
+    pub(crate) const fn new() -> Self {
+        Parts {
+            q: [0; LONGEST],
+            d: [0.0; GROUPS],
+            m: [0.0; GROUPS],
         }
     }
 }
@@ -104,49 +34,112 @@ impl Format {
 pub(crate) trait Block {
     const LEN: usize;
     const BYTES: usize;
-    /// The weights of one block: `bytes` and `out` are as long as the constants say.
-    fn decode(bytes: &[u8], out: &mut [f32]);
+    /// Weights that share d and m.
+    const GROUP: usize = 32;
+    /// Whether m is ever anything but 0; else it is left alone.
+    const OFFSETS: bool = true;
+    /// Takes blocks apart, no more than [`LONGEST`] weights and of 256 only one: `q` is as long as
+    /// they are, d and m have their groups.
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]);
 }
 
 /// The weights of one block.
 #[inline(always)]
 pub(crate) fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
     match format {
-        Format::Q4_0 => Q4_0::decode(bytes, out),
-        Format::Q4_1 => Q4_1::decode(bytes, out),
-        Format::Q5_0 => Q5_0::decode(bytes, out),
-        Format::Q5_1 => Q5_1::decode(bytes, out),
-        Format::Q8_0 => Q8_0::decode(bytes, out),
-        Format::Q4_K => Q4K::decode(bytes, out),
-        Format::Q5_K => Q5K::decode(bytes, out),
-        Format::Q6_K => Q6K::decode(bytes, out),
+        Format::Q4_0 => weights::<Q4_0>(bytes, out),
+        Format::Q4_1 => weights::<Q4_1>(bytes, out),
+        Format::Q5_0 => weights::<Q5_0>(bytes, out),
+        Format::Q5_1 => weights::<Q5_1>(bytes, out),
+        Format::Q8_0 => weights::<Q8_0>(bytes, out),
+        Format::Q4_K => weights::<Q4K>(bytes, out),
+        Format::Q5_K => weights::<Q5K>(bytes, out),
+        Format::Q6_K => weights::<Q6K>(bytes, out),
     }
 }
 
-/// The finite f16 at `at`: its bits in f32's place, times 2^112 for the other bias.
 #[inline(always)]
-fn number(bytes: &[u8], at: usize) -> f32 {
-    let bits = u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+fn weights<B: Block>(bytes: &[u8], out: &mut [f32]) {
+    let mut parts = Parts::new();
+    let Parts { q, d, m } = &mut parts;
+    let groups = B::LEN / B::GROUP;
+    B::open(bytes, &mut q[..B::LEN], &mut d[..groups], &mut m[..groups]);
+    let values = out[..B::LEN].chunks_exact_mut(B::GROUP);
+    for (((out, q), d), m) in values.zip(q.chunks_exact(B::GROUP)).zip(d).zip(m) {
+        for (out, q) in out.iter_mut().zip(q) {
+            *out = *d * f32::from(*q) - *m;
+        }
+    }
+}
+
+/// The f16 at `at`, as bits.
+#[inline(always)]
+fn half(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// A finite f16: its bits in f32's place, times 2^112 for the other bias.
+#[inline(always)]
+fn number(half: u16) -> f32 {
+    let bits = u32::from(half);
     let size = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(239 << 23);
     f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// 32 weights `d q + m` from 16 bytes of nibbles, the low ones first, each with `more` added.
+/// Small blocks, of one group each: `numbers` reads one, `scales` makes d and m of the two f16 numbers
+/// at its start.
 #[inline(always)]
-fn nibbles(bytes: &[u8], d: f32, m: f32, more: impl Fn(usize) -> u8, out: &mut [f32]) {
-    let (low, high) = out[..32].split_at_mut(16);
-    let (low, high): (&mut [f32], &mut [f32]) = (low, high);
-    for (i, (byte, (low, high))) in bytes[..16].iter().zip(low.iter_mut().zip(high)).enumerate() {
-        *low = d * f32::from(byte & 15 | more(i)) + m;
-        *high = d * f32::from(byte >> 4 | more(i + 16)) + m;
+fn small<B: Block>(
+    bytes: &[u8],
+    parts: (&mut [i8], &mut [f32], &mut [f32]),
+    numbers: impl Fn(&[u8], &mut [i8]),
+    scales: impl Fn(f32, f32) -> (f32, f32),
+) {
+    const MOST: usize = LONGEST / 32;
+    let (q, d, m) = parts;
+    let mut halves = [[0u16; MOST]; 2];
+    let [first, second] = &mut halves;
+    let blocks = bytes.chunks_exact(B::BYTES).zip(q.chunks_exact_mut(32));
+    for ((block, q), (first, second)) in blocks.zip(first.iter_mut().zip(second)) {
+        (*first, *second) = (half(block, 0), half(block, 2));
+        numbers(block, q);
+    }
+    // All of them, so that it is one register's work.
+    let mut both = [[0f32; MOST]; 2];
+    for i in 0..MOST {
+        let (d, m) = scales(number(halves[0][i]), number(halves[1][i]));
+        (both[0][i], both[1][i]) = (d, m);
+    }
+    d.iter_mut().zip(both[0]).for_each(|(d, x)| *d = x);
+    m.iter_mut().zip(both[1]).for_each(|(m, x)| *m = x);
+}
+
+/// 32 numbers from 16 bytes of nibbles, the low ones first.
+#[inline(always)]
+fn nibbles(bytes: &[u8], q: &mut [i8]) {
+    let (low, high) = q[..32].split_at_mut(16);
+    for (q, byte) in low.iter_mut().zip(&bytes[..16]) {
+        *q = (byte & 15).cast_signed();
+    }
+    for (q, byte) in high.iter_mut().zip(&bytes[..16]) {
+        *q = (byte >> 4).cast_signed();
     }
 }
 
-/// The fifth bits of 32 weights, in place.
+/// The same with a fifth bit each, eight in a word: those of the first numbers come first.
 #[inline(always)]
-fn fifth(bytes: &[u8], at: usize) -> impl Fn(usize) -> u8 {
-    let bits = u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    move |i| ((bits >> i & 1) << 4) as u8
+fn fives(fifth: &[u8], bytes: &[u8], q: &mut [i8]) {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let words = q.as_chunks_mut::<8>().0;
+    for (i, (q, fifth)) in words.iter_mut().zip(&fifth[..4]).enumerate() {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(&bytes[8 * (i % 2)..][..8]);
+        let low = u64::from_le_bytes(eight) >> (4 * (i / 2)) & (15 * EACH);
+        // Each byte keeps its own bit, which a carry then lifts to the top.
+        let own = u64::from(*fifth) * EACH & 0x8040_2010_0804_0201;
+        let top = ((own & (127 * EACH)) + 127 * EACH | own) & (128 * EACH);
+        *q = (low | top >> 3).to_le_bytes().map(u8::cast_signed);
+    }
 }
 
 pub(crate) struct Q4_0;
@@ -154,9 +147,9 @@ impl Block for Q4_0 {
     const LEN: usize = 32;
     const BYTES: usize = Format::Q4_0.block_bytes();
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        let d = number(bytes, 0);
-        nibbles(&bytes[2..], d, -8.0 * d, |_| 0, out);
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
+        let numbers = |block: &[u8], q: &mut [i8]| nibbles(&block[2..], q);
+        small::<Self>(bytes, (q, d, m), numbers, |d, _| (d, 8.0 * d));
     }
 }
 
@@ -165,8 +158,9 @@ impl Block for Q4_1 {
     const LEN: usize = 32;
     const BYTES: usize = Format::Q4_1.block_bytes();
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        nibbles(&bytes[4..], number(bytes, 0), number(bytes, 2), |_| 0, out);
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
+        let numbers = |block: &[u8], q: &mut [i8]| nibbles(&block[4..], q);
+        small::<Self>(bytes, (q, d, m), numbers, |d, m| (d, -m));
     }
 }
 
@@ -175,9 +169,9 @@ impl Block for Q5_0 {
     const LEN: usize = 32;
     const BYTES: usize = Format::Q5_0.block_bytes();
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        let d = number(bytes, 0);
-        nibbles(&bytes[6..], d, -16.0 * d, fifth(bytes, 2), out);
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
+        let numbers = |block: &[u8], q: &mut [i8]| fives(&block[2..], &block[6..], q);
+        small::<Self>(bytes, (q, d, m), numbers, |d, _| (d, 16.0 * d));
     }
 }
 
@@ -186,9 +180,9 @@ impl Block for Q5_1 {
     const LEN: usize = 32;
     const BYTES: usize = Format::Q5_1.block_bytes();
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        let (d, m) = (number(bytes, 0), number(bytes, 2));
-        nibbles(&bytes[8..], d, m, fifth(bytes, 4), out);
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
+        let numbers = |block: &[u8], q: &mut [i8]| fives(&block[4..], &block[8..], q);
+        small::<Self>(bytes, (q, d, m), numbers, |d, m| (d, -m));
     }
 }
 
@@ -196,12 +190,15 @@ pub(crate) struct Q8_0;
 impl Block for Q8_0 {
     const LEN: usize = 32;
     const BYTES: usize = Format::Q8_0.block_bytes();
+    const OFFSETS: bool = false;
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        let d = number(bytes, 0);
-        for (out, byte) in out[..32].iter_mut().zip(&bytes[2..34]) {
-            *out = d * f32::from(byte.cast_signed());
-        }
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], _: &mut [f32]) {
+        let numbers = |block: &[u8], q: &mut [i8]| {
+            for (q, byte) in q.iter_mut().zip(&block[2..34]) {
+                *q = byte.cast_signed();
+            }
+        };
+        small::<Self>(bytes, (q, d, &mut []), numbers, |d, _| (d, 0.0));
     }
 }
 
@@ -225,41 +222,48 @@ impl Q8_0 {
     }
 }
 
-/// Scale and offset of group `i` of eight, six bits each in twelve bytes.
+/// Scales and offsets of eight groups, six bits each in twelve bytes: those of the first four
+/// groups in the low bits of a byte of their own, those of the others in what is left.
 #[inline(always)]
-fn group(bytes: &[u8], i: usize) -> (f32, f32) {
-    let (scale, offset) = match i < 4 {
-        true => (bytes[i] & 63, bytes[i + 4] & 63),
-        false => (
-            bytes[i + 4] & 15 | bytes[i - 4] >> 6 << 4,
-            bytes[i + 4] >> 4 | bytes[i] >> 6 << 4,
-        ),
+fn sixes(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let (scales, offsets, rest) = (word(0), word(4), word(8));
+    let both = |first: u32, low: u32| {
+        let second = low & 0x0f0f_0f0f | (first >> 2) & 0x3030_3030;
+        (u64::from(second) << 32 | u64::from(first & 0x3f3f_3f3f)).to_le_bytes()
     };
-    (f32::from(scale), f32::from(offset))
+    (both(scales, rest), both(offsets, rest >> 4))
 }
 
 /// 256 weights in eight groups of 32; `high` holds the fifth bits, one group per bit.
 #[inline(always)]
-fn groups(bytes: &[u8], high: Option<&[u8]>, low: &[u8], out: &mut [f32]) {
-    let (d, m) = (number(bytes, 0), number(bytes, 2));
-    for pair in 0..4 {
-        let low = &low[32 * pair..][..32];
-        let out = &mut out[64 * pair..][..64];
-        for half in 0..2 {
-            let (s, o) = group(&bytes[4..16], 2 * pair + half);
-            let (d, m) = (d * s, m * o);
-            let out = &mut out[32 * half..][..32];
-            match high {
-                None => {
-                    for (out, byte) in out.iter_mut().zip(low) {
-                        *out = d * f32::from(byte >> (4 * half) & 15) - m;
-                    }
+fn groups(
+    bytes: &[u8],
+    high: Option<&[u8]>,
+    low: &[u8],
+    (q, d, m): (&mut [i8], &mut [f32], &mut [f32]),
+) {
+    let both = (number(half(bytes, 0)), number(half(bytes, 2)));
+    let (scales, offsets) = sixes(&bytes[4..16]);
+    let (d, m) = (&mut d[..8], &mut m[..8]);
+    for i in 0..8 {
+        d[i] = both.0 * f32::from(scales[i]);
+        m[i] = both.1 * f32::from(offsets[i]);
+    }
+    for i in 0..8 {
+        let low = &low[32 * (i / 2)..][..32];
+        let q = &mut q[32 * i..][..32];
+        match high {
+            None => {
+                for (q, byte) in q.iter_mut().zip(low) {
+                    *q = (byte >> (4 * (i % 2)) & 15).cast_signed();
                 }
-                Some(high) => {
-                    for ((out, byte), high) in out.iter_mut().zip(low).zip(&high[..32]) {
-                        let fifth = (high >> (2 * pair + half) & 1) << 4;
-                        *out = d * f32::from(byte >> (4 * half) & 15 | fifth) - m;
-                    }
+            }
+            Some(high) => {
+                for ((q, byte), high) in q.iter_mut().zip(low).zip(&high[..32]) {
+                    let fifth = (high >> i & 1) << 4;
+                    *q = (byte >> (4 * (i % 2)) & 15 | fifth).cast_signed();
                 }
             }
         }
@@ -271,8 +275,8 @@ impl Block for Q4K {
     const LEN: usize = 256;
     const BYTES: usize = Format::Q4_K.block_bytes();
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        groups(bytes, None, &bytes[16..144], out);
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
+        groups(bytes, None, &bytes[16..144], (q, d, m));
     }
 }
 
@@ -281,8 +285,8 @@ impl Block for Q5K {
     const LEN: usize = 256;
     const BYTES: usize = Format::Q5_K.block_bytes();
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        groups(bytes, Some(&bytes[16..48]), &bytes[48..176], out);
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
+        groups(bytes, Some(&bytes[16..48]), &bytes[48..176], (q, d, m));
     }
 }
 
@@ -290,24 +294,23 @@ pub(crate) struct Q6K;
 impl Block for Q6K {
     const LEN: usize = 256;
     const BYTES: usize = Format::Q6_K.block_bytes();
+    const GROUP: usize = 16;
+    const OFFSETS: bool = false;
     #[inline(always)]
-    fn decode(bytes: &[u8], out: &mut [f32]) {
-        let d = number(bytes, 208);
-        let scale = |i: usize| d * f32::from(bytes[192 + i].cast_signed());
-        for half in 0..2 {
-            let low = &bytes[64 * half..][..64];
+    fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], _: &mut [f32]) {
+        let whole = number(half(bytes, 208));
+        for (d, byte) in d[..16].iter_mut().zip(&bytes[192..208]) {
+            *d = whole * f32::from(byte.cast_signed());
+        }
+        for eighth in 0..8 {
+            let (half, quarter) = (eighth / 4, eighth % 4);
+            let low = &bytes[64 * half + 32 * (quarter % 2)..][..32];
             let high = &bytes[128 + 32 * half..][..32];
-            for quarter in 0..4 {
-                let low = &low[32 * (quarter % 2)..][..32];
-                let out = &mut out[128 * half + 32 * quarter..][..32];
-                let at = 8 * half + 2 * quarter;
-                let scales = (scale(at), scale(at + 1));
-                for i in 0..32 {
-                    let bits = low[i] >> (4 * (quarter / 2)) & 15;
-                    let q = bits | (high[i] >> (2 * quarter) & 3) << 4;
-                    let s = if i < 16 { scales.0 } else { scales.1 };
-                    out[i] = s * (f32::from(q) - 32.0);
-                }
+            let q = &mut q[32 * eighth..][..32];
+            for ((q, low), high) in q.iter_mut().zip(low).zip(high) {
+                let bits = low >> (4 * (quarter / 2)) & 15;
+                let bits = bits | (high >> (2 * quarter) & 3) << 4;
+                *q = bits.cast_signed() - 32;
             }
         }
     }

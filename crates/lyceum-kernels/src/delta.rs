@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::cpu::Level;
 use crate::rows::run;
-use work::{Gather, Project, Spread, runs};
+use work::{Gather, Project, Spread, Stack, runs};
 
 /// Tokens per job.
 const BLOCK: usize = 32;
@@ -112,6 +112,27 @@ impl Factors<'_> {
             self.law == Law::Outputs || self.starts.windows(2).all(|w| w[1] - w[0] == self.width());
         assert!(even, "factors of one rank");
     }
+
+    /// The factors `down` for the tokens from `first` on.
+    fn down_of<'b>(&'b self, chosen: Chosen<'b>, first: usize) -> Stack<'b> {
+        Stack {
+            rows: self.down,
+            starts: self.starts,
+            d: self.widths.0,
+            width: self.width(),
+            chosen,
+            first,
+        }
+    }
+
+    /// The factors `up` for the tokens from `first` on.
+    fn up_of<'b>(&'b self, chosen: Chosen<'b>, first: usize) -> Stack<'b> {
+        Stack {
+            rows: self.up,
+            d: self.widths.1,
+            ..self.down_of(chosen, first)
+        }
+    }
 }
 
 /// Adds to `y` `[t, d_out]` what the experts make of `x` `[t, d_in]`. Returns every choice's
@@ -138,37 +159,15 @@ fn forward_at(
     }
     let block = |i: usize, x: &[f32], low: &mut [f32], y: &mut [f32]| {
         let first = i * BLOCK;
-        let starts = f.starts;
-        run(
-            level,
-            Project {
-                rows: f.down,
-                starts,
-                d: d_in,
-                width,
-                chosen,
-                first,
-                x,
-                out: low,
-            },
-        );
+        let stack = f.down_of(chosen, first);
+        let out = &mut *low;
+        run(level, Project { stack, x, out });
         let mut mixed = low.to_vec();
         for (token, mixed) in mixed.chunks_mut(step).enumerate() {
             f.mix(chosen, first + token, mixed);
         }
-        run(
-            level,
-            Spread {
-                rows: f.up,
-                starts,
-                d: d_out,
-                width,
-                chosen,
-                first,
-                low: &mixed,
-                y,
-            },
-        );
+        let (stack, low) = (f.up_of(chosen, first), mixed.as_slice());
+        run(level, Spread { stack, low, y });
     };
     if t <= BLOCK {
         block(0, x, &mut low, y);
@@ -212,7 +211,7 @@ fn backward_at(
     wanted: Wanted<'_>,
 ) -> Vec<f32> {
     let (d_in, d_out) = f.widths;
-    let (t, width, per, starts) = (dy.len() / d_out, f.width(), chosen.per, f.starts);
+    let (t, width, per) = (dy.len() / d_out, f.width(), chosen.per);
     f.check(t, &chosen);
     let step = per * width;
     assert!(
@@ -232,19 +231,8 @@ fn backward_at(
     each.for_each(|(i, ((dlow, dy), dweights))| {
         let first = i * BLOCK;
         let out = &mut *dlow;
-        run(
-            level,
-            Project {
-                rows: f.up,
-                starts,
-                d: d_out,
-                width,
-                chosen,
-                first,
-                x: dy,
-                out,
-            },
-        );
+        let (stack, x) = (f.up_of(chosen, first), dy);
+        run(level, Project { stack, x, out });
         let rows = dlow
             .chunks_mut(step)
             .zip(dweights.chunks_mut(per))
@@ -261,20 +249,8 @@ fn backward_at(
             .par_chunks_mut(BLOCK * d_in)
             .zip(dlow.par_chunks(BLOCK * step));
         blocks.enumerate().for_each(|(i, (y, low))| {
-            let first = i * BLOCK;
-            run(
-                level,
-                Spread {
-                    rows: f.down,
-                    starts,
-                    d: d_in,
-                    width,
-                    chosen,
-                    first,
-                    low,
-                    y,
-                },
-            );
+            let stack = f.down_of(chosen, i * BLOCK);
+            run(level, Spread { stack, low, y });
         });
     }
     if let Some((ddown, dup)) = wanted.factors {

@@ -15,6 +15,17 @@ use crate::quantised::{Bytes, Format, Quantised};
 pub use crate::tile::Added;
 use crate::view::View;
 
+/// How a frozen matrix is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// As [`Packed::f32`] does.
+    F32,
+    /// As [`Packed::bf16`] does.
+    Bf16,
+    /// As [`Packed::int8`] does.
+    Int8,
+}
+
 /// A frozen matrix `W` `[n_out, n_in]`, ready for `x W^T` and `dy W`.
 #[derive(Debug, Clone)]
 pub struct Packed(Kind);
@@ -51,6 +62,29 @@ impl Packed {
     /// bits, each 32 along a row to a scale of their own (ggml's `Q8_0`); products are in f32.
     pub fn int8(w: &[f32], n_out: usize, n_in: usize) -> Self {
         Packed(Kind::Quantised(Quantised::int8(w, (n_out, n_in))))
+    }
+
+    /// The same of a matrix whose rows are read some at a time, by several threads: `read` is given
+    /// where the rows begin and room for them. The values never stand in memory all at once.
+    pub fn read<E: Send>(
+        (n_out, n_in): (usize, usize),
+        keep: Keep,
+        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let halves = match keep {
+            Keep::Int8 => {
+                let quantised = Quantised::read_int8((n_out, n_in), read)?;
+                return Ok(Packed(Kind::Quantised(quantised)));
+            }
+            Keep::F32 => false,
+            Keep::Bf16 => true,
+        };
+        let level = Level::best();
+        Ok(Packed(Kind::Laid(Laid {
+            forward: Panels::read((n_in, n_out), level.lanes(), halves, read)?,
+            backward: OnceLock::new(),
+            level,
+        })))
     }
 
     /// Takes a quantised matrix `[n_out, n_in]`, row after row, as it lies. Values must be finite
@@ -200,13 +234,34 @@ pub fn matmul(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::values;
 
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &mut u32| {
-            *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*s >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..n).scan(seed, |s, _| next(s)).collect()
+    #[test]
+    fn matrices_read_some_rows_at_a_time_are_the_same() {
+        for (n, k) in [(1, 1), (70, 33), (300, 64)] {
+            let w = values(n * k, 9);
+            let read = |first: usize, rows: &mut [f32]| {
+                rows.copy_from_slice(&w[first * k..][..rows.len()]);
+                Ok::<(), String>(())
+            };
+            for (keep, want) in [
+                (Keep::F32, Packed::f32(&w, n, k)),
+                (Keep::Bf16, Packed::bf16(&w, n, k)),
+                (Keep::Int8, Packed::int8(&w, n, k)),
+            ] {
+                let got = Packed::read((n, k), keep, read).unwrap();
+                assert_eq!(got.weight(), want.weight(), "{keep:?} {n} {k}");
+                let x = values(2 * k, 10);
+                let product = |by: &Packed| by.forward(&x, Added::default());
+                assert_eq!(product(&got), product(&want), "{keep:?} {n} {k}");
+                // What is wrong with any row is what comes back.
+                let bad = |first: usize, rows: &mut [f32]| match first + rows.len() / k == n {
+                    true => Err("the last row"),
+                    false => Ok(()),
+                };
+                assert_eq!(Packed::read((n, k), keep, bad).unwrap_err(), "the last row");
+            }
+        }
     }
 
     fn naive(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f32> {

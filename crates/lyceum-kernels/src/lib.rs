@@ -9,6 +9,7 @@ mod blocks;
 pub mod cpu;
 pub mod delta;
 mod dots;
+mod format;
 pub mod gemm;
 pub mod loss;
 pub mod map;

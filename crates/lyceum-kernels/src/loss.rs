@@ -27,10 +27,11 @@ fn largest(row: &[f32]) -> f32 {
 /// `e^(x - top)` summed over a row, some at a time so that long rows lose nothing.
 #[inline(always)]
 fn total(row: &[f32], top: f32) -> f64 {
-    let parts = row.chunks(256);
-    parts
-        .map(|part| f64::from(math::sum(part, |x| math::exp(x - top))))
-        .sum()
+    let mut total = 0.0;
+    for part in row.chunks(256) {
+        total += f64::from(math::sum(part, |x| math::exp(x - top)));
+    }
+    total
 }
 
 math::dispatch! {
@@ -56,7 +57,9 @@ math::dispatch! {
     /// gradient of the products for that of the loss.
     fn row_of_head(row: &mut [f32], id: usize, cap: Option<f32>, dloss: Option<f32>) -> f32 {
         if let (Some(cap), None) = (cap, dloss) {
-            row.iter_mut().for_each(|x| *x = math::soft_cap(*x, cap).0);
+            for x in row.iter_mut() {
+                *x = math::soft_cap(*x, cap).0;
+            }
         }
         let score = |x: f32| cap.map_or(x, |cap| math::soft_cap(x, cap).0);
         // With a cap the row keeps the products, whose slopes are wanted, and is capped as read.
@@ -73,7 +76,9 @@ math::dispatch! {
         let scale = (f64::from(dloss) / total) as f32;
         match cap {
             None => {
-                row.iter_mut().for_each(|x| *x = math::exp(*x - top) * scale);
+                for x in row.iter_mut() {
+                    *x = math::exp(*x - top) * scale;
+                }
                 row[id] -= dloss;
             }
             Some(cap) => {

@@ -2,6 +2,9 @@
 
 /// Defines `fn name(args)` that runs `body` compiled for AVX-512, AVX2 or the baseline, whichever
 /// this processor has.
+///
+/// What `body` calls must be inlined to be compiled so: write loops, not `map(..).sum()` or `fold`,
+/// which may stay functions of their own, without the wider registers and with calls of `fmaf`.
 macro_rules! dispatch {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -141,7 +144,11 @@ pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             sums[i] += f(x[i]);
         }
     }
-    sums.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+    let mut last = 0.0;
+    for x in rest {
+        last += f(*x);
+    }
+    sums.iter().sum::<f32>() + last
 }
 
 /// The sum of `f` over pairs, in sixteen running sums.
@@ -154,8 +161,11 @@ pub(crate) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f3
             sums[i] += f(a[i], b[i]);
         }
     }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f(*a, *b));
-    sums.iter().sum::<f32>() + rest.sum::<f32>()
+    let mut last = 0.0;
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        last += f(*a, *b);
+    }
+    sums.iter().sum::<f32>() + last
 }
 
 /// `y += scale * x`.

@@ -179,14 +179,7 @@ pub fn rms_norm_backward(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &mut u32| {
-            *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*s >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..n).scan(seed, |s, _| next(s)).collect()
-    }
+    use crate::values::values;
 
     fn naive(x: &[f64], w: &[f32], b: &[f32], d: usize) -> Vec<f64> {
         let row = |x: &[f64]| -> Vec<f64> {

@@ -56,6 +56,42 @@ impl Panels {
         }
     }
 
+    /// Packs the transpose of a matrix `[n, k]` whose rows `read` gives, a panel's at a time.
+    pub(crate) fn read<E: Send>(
+        (k, n): (usize, usize),
+        lanes: usize,
+        halves: bool,
+        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let width = 2 * lanes;
+        let steps = if halves { k.div_ceil(2) } else { k };
+        let size = steps * width;
+        let some = |panel: usize| {
+            let first = panel * width;
+            let mut rows = vec![0.0; width.min(n - first) * k];
+            read(first, &mut rows).map(|()| rows)
+        };
+        let total = n.div_ceil(width) * size;
+        let values = match halves {
+            true => Values::Bf16(tried(total, size, |panel, words| {
+                let rows = some(panel)?;
+                fill_bf16(turned(&rows, k), (0, width), words);
+                Ok(())
+            })?),
+            false => Values::F32(tried(total, size, |panel, values| {
+                let rows = some(panel)?;
+                fill_f32(turned(&rows, k), (0, width), values);
+                Ok(())
+            })?),
+        };
+        Ok(Panels {
+            values,
+            k,
+            n,
+            lanes,
+        })
+    }
+
     /// The transpose, laid out alike.
     pub(crate) fn turned(&self) -> Self {
         let mut rows = vec![0f32; self.k * self.n];
@@ -107,6 +143,23 @@ fn each<T: Copy + Default + Send>(
             .for_each(|(p, part)| fill(p, part)),
     }
     values
+}
+
+/// Rows of `k` values as the columns of a matrix.
+fn turned(rows: &[f32], k: usize) -> View<'_> {
+    View::whole(rows, rows.len() / k.max(1), k).turned()
+}
+
+/// As [`each`], always by several threads, until a `fill` fails.
+fn tried<T: Copy + Default + Send, E: Send>(
+    total: usize,
+    size: usize,
+    fill: impl Fn(usize, &mut [T]) -> Result<(), E> + Sync,
+) -> Result<Vec<T>, E> {
+    let mut values = vec![T::default(); total];
+    let parts = values.par_chunks_mut(size.max(1)).enumerate();
+    parts.try_for_each(|(p, part)| fill(p, part))?;
+    Ok(values)
 }
 
 math::dispatch! {

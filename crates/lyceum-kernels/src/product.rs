@@ -22,6 +22,8 @@ const ROWS: usize = 96;
 const PANELS: usize = 32;
 /// Bytes of a panel that stay in the first cache while the rows of a job pass over them.
 const PANEL_BYTES: usize = 24 * 1024;
+/// Rows so many values apart, or a multiple, push each other out of the first cache.
+const PAGE: usize = 1024;
 /// Up to this many rows the columns are cut finer, so that all threads get some.
 const FEW: usize = 16;
 /// Products below this many multiplications are not worth a second thread.
@@ -278,6 +280,13 @@ unsafe fn prepare<O: Operand>(
         first,
         (first + count * O::DEPTH).min(whole.inner.1 - whole.inner.0),
     );
+    if let (stride, 1) = whole.x.steps
+        && !stride.is_multiple_of(PAGE)
+        && let Some(lying) = O::as_they_lie(whole.x.values.as_ptr())
+    {
+        let first = lying.wrapping_add(rows.0 * stride + from);
+        return Rows { first, stride };
+    }
     let stride = count * O::XS;
     prepared.resize((rows.1 - rows.0) * stride, O::X::default());
     let mut gathered = Vec::new();
@@ -346,15 +355,8 @@ unsafe fn panel_rows<O: Operand, const ROWS: usize>(
 mod tests {
     use super::*;
     use crate::cpu::levels;
+    use crate::values::values;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &mut u32| {
-            *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*s >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..n).scan(seed, |s, _| next(s)).collect()
-    }
 
     fn check(level: Level, (t, k, n): (usize, usize, usize), halves: bool, seed: u32) {
         let (x, m) = (values(t * k, seed), values(k * n, seed + 1));

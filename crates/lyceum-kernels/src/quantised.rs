@@ -5,15 +5,16 @@
 //! the processor, and is bound by reading the blocks. A product of many rows turns a part of the
 //! matrix into a panel at a time and multiplies that as an unquantised one.
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-pub use crate::blocks::Format;
 use crate::blocks::{self, LONGEST};
 use crate::cpu::Level;
-use crate::dots::{FEW, dots};
+use crate::dots::{self, FEW, Few, dots};
+pub use crate::format::Format;
 use crate::gemm::{Added, Rounding};
 use crate::map::Map;
 use crate::math;
@@ -83,19 +84,39 @@ impl Quantised {
     /// Rounds `w` `[n_out, n_in]` to eight bits, 32 weights to a scale.
     pub(crate) fn int8(w: &[f32], (n_out, n_in): (usize, usize)) -> Self {
         assert_eq!(w.len(), n_out * n_in, "as many values as the shape says");
+        let read = |first: usize, rows: &mut [f32]| -> Result<(), Infallible> {
+            rows.copy_from_slice(&w[first * n_in..][..rows.len()]);
+            Ok(())
+        };
+        match Quantised::read_int8((n_out, n_in), read) {
+            Ok(quantised) => quantised,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same of a matrix whose rows `read` gives, some at a time.
+    pub(crate) fn read_int8<E: Send>(
+        (n_out, n_in): (usize, usize),
+        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
         let width = Format::Q8_0.row_bytes(n_in);
         let mut bytes = vec![0; n_out * width];
         if width > 0 {
-            let rows = bytes.par_chunks_mut(width).zip(w.par_chunks(n_in));
-            rows.for_each(|(bytes, w)| {
-                let blocks = bytes.chunks_mut(Format::Q8_0.block_bytes());
-                for (block, w) in blocks.zip(w.chunks(Format::Q8_0.block())) {
-                    blocks::Q8_0::encode(w, block);
+            let parts = bytes.par_chunks_mut(ROWS * width).enumerate();
+            parts.try_for_each(|(part, bytes)| {
+                let mut rows = vec![0.0; bytes.len() / width * n_in];
+                read(part * ROWS, &mut rows)?;
+                for (bytes, w) in bytes.chunks_mut(width).zip(rows.chunks(n_in)) {
+                    let blocks = bytes.chunks_mut(Format::Q8_0.block_bytes());
+                    for (block, w) in blocks.zip(w.chunks(Format::Q8_0.block())) {
+                        blocks::Q8_0::encode(w, block);
+                    }
                 }
-            });
+                Ok(())
+            })?;
         }
         let bytes = (Format::Q8_0, Bytes::Own(bytes));
-        Quantised::new(bytes, (n_out, n_in), Rounding::F32)
+        Ok(Quantised::new(bytes, (n_out, n_in), Rounding::F32))
     }
 
     /// Bytes of the matrix.
@@ -159,15 +180,17 @@ impl Quantised {
             rows.for_each(|(to, from)| to[..k].copy_from_slice(from));
             &filled
         };
+        let sums = &dots::sums(x);
+        let x = Few { x, sums, t };
         let width = ROWS * self.format.row_bytes(k);
         let bytes = self.bytes.par_chunks(width);
         if t == 1 {
             let jobs = bytes.zip(y.par_chunks_mut(ROWS));
-            return jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, 1, y));
+            return jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, y));
         }
         let mut turned = vec![0.0; n * t];
         let jobs = bytes.zip(turned.par_chunks_mut(ROWS * t));
-        jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, t, y));
+        jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, y));
         for (r, y) in y.chunks_mut(n).enumerate() {
             let column = turned.iter().skip(r).step_by(t);
             y.iter_mut().zip(column).for_each(|(y, sum)| *y = *sum);
@@ -250,15 +273,8 @@ math::dispatch! {
 mod tests {
     use super::*;
     use crate::gemm::Packed;
+    use crate::values::values;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &mut u32| {
-            *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            Some((*s >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        };
-        (0..n).scan(seed, |s, _| next(s)).collect()
-    }
 
     /// Any bytes, with scales below 1/512.
     fn made(format: Format, (n_out, n_in): (usize, usize), seed: u32) -> Packed {

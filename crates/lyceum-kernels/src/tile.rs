@@ -52,6 +52,12 @@ pub(crate) trait Operand {
     /// # Safety
     /// The processor must have the level of `V`.
     unsafe fn prepare(x: &[f32], row: &mut [Self::X]);
+
+    /// Rows that are as good as prepared where they lie.
+    #[inline(always)]
+    fn as_they_lie(_: *const f32) -> Option<*const Self::X> {
+        None
+    }
 }
 
 /// Weights and rows in f32.
@@ -86,6 +92,11 @@ impl<V: Vector> Operand for Single<V> {
     #[inline(always)]
     unsafe fn prepare(x: &[f32], row: &mut [f32]) {
         row.copy_from_slice(x);
+    }
+
+    #[inline(always)]
+    fn as_they_lie(x: *const f32) -> Option<*const f32> {
+        Some(x)
     }
 }
 

@@ -25,14 +25,36 @@ pub(super) fn runs(
     })
 }
 
-/// `out[token, slot, rank] = rows of the chosen expert . x[token]`.
-pub(super) struct Project<'a> {
+/// Factors stacked along the rank axis, as the tokens from `first` on choose them.
+#[derive(Clone, Copy)]
+pub(super) struct Stack<'a> {
     pub(super) rows: &'a [f32],
+    /// Where each expert's rows begin, and where the last one's end.
     pub(super) starts: &'a [usize],
     pub(super) d: usize,
     pub(super) width: usize,
     pub(super) chosen: Chosen<'a>,
     pub(super) first: usize,
+}
+
+impl<'a> Stack<'a> {
+    #[inline(always)]
+    fn of(&self, expert: usize) -> &'a [f32] {
+        &self.rows[self.starts[expert] * self.d..self.starts[expert + 1] * self.d]
+    }
+
+    /// Runs of `t` tokens that chose the same expert at `slot`, counted from the first.
+    #[inline(always)]
+    fn runs(&self, slot: usize, t: usize) -> impl Iterator<Item = (&'a [f32], usize, usize)> {
+        let own = *self;
+        runs(own.chosen, slot, own.first, own.first + t)
+            .map(move |(expert, from, to)| (own.of(expert), from - own.first, to - own.first))
+    }
+}
+
+/// `out[token, slot, rank] = rows of the chosen expert . x[token]`.
+pub(super) struct Project<'a> {
+    pub(super) stack: Stack<'a>,
     pub(super) x: &'a [f32],
     pub(super) out: &'a mut [f32],
 }
@@ -40,21 +62,11 @@ pub(super) struct Project<'a> {
 impl Work for Project<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Project {
-            rows,
-            starts,
-            d,
-            width,
-            chosen,
-            first,
-            x,
-            out,
-        } = self;
-        let (step, t) = (chosen.per * width, x.len() / d);
-        for slot in 0..chosen.per {
-            for (expert, from, to) in runs(chosen, slot, first, first + t) {
-                let own = &rows[starts[expert] * d..starts[expert + 1] * d];
-                let (from, to) = (from - first, to - first);
+        let Project { stack, x, out } = self;
+        let Stack { d, width, .. } = stack;
+        let step = stack.chosen.per * width;
+        for slot in 0..stack.chosen.per {
+            for (own, from, to) in stack.runs(slot, x.len() / d) {
                 let out = &mut out[from * step + slot * width..];
                 // SAFETY: the caller vouches for the level.
                 unsafe { all_dots::<V>(&x[from * d..to * d], own, d, out, step) };
@@ -65,12 +77,7 @@ impl Work for Project<'_> {
 
 /// `y[token] += sum over slot and rank of low[token, slot, rank] * rows of the chosen expert`.
 pub(super) struct Spread<'a> {
-    pub(super) rows: &'a [f32],
-    pub(super) starts: &'a [usize],
-    pub(super) d: usize,
-    pub(super) width: usize,
-    pub(super) chosen: Chosen<'a>,
-    pub(super) first: usize,
+    pub(super) stack: Stack<'a>,
     pub(super) low: &'a [f32],
     pub(super) y: &'a mut [f32],
 }
@@ -78,21 +85,11 @@ pub(super) struct Spread<'a> {
 impl Work for Spread<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Spread {
-            rows,
-            starts,
-            d,
-            width,
-            chosen,
-            first,
-            low,
-            y,
-        } = self;
-        let (step, t) = (chosen.per * width, y.len() / d);
-        for slot in 0..chosen.per {
-            for (expert, from, to) in runs(chosen, slot, first, first + t) {
-                let own = &rows[starts[expert] * d..starts[expert + 1] * d];
-                let (from, to) = (from - first, to - first);
+        let Spread { stack, low, y } = self;
+        let Stack { d, width, .. } = stack;
+        let step = stack.chosen.per * width;
+        for slot in 0..stack.chosen.per {
+            for (own, from, to) in stack.runs(slot, y.len() / d) {
                 let weight =
                     |token: usize, rank: usize| low[(from + token) * step + slot * width + rank];
                 // SAFETY: the caller vouches for the level.

@@ -69,6 +69,7 @@ const FAMILIES: &[Family] = &[
     row("phi3", &PHI3, llama::phi3),
     row("qwen2", &LLAMA, llama::qwen2),
     row("qwen3", &LLAMA, llama::qwen3),
+    row("starcoder2", &STARCODER2, llama::starcoder2),
 ];
 
 const fn row(
@@ -111,6 +112,12 @@ const GEMMA2: Modules = Modules {
 const PHI3: Modules = Modules {
     qkv: &["self_attn.qkv_proj"],
     up: &["mlp.gate_up_proj"],
+    ..LLAMA
+};
+
+const STARCODER2: Modules = Modules {
+    up: &["mlp.c_fc"],
+    down: "mlp.c_proj",
     ..LLAMA
 };
 

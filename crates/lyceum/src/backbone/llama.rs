@@ -151,6 +151,32 @@ pub(super) fn phi3(f: &mut Fields, c: &mut Config) -> Result<()> {
     windows(f, c, window, |_| true)
 }
 
+pub(super) fn starcoder2(f: &mut Fields, c: &mut Config) -> Result<()> {
+    let defaults = Defaults {
+        kv_heads: Some(2),
+        activation: "gelu_pytorch_tanh",
+        tied: true,
+        ..LLAMA
+    };
+    common(f, c, &defaults)?;
+    for (name, known) in [("mlp_type", "default"), ("norm_type", "layer_norm")] {
+        let said: String = f.or(name, known.into())?;
+        if said != known {
+            return Err(f.bad(format!(
+                "field `{name}` is `{said}`: only `{known}` is supported"
+            )));
+        }
+    }
+    c.norm.kind = NormKind::Layer;
+    c.norm.eps = f.number_or("norm_epsilon", 1e-5)?;
+    c.mlp.shape = MlpShape::Plain;
+    let bias = f.or("use_bias", true)?;
+    (c.attention.qkv_bias, c.attention.out_bias, c.mlp.bias) = (bias, bias, bias);
+    f.skip(&["embedding_dropout", "residual_dropout"]);
+    let window = f.size_maybe("sliding_window")?;
+    windows(f, c, window, |_| true)
+}
+
 /// What both Gemmas share: norm weights less one, scaled embeddings, wide heads, a tied head.
 fn gemmas(f: &mut Fields, c: &mut Config, named: &'static str) -> Result<()> {
     let defaults = Defaults {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use lyceum_kernels::gemm::{Packed, Rounding};
+use lyceum_kernels::gemm::{Keep, Packed, Rounding};
 use serde::{Deserialize, Serialize};
 
 use super::chat::{Chat, Said};
@@ -244,23 +244,30 @@ impl<'a> Source<'a> {
             let packed = Packed::quantised((format, bytes), (n_out, n_in), rounding);
             return Ok(Weight::Frozen(Arc::new(packed)));
         }
-        let mut values = weights.values(name)?;
+        // What lies the other way round is turned as a whole.
+        let mut turned = None;
         if transposed {
-            values = transpose(&values, n_out, n_in);
+            turned = Some(transpose(&weights.values(name)?, n_out, n_in));
             (n_out, n_in) = (n_in, n_out);
         }
-        Ok(Weight::Frozen(Arc::new(match self.precision {
-            Precision::F32 => Packed::f32(&values, n_out, n_in),
-            Precision::Bf16 => Packed::bf16(&values, n_out, n_in),
-            Precision::Int8 => {
-                let fits = |w: &f32| w.abs() <= Packed::LARGEST_INT8;
-                if !values.iter().all(fits) {
-                    let why = "holds values too large for eight bits";
-                    return Err(bad(name, why));
-                }
-                Packed::int8(&values, n_out, n_in)
+        let keep = match self.precision {
+            Precision::F32 => Keep::F32,
+            Precision::Bf16 => Keep::Bf16,
+            Precision::Int8 => Keep::Int8,
+        };
+        let read = |first: usize, rows: &mut [f32]| -> Result<()> {
+            match &turned {
+                Some(all) => rows.copy_from_slice(&all[first * n_in..][..rows.len()]),
+                None => weights.rows(name, first, rows)?,
             }
-        })))
+            let fits = |w: &f32| keep != Keep::Int8 || w.abs() <= Packed::LARGEST_INT8;
+            match rows.iter().all(fits) {
+                true => Ok(()),
+                false => Err(bad(name, "holds values too large for eight bits")),
+            }
+        };
+        let packed = Packed::read((n_out, n_in), keep, read)?;
+        Ok(Weight::Frozen(Arc::new(packed)))
     }
 
     /// A bias or a norm's parameter.

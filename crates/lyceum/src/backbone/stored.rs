@@ -48,6 +48,27 @@ impl Lay {
             Lay::Blocks(format) => format.row_bytes(n),
         }
     }
+
+    /// The values of `bytes`, put at the start of `out`.
+    fn convert<'a>(self, bytes: &[u8], out: &'a mut [f32]) -> &'a [f32] {
+        fn put<const N: usize>(bytes: &[u8], out: &mut [f32], value: fn([u8; N]) -> f32) -> usize {
+            let parts = bytes.as_chunks::<N>().0;
+            let both = out.iter_mut().zip(parts);
+            both.for_each(|(out, part)| *out = value(*part));
+            parts.len()
+        }
+        let n = match self {
+            Lay::F32 => put(bytes, out, f32::from_le_bytes),
+            Lay::F16 => put(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            Lay::Bf16 => put(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            Lay::Blocks(format) => {
+                let n = bytes.len() / format.block_bytes() * format.block();
+                format.decode(bytes, &mut out[..n]);
+                n
+            }
+        };
+        &out[..n]
+    }
 }
 
 /// Where the file keeps the rows of a matrix, or the values of a vector.
@@ -182,24 +203,47 @@ impl<'a> Stored<'a> {
                 order,
             } => (bytes, range, *lay, *order),
         };
-        let mut some = Vec::with_capacity(CHUNK);
+        let mut some = vec![0.0; CHUNK];
         self.pieces(&bytes.get()[range.clone()], order, |piece| {
             for piece in piece.chunks(lay.bytes(CHUNK)) {
-                some.clear();
-                match lay {
-                    Lay::F32 => some.extend(parts::<4>(piece).map(f32::from_le_bytes)),
-                    Lay::F16 => some.extend(parts(piece).map(|b| f16::from_le_bytes(b).to_f32())),
-                    Lay::Bf16 => some.extend(parts(piece).map(|b| bf16::from_le_bytes(b).to_f32())),
-                    Lay::Blocks(format) => {
-                        some.resize(piece.len() / format.block_bytes() * format.block(), 0.0);
-                        format.decode(piece, &mut some);
-                    }
-                }
-                see(&some);
+                see(lay.convert(piece, &mut some));
             }
         });
         if let Bytes::Map(map) = bytes {
             map.release(range.clone());
+        }
+        Ok(())
+    }
+
+    /// The values of the rows of a matrix from row `first` on, as many as `out` has room for; then
+    /// lets go of the file's memory. Those rows must exist.
+    pub(super) fn rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        let (n, width) = match *self.shape.as_slice() {
+            [n, width] if width > 0 => (n, width),
+            _ => return Err(Error::Mismatch("a matrix has rows".into())),
+        };
+        let (bytes, range, lay, order) = match &self.values {
+            Values::Tensor(tensor) => {
+                let rows = tensor.narrow(0, first, out.len() / width)?;
+                out.copy_from_slice(&rows.flatten_all()?.to_vec1::<f32>()?);
+                return Ok(());
+            }
+            Values::Raw {
+                bytes,
+                range,
+                lay,
+                order,
+            } => (bytes, range, *lay, *order),
+        };
+        let size = lay.bytes(width);
+        let (mut start, mut end) = (range.end, range.start);
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+            let at = range.start + order.place(first + i, n) * size;
+            lay.convert(&bytes.get()[at..at + size], out);
+            (start, end) = (start.min(at), end.max(at + size));
+        }
+        if let Bytes::Map(map) = bytes {
+            map.release(start..end);
         }
         Ok(())
     }
@@ -247,10 +291,6 @@ impl<'a> Stored<'a> {
 /// The error for tensor `name`.
 pub(super) fn bad(name: &str, why: impl std::fmt::Display) -> Error {
     Error::format(format!("tensor `{name}`"), why)
-}
-
-fn parts<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    bytes.as_chunks::<N>().0.iter().copied()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The tensors of a checkpoint: mapped files, read one tensor at a time.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +14,14 @@ use sha2::{Digest, Sha256};
 use super::config::Config;
 use super::stored::{Bytes, Lay, Stored, bad};
 use crate::error::{Context, Error, Result};
+use crate::torch;
 
-const OLD: &str = "pytorch_model.bin";
+/// Files of weights and the index of their shards, the first that is there, and whether
+/// `torch.save` wrote them.
+const FORMS: [(&str, &str, bool); 2] = [
+    ("model.safetensors", "model.safetensors.index.json", false),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", true),
+];
 
 /// The tensors of a checkpoint by name.
 #[derive(Debug, Default)]
@@ -39,27 +46,20 @@ impl<'a> Weights<'a> {
         Ok(all)
     }
 
-    /// The tensors of a folder: one file, the shards its index names, or an older torch pickle
-    /// (read without running any of its code).
+    /// The tensors of a folder: one file, the shards its index names, or older files of
+    /// `torch.save`, one or several (read without running any of their code).
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let index = dir.join("model.safetensors.index.json");
-        let single = dir.join("model.safetensors");
-        let files = match (single.exists(), index.exists()) {
-            (false, true) => shards(&index)?,
-            (false, false) if dir.join(OLD).exists() => {
-                let path = dir.join(OLD);
-                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-                let tensors = crate::torch::tensors(&bytes, &path.display().to_string())?;
-                return Ok(Weights::made(tensors));
-            }
-            _ => vec!["model.safetensors".into()],
-        };
+        let (files, saved) = files(dir)?;
         let mut all = Weights::default();
         for file in files {
             let path = dir.join(file);
             let map = Map::open(&path).map_err(|e| Error::io(&path, e))?;
-            all.add(&Bytes::Map(Arc::new(map)))
-                .context(|| format!("reading {}", path.display()))?;
+            let bytes = Bytes::Map(Arc::new(map));
+            let what = path.display().to_string();
+            match saved {
+                true => all.add_saved(&bytes, &what)?,
+                false => all.add(&bytes).context(|| format!("reading {what}"))?,
+            }
         }
         Ok(all)
     }
@@ -75,15 +75,46 @@ impl<'a> Weights<'a> {
                 // Masks and counters that some checkpoints carry; not weights.
                 _ => continue,
             };
-            let start = view.data().as_ptr().addr() - all.as_ptr().addr();
-            let range = start..start + view.data().len();
-            let stored = Stored::new((bytes.clone(), range), view.shape().to_vec(), lay)
-                .map_err(|why| bad(&name, why))?;
-            if self.0.insert(name.clone(), stored).is_some() {
-                return Err(Error::format(name, "stands in two files"));
-            }
+            let place = (bytes.clone(), within(all, view.data()));
+            let stored = Stored::new(place, view.shape().to_vec(), lay);
+            self.put(&name, stored.map_err(|why| bad(&name, why))?)?;
         }
         Ok(())
+    }
+
+    /// The tensors of a file of `torch.save`: where they lie if they lie in order, else in f32.
+    fn add_saved(&mut self, bytes: &Bytes<'a>, what: &str) -> Result<()> {
+        let all = bytes.get();
+        for (name, tensor) in torch::stored(all, what)? {
+            let lay = match tensor.dtype() {
+                torch::Dtype::F32 => Some(Lay::F32),
+                torch::Dtype::F16 => Some(Lay::F16),
+                torch::Dtype::Bf16 => Some(Lay::Bf16),
+                torch::Dtype::F64 => None,
+                // As in `add`.
+                _ => continue,
+            };
+            let stored = match lay.zip(tensor.plain()) {
+                Some((lay, raw)) => {
+                    let place = (bytes.clone(), within(all, raw));
+                    let stored = Stored::new(place, tensor.shape().to_vec(), lay);
+                    stored.map_err(|why| bad(&name, why))?
+                }
+                None => {
+                    let made = tensor.to_candle();
+                    Stored::made(made.context(|| format!("reading `{name}` of {what}"))?)
+                }
+            };
+            self.put(&name, stored)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, name: &str, stored: Stored<'a>) -> Result<()> {
+        match self.0.insert(name.to_owned(), stored) {
+            None => Ok(()),
+            Some(_) => Err(Error::format(name, "stands in two files")),
+        }
     }
 
     /// Gives the tensors the names that `config` uses and leaves out what it has no use for.
@@ -153,10 +184,17 @@ impl<'a> Weights<'a> {
         let stored = self.stored(name)?;
         let mut all = Vec::with_capacity(stored.shape.iter().product());
         stored.each(|values| all.extend_from_slice(values))?;
-        match all.iter().all(|x: &f32| x.is_finite()) {
-            true => Ok(all),
-            false => Err(bad(name, "holds values that are not finite")),
-        }
+        finite(name, &all)?;
+        Ok(all)
+    }
+
+    /// The values of a matrix's rows from row `first` on, as many as `out` has room for.
+    ///
+    /// # Errors
+    /// As [`Weights::values`].
+    pub(super) fn rows(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
+        self.stored(name)?.rows(first, out)?;
+        finite(name, out)
     }
 
     /// The quantised rows of a matrix, if it is quantised on disk.
@@ -178,6 +216,38 @@ impl<'a> Weights<'a> {
         let bytes = hash.finalize();
         Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+fn finite(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(bad(name, "holds values that are not finite")),
+    }
+}
+
+/// The files of a folder's weights, and whether `torch.save` wrote them.
+fn files(dir: &Path) -> Result<(Vec<String>, bool)> {
+    for (single, index, saved) in FORMS {
+        let index = dir.join(index);
+        if dir.join(single).exists() {
+            return Ok((vec![single.into()], saved));
+        }
+        if index.exists() {
+            return Ok((shards(&index)?, saved));
+        }
+    }
+    let names = FORMS.map(|(single, index, _)| format!("{single}, {index}"));
+    Err(Error::invalid(format!(
+        "{} holds no weights: none of {}",
+        dir.display(),
+        names.join(", ")
+    )))
+}
+
+/// Where `part`, which lies in `all`, lies.
+fn within(all: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr().addr() - all.as_ptr().addr();
+    start..start + part.len()
 }
 
 /// The files an index names, which must lie beside it.

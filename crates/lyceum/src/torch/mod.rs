@@ -63,25 +63,30 @@ fn zipped(bytes: &[u8]) -> Why<Value<'_>> {
     Ok(value)
 }
 
-/// The tensors of a saved dictionary (a state dict) in f32, by name.
+/// The tensors of a saved dictionary (a state dict) as they lie in the file, by name.
 ///
 /// # Errors
 /// [`Error::Format`] for a file that holds anything else, naming the entry.
-pub fn tensors(bytes: &[u8], what: &str) -> Result<BTreeMap<String, candle_core::Tensor>> {
-    let value = load(bytes, what)?;
+pub fn stored<'a>(bytes: &'a [u8], what: &str) -> Result<Vec<(String, Stored<'a>)>> {
     let bad = |why: String| Error::format(what, why);
-    let pairs = value
-        .pairs()
-        .ok_or_else(|| bad("it holds no dictionary of tensors".into()))?;
-    let mut tensors = BTreeMap::new();
-    for (key, value) in pairs {
-        let (Value::Text(name), Value::Tensor(stored)) = (key, value) else {
-            return Err(bad(format!("entry {key:?} is not a tensor under a name")));
-        };
-        let tensor = stored
-            .to_candle()
-            .map_err(|e| bad(format!("`{name}`: {e}")))?;
-        tensors.insert(name.to_string(), tensor);
-    }
-    Ok(tensors)
+    let Value::Dict(pairs) = load(bytes, what)? else {
+        return Err(bad("it holds no dictionary of tensors".into()));
+    };
+    let entry = |(key, value)| match (key, value) {
+        (Value::Text(name), Value::Tensor(stored)) => Ok((name.into_owned(), *stored)),
+        (key, _) => Err(bad(format!("entry {key:?} is not a tensor under a name"))),
+    };
+    pairs.into_iter().map(entry).collect()
+}
+
+/// The tensors of a saved dictionary (a state dict) in f32, by name.
+///
+/// # Errors
+/// As [`stored`].
+pub fn tensors(bytes: &[u8], what: &str) -> Result<BTreeMap<String, candle_core::Tensor>> {
+    let made = |(name, stored): (String, Stored<'_>)| match stored.to_candle() {
+        Ok(tensor) => Ok((name, tensor)),
+        Err(e) => Err(Error::format(what, format!("`{name}`: {e}"))),
+    };
+    stored(bytes, what)?.into_iter().map(made).collect()
 }

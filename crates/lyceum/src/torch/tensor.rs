@@ -188,6 +188,23 @@ impl<'a> Stored<'a> {
             .fold(1, |n: usize, d| n.saturating_mul(*d))
     }
 
+    /// The bytes of its numbers in the file, if they follow one another there row by row.
+    pub fn plain(&self) -> Option<&'a [u8]> {
+        let Data::Raw(Cow::Borrowed(raw)) = &self.data else {
+            return None;
+        };
+        self.check().ok()?;
+        let mut step = 1;
+        for (size, stride) in self.shape.iter().zip(&self.strides).rev() {
+            if *size > 1 && *stride != step {
+                return None;
+            }
+            step *= size;
+        }
+        let (from, len) = (self.offset * self.dtype.size(), step * self.dtype.size());
+        raw.get(from..)?.get(..len)
+    }
+
     /// Refuses shapes that reach outside the bytes, or claim more numbers than there are.
     pub(super) fn check(&self) -> Why<()> {
         if self.shape.len() != self.strides.len() {

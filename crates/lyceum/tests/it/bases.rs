@@ -73,6 +73,11 @@ fn what_is_not_known_is_refused_by_name() {
             "gelu_pytorch_tanh",
         ),
         (
+            "starcoder2",
+            json!({ "norm_type": "rms_norm" }),
+            "`norm_type`",
+        ),
+        (
             "gpt2",
             json!({ "add_cross_attention": true }),
             "`add_cross_attention`",

@@ -9,7 +9,8 @@ use lyceum::backbone::{Base, Precision};
 use serde_json::json;
 
 use crate::families::{apart, base_of, folder, logits, sequences, tensors};
-use crate::quantised::{WIDTH, fields, gguf, noise, stories, wide, write};
+use crate::perplexity::stories;
+use crate::quantised::{WIDTH, fields, gguf, noise, wide, write};
 
 #[test]
 fn files_of_llama_cpps_converter_compute_what_the_folders_do() {
@@ -64,7 +65,7 @@ fn files_of_llama_cpps_converter_compute_what_the_folders_do() {
 }
 
 /// An error with its causes.
-fn whole(error: &dyn std::error::Error) -> String {
+pub(crate) fn whole(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(|e| format!("{e}: ")).collect()
 }

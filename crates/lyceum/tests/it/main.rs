@@ -25,10 +25,12 @@ mod made;
 mod mixed;
 mod mttl;
 mod parquet;
+mod perplexity;
 mod pretraining;
 mod quantised;
 mod remote;
 mod router_laws;
+mod saved;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;
 mod sizes;

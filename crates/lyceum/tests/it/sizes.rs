@@ -111,6 +111,17 @@ fn known() -> Vec<(&'static str, u64, Value)> {
             ),
         ),
         (
+            "starcoder2-3b",
+            3_030_371_328,
+            with(
+                llama(3072, 12288, 30, 24, 2, 49_152),
+                json!({
+            "model_type": "starcoder2", "embedding_dropout": 0.1, "residual_dropout": 0.1,
+            "hidden_act": "gelu_pytorch_tanh", "mlp_type": "default", "norm_epsilon": 1e-5,
+            "norm_type": "layer_norm", "sliding_window": 4096, "use_bias": true }),
+            ),
+        ),
+        (
             "gemma-2b",
             2_506_172_416,
             with(

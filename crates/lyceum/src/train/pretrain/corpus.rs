@@ -22,6 +22,8 @@ pub(super) struct Corpus {
     held: Vec<Vec<u32>>,
     /// Bytes of the held-out documents that their tokens after the first stand for.
     held_bytes: usize,
+    /// Documents left out because they share words with what is to be avoided.
+    pub(super) avoided: usize,
 }
 
 impl Corpus {
@@ -49,6 +51,7 @@ impl Corpus {
             train,
             held,
             held_bytes,
+            avoided: documents.avoided,
         })
     }
 

@@ -6,6 +6,7 @@
 
 mod corpus;
 mod ngram;
+mod overlap;
 mod questions;
 mod sources;
 mod state;
@@ -41,6 +42,13 @@ pub struct Pretrain {
     pub tasks: Vec<PathBuf>,
     /// Task files of which only the prompts are used, never the targets.
     pub prompts: Vec<PathBuf>,
+    /// JSON lines none of whose content may be read, whatever their split: text and task rows that
+    /// share six successive words with a row are left out (`prompts` are not).
+    #[serde(default)]
+    pub avoid: Vec<PathBuf>,
+    /// At most this many rows of each file of `tasks`; all of them without a number.
+    #[serde(default)]
+    pub task_rows: Option<usize>,
     /// How often each task row and prompt is seen in one pass over all text.
     pub repeat: usize,
     /// The last of so many parts of every source is held out, never trained on.
@@ -179,6 +187,9 @@ pub struct Progress {
     pub baseline: Option<f64>,
     /// Tokens of one pass over the training text.
     pub pass_tokens: usize,
+    /// Documents left out because they share words with what is to be avoided.
+    #[serde(default)]
+    pub avoided: usize,
 }
 
 /// Pre-trains into the folder `out` (a Hugging Face folder plus `pretrain.json`); continues from
@@ -202,6 +213,7 @@ pub fn pretrain(
     let mut optimiser = AdamW::new(&list, how.weight_decay)?;
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
+    progress.avoided = corpus.avoided;
     let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()?))?;
     let schedule = how.schedule();
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);

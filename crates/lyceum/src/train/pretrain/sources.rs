@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::overlap::Reserved;
 use super::{Pretrain, questions};
 use crate::data::{Dataset, Split, join};
 use crate::error::{Error, Result};
@@ -28,6 +29,8 @@ pub(super) struct Documents {
     /// Never trained on: the last part of every source, so that what stands close together (a
     /// novel, the questions about one passage) is held out together.
     pub(super) held: Vec<Document>,
+    /// How many documents were left out because they share words with what is to be avoided.
+    pub(super) avoided: usize,
 }
 
 impl Documents {
@@ -37,9 +40,19 @@ impl Documents {
             text: Vec::new(),
             rows: Vec::new(),
             held: Vec::new(),
+            avoided: 0,
+        };
+        let avoid: Vec<_> = how.avoid.iter().map(|path| root.join(path)).collect();
+        let reserved = Reserved::read(avoid.iter().map(|path| path.as_path()))?;
+        let mut avoided = 0;
+        let mut clean = |mut documents: Vec<Document>| {
+            let before = documents.len();
+            documents.retain(|document| !reserved.touches(&document.text));
+            avoided += before - documents.len();
+            documents
         };
         for path in &how.text {
-            let (kept, held) = part(plain(how, &root.join(path))?, how.hold_out);
+            let (kept, held) = part(clean(plain(how, &root.join(path))?), how.hold_out);
             for (i, document) in kept.iter().enumerate() {
                 let mut rng = Rng::named(how.seed, &format!("questions {}", all.text.len() + i));
                 let asked = questions::about(&document.text, how.questions, &mut rng);
@@ -52,11 +65,17 @@ impl Documents {
         all.text.append(&mut all.rows);
         for (paths, answered) in [(&how.tasks, true), (&how.prompts, false)] {
             for path in paths {
-                let (kept, held) = part(rows(&root.join(path), answered)?, how.hold_out);
+                let mut own = rows(&root.join(path), answered)?;
+                if answered {
+                    own = clean(own);
+                    own.truncate(how.task_rows.unwrap_or(own.len()));
+                }
+                let (kept, held) = part(own, how.hold_out);
                 all.rows.extend(kept);
                 all.held.extend(held);
             }
         }
+        all.avoided = avoided;
         // The same row may stand in two files.
         let held: BTreeSet<&Document> = all.held.iter().collect();
         let mut seen = BTreeSet::new();

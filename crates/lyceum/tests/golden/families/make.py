@@ -2,6 +2,7 @@
 
     pip install torch transformers==4.57.* peft safetensors numpy
     python make.py                  # writes beside itself
+    python make.py FAMILY           # that one alone, without the variants
 
 Per family: `config.json`, `model.safetensors` (random, bf16), `adapter_config.json` and
 `adapter_model.safetensors` (made by peft, every linear), and `golden.safetensors`:
@@ -14,6 +15,7 @@ five tokens), `loss` (the mean over all next tokens, with the adapter) and `grad
 
 import json
 import pathlib
+import sys
 import warnings
 
 import peft
@@ -50,6 +52,7 @@ FAMILIES = {
     "mistral": dict(LLAMA, sliding_window=6, head_dim=6),
     "qwen2": dict(LLAMA, use_sliding_window=True, sliding_window=5, max_window_layers=1),
     "qwen3": dict(LLAMA, head_dim=6),
+    "starcoder2": dict(LLAMA, sliding_window=6),
     "gemma": dict(LLAMA, head_dim=6, num_key_value_heads=1, hidden_activation="gelu_pytorch_tanh"),
     "gemma2": dict(
         LLAMA, head_dim=6, query_pre_attn_scalar=9, sliding_window=5,
@@ -194,7 +197,9 @@ def family_golden(family, ids):
 def main():
     torch.manual_seed(0)
     ids = torch.randint(0, VOCAB, (2, T), generator=torch.Generator().manual_seed(3))
-    weights = {family: family_golden(family, ids) for family in FAMILIES}
+    weights = {family: family_golden(family, ids) for family in sys.argv[1:] or FAMILIES}
+    if sys.argv[1:]:
+        return
     said, logits = {}, {}
     for name, changes in VARIANTS.items():
         family = name.split("/")[0]

@@ -1,0 +1,193 @@
+//! The flags of the commands that have many.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use lyceum::backbone::Precision;
+
+use super::model::{BaseArgs, DataArgs, ModelArgs, PrecisionArg, QuantizeArg, kept};
+use super::values::weight;
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The recipe
+    pub(crate) recipe: PathBuf,
+    /// Where libraries, predictions and the report go
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Replaces the recipe's seed
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Replaces the recipe's precision
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<PrecisionArg>,
+    /// Replaces the recipe's precision: frozen matrices in eight bits
+    #[arg(long, value_enum, conflicts_with = "precision")]
+    pub(crate) quantize: Option<QuantizeArg>,
+}
+
+impl RunArgs {
+    /// How the frozen matrices are kept and multiplied, if not as the recipe says.
+    pub(crate) fn kept(&self) -> Option<Precision> {
+        match (self.precision, self.quantize) {
+            (None, None) => None,
+            (precision, quantize) => Some(kept(precision.unwrap_or(PrecisionArg::F32), quantize)),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// Only names that match: `*` is any text, `?` any character
+    #[arg(long)]
+    pub(crate) name: Option<glob::Pattern>,
+    /// Only experts that stand for this task
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Only experts of this base: its name, or the beginning of its fingerprint
+    #[arg(long)]
+    pub(crate) base: Option<String>,
+    /// As it was in this version
+    #[arg(long)]
+    pub(crate) at: Option<u64>,
+    /// The removed experts instead
+    #[arg(long)]
+    pub(crate) removed: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// The library experts are added to
+    #[arg(long)]
+    pub(crate) library: String,
+    /// One expert per task of the data
+    #[arg(long, conflicts_with = "clusters", required_unless_present_any = ["clusters", "tasks"])]
+    pub(crate) each_task: bool,
+    /// One expert per cluster of this file
+    #[arg(long)]
+    pub(crate) clusters: Option<PathBuf>,
+    /// Only these tasks, comma-separated
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+    /// Rank of the adapters
+    #[arg(long, default_value_t = 4)]
+    pub(crate) rank: usize,
+    /// Numerator of their scale
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) alpha: f64,
+    /// Layers to adapt, comma-separated
+    #[arg(long, default_value = "q_proj,k_proj,v_proj", value_delimiter = ',')]
+    pub(crate) targets: Vec<String>,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 1e-2)]
+    pub(crate) lr: f64,
+    /// Passes over the data
+    #[arg(long, default_value_t = 5)]
+    pub(crate) epochs: usize,
+    /// Examples per step
+    #[arg(long, default_value_t = 16)]
+    pub(crate) batch: usize,
+    /// Seed of initialisation and data order
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Compute what happens inside blocks again instead of keeping it: less memory, more time,
+    /// the same experts
+    #[arg(long)]
+    pub(crate) recompute: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeriveArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// `arrow` or `phatgoose`
+    pub(crate) kind: String,
+    #[command(flatten)]
+    pub(crate) base: BaseArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Updates per expert (phatgoose)
+    #[arg(long, default_value_t = 50)]
+    pub(crate) steps: usize,
+    /// Peak learning rate (phatgoose)
+    #[arg(long, default_value_t = 1e-3)]
+    pub(crate) lr: f64,
+    /// Share of the steps over which the rate rises (phatgoose)
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) warmup: f64,
+    /// Examples per step (phatgoose)
+    #[arg(long, default_value_t = 4)]
+    pub(crate) batch: usize,
+    /// Seed of the data order (phatgoose)
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// linear, ties, wudi or cat
+    #[arg(long)]
+    pub(crate) method: String,
+    /// Name of the merged expert
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Only these experts, comma-separated; all of the library when absent
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) experts: Vec<String>,
+    /// EXPERT=WEIGHT of every expert merged, comma-separated; equal ones that sum to 1 when
+    /// absent (linear, cat)
+    #[arg(long, value_delimiter = ',', value_parser = weight)]
+    pub(crate) weights: Vec<(lyceum::Name, f64)>,
+    /// Share of each expert's values that is kept, the largest; 0.2 when absent (ties)
+    #[arg(long)]
+    pub(crate) density: Option<f64>,
+    /// Most updates; 300 when absent (wudi)
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Learning rate; 1e-5 when absent (wudi)
+    #[arg(long)]
+    pub(crate) lr: Option<f64>,
+    /// The library the merged expert is added to; the same one when absent
+    #[arg(long)]
+    pub(crate) library: Option<String>,
+    /// Replace an expert of that name
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Multiple choice instead: `arc-easy`, or a JSONL file of query, choices, gold
+    #[arg(long)]
+    pub(crate) task: Option<PathBuf>,
+    /// What is measured on generated text
+    #[arg(long, default_value = "rouge-l")]
+    pub(crate) metric: String,
+    /// Which rows
+    #[arg(long, default_value = "test")]
+    pub(crate) split: String,
+    /// Only these tasks, comma-separated
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+    /// Most new tokens
+    #[arg(long, default_value_t = 128)]
+    pub(crate) max_new: usize,
+    /// Only the first so many examples
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    /// Write report, charts and every example's own result here
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
