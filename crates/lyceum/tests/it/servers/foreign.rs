@@ -117,11 +117,16 @@ pub(crate) fn azurite() -> Option<Running> {
 }
 
 /// moto, an emulator of AWS; its bucket `lib` is made.
+///
+/// It looks whether a key exists and then writes it, and on a busy machine two threads may do so at
+/// once, which S3 does not: Python's threads are told to take turns only where they wait.
 pub(crate) fn moto() -> Option<Running> {
     let port = free_port();
-    let running = start("moto_server", port, &|_| {
-        words(&format!("-H 127.0.0.1 -p {port}"))
-    })?;
+    let code = format!(
+        "import sys; sys.setswitchinterval(1000); from moto.server import main; \
+         main(['-H', '127.0.0.1', '-p', '{port}'])"
+    );
+    let running = start("python3", port, &|_| vec!["-c".to_owned(), code.clone()])?;
     let made = super::request(port, "PUT", "/lib", &[]);
     assert!(made.starts_with("HTTP/1.1 200"), "{made}");
     Some(running)
