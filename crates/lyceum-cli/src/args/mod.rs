@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use commands::{DeriveArgs, EvalArgs, ListArgs, MergeArgs, RunArgs, TrainArgs};
-pub(crate) use model::{BaseArgs, DataArgs, ModelArgs};
+pub(crate) use model::{BaseArgs, ModelArgs};
 pub(crate) use values::FormatArg;
 use values::{bytes, grace};
 
