@@ -1,6 +1,7 @@
 //! A few rows at a time: dot products with them, and sums of them.
 //!
-//! The order in which a result is summed depends on the rows alone, not on what is computed beside.
+//! The order in which a result is summed depends on the rows alone, not on what is computed beside
+//! nor on the level: what has fused multiply-adds gives the same bits.
 
 use crate::cpu::Level;
 use crate::vector::{Plain, Vector};
@@ -41,6 +42,9 @@ pub(crate) fn run(level: Level, work: impl Work) {
     unsafe { work.run::<Plain>() }
 }
 
+/// Running sums of a dot product, and columns that are taken together, on every level.
+const SPAN: usize = 16;
+
 /// Rows of `width` values, `pitch` values apart.
 #[derive(Clone, Copy)]
 struct Rows<P> {
@@ -58,29 +62,35 @@ unsafe fn dots<V: Vector, const T: usize, const N: usize>(
     rows: Rows<*const f32>,
     width: usize,
 ) -> [[f32; N]; T] {
-    let whole = width / V::LANES * V::LANES;
+    let whole = width / SPAN * SPAN;
     let mut out = [[0.0; N]; T];
     // SAFETY: reads stop at the rows' width.
     unsafe {
-        let mut sums = [[V::splat(0.0); N]; T];
+        // One register per result, or two of half as many lanes.
+        let mut sums = [[[V::splat(0.0); 2]; N]; T];
         let mut at = 0;
         while at < whole {
-            let mut own = [V::splat(0.0); N];
-            for (n, own) in own.iter_mut().enumerate() {
-                *own = V::load(rows.first.add(n * rows.pitch + at));
-            }
-            for (t, sums) in sums.iter_mut().enumerate() {
-                let x = V::load(x.first.add(t * x.pitch + at));
-                for (sum, own) in sums.iter_mut().zip(&own) {
-                    *sum = sum.add_product(x, *own);
+            for part in 0..SPAN / V::LANES {
+                let from = at + part * V::LANES;
+                let mut own = [V::splat(0.0); N];
+                for (n, own) in own.iter_mut().enumerate() {
+                    *own = V::load(rows.first.add(n * rows.pitch + from));
+                }
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    let x = V::load(x.first.add(t * x.pitch + from));
+                    for (sum, own) in sums.iter_mut().zip(&own) {
+                        sum[part] = sum[part].add_product(x, *own);
+                    }
                 }
             }
-            at += V::LANES;
+            at += SPAN;
         }
         for (t, (out, sums)) in out.iter_mut().zip(&sums).enumerate() {
             for (n, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                let mut lanes = [0f32; 16];
-                sum.store(lanes.as_mut_ptr());
+                let mut lanes = [0f32; SPAN];
+                for part in 0..SPAN / V::LANES {
+                    sum[part].store(lanes[part * V::LANES..].as_mut_ptr());
+                }
                 *out = lanes.iter().sum();
                 for at in whole..width {
                     *out += *x.first.add(t * x.pitch + at) * *rows.first.add(n * rows.pitch + at);
@@ -103,7 +113,7 @@ unsafe fn sums<V: Vector, const T: usize, const N: usize>(
     y: Rows<*mut f32>,
     width: usize,
 ) {
-    let whole = width / V::LANES * V::LANES;
+    let whole = width / SPAN * SPAN;
     // SAFETY: reads and writes stop at the rows' width.
     unsafe {
         let mut factors = [[V::splat(0.0); N]; T];
@@ -157,7 +167,8 @@ pub(crate) unsafe fn all_dots<V: Vector>(
     let (t, n) = (x.len() / width, rows.len() / width);
     let mut i = 0;
     while i < t {
-        let own = if i + 1 < t { 2 } else { 1 };
+        // As many sums as the registers hold.
+        let own = if i + 1 < t && V::LANES == SPAN { 2 } else { 1 };
         let x = Rows {
             first: x[i * width..].as_ptr(),
             pitch: width,
@@ -242,4 +253,56 @@ fn square<const T: usize, const N: usize>(
     (i, j): (usize, usize),
 ) -> [[f32; N]; T] {
     std::array::from_fn(|t| std::array::from_fn(|n| weight(i + t, j + n)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::levels;
+    use crate::values::values;
+
+    struct Dots<'a>(&'a [f32], &'a [f32], usize, &'a mut [f32]);
+
+    impl Work for Dots<'_> {
+        #[inline(always)]
+        unsafe fn run<V: Vector>(self) {
+            let Dots(x, rows, width, out) = self;
+            let step = rows.len() / width;
+            // SAFETY: the caller vouches for the level.
+            unsafe { all_dots::<V>(x, rows, width, out, step) };
+        }
+    }
+
+    #[test]
+    fn dot_products_are_sixteen_running_sums_on_every_level() {
+        let (t, n) = (3, 5);
+        for width in [7, 16, 24, 40, 83] {
+            let (x, rows) = (values(t * width, 1), values(n * width, 2));
+            let one = |x: &[f32], row: &[f32]| {
+                let whole = width / SPAN * SPAN;
+                let mut sums = [0f32; SPAN];
+                for at in 0..whole {
+                    sums[at % SPAN] = x[at].mul_add(row[at], sums[at % SPAN]);
+                }
+                let rest = (whole..width).map(|at| x[at] * row[at]);
+                rest.fold(sums.iter().sum(), |sum: f32, product| sum + product)
+            };
+            let all = x.chunks(width);
+            let want: Vec<f32> = all
+                .flat_map(|x| {
+                    rows.chunks(width)
+                        .map(|row| one(x, row))
+                        .collect::<Vec<_>>()
+                })
+                .collect();
+            for level in levels()
+                .into_iter()
+                .filter(|level| *level != Level::Portable)
+            {
+                let mut out = vec![0.0; t * n];
+                run(level, Dots(&x, &rows, width, &mut out));
+                assert_eq!(out, want, "{level:?} {width}");
+            }
+        }
+    }
 }
