@@ -136,8 +136,8 @@ fn fives(fifth: &[u8], bytes: &[u8], q: &mut [i8]) {
         eight.copy_from_slice(&bytes[8 * (i % 2)..][..8]);
         let low = u64::from_le_bytes(eight) >> (4 * (i / 2)) & (15 * EACH);
         // Each byte keeps its own bit, which a carry then lifts to the top.
-        let own = u64::from(*fifth) * EACH & 0x8040_2010_0804_0201;
-        let top = ((own & (127 * EACH)) + 127 * EACH | own) & (128 * EACH);
+        let own = (u64::from(*fifth) * EACH) & 0x8040_2010_0804_0201;
+        let top = (((own & (127 * EACH)) + 127 * EACH) | own) & (128 * EACH);
         *q = (low | top >> 3).to_le_bytes().map(u8::cast_signed);
     }
 }

@@ -295,10 +295,7 @@ mod tests {
                         .collect::<Vec<_>>()
                 })
                 .collect();
-            for level in levels()
-                .into_iter()
-                .filter(|level| *level != Level::Portable)
-            {
+            for level in levels().filter(|level| *level != Level::Portable) {
                 let mut out = vec![0.0; t * n];
                 run(level, Dots(&x, &rows, width, &mut out));
                 assert_eq!(out, want, "{level:?} {width}");
