@@ -275,6 +275,11 @@ fn writers_of_a_bucket_killed_at_random_lose_nothing() {
 #[test]
 #[ignore = "minutes: 200 kills each on a hub, two buckets, moto and Azurite"]
 fn writers_of_remote_stores_killed_at_random_lose_nothing_200() {
+    on_remote_stores(|place| killed_at_random(&place.uri, &place.vars, 200, REMOTE));
+}
+
+/// Does `work` on a hub, two buckets, moto and Azurite.
+fn on_remote_stores(work: impl Fn(&Place)) {
     let (hub, _hub) = Place::hub();
     let (s3, _s3) = Place::s3();
     let (gcs, _gcs) = Place::gcs();
@@ -286,7 +291,7 @@ fn writers_of_remote_stores_killed_at_random_lose_nothing_200() {
         Place::azurite(),
     ];
     for place in places.into_iter().flatten() {
-        killed_at_random(&place.uri, &place.vars, 200, REMOTE);
+        work(&place);
     }
 }
 
@@ -368,18 +373,8 @@ fn eight_processes_add_125_each_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let local = dir.path().join("lib").display().to_string();
     println!("local: {:?}", many_writers(&local, &Vars::new(), 8, 125));
-    let (hub, _hub) = Place::hub();
-    let (s3, _s3) = Place::s3();
-    let (gcs, _gcs) = Place::gcs();
-    let places = [
-        Some(hub),
-        Some(s3),
-        Some(gcs),
-        Place::moto(),
-        Place::azurite(),
-    ];
-    for place in places.into_iter().flatten() {
+    on_remote_stores(|place| {
         let took = many_writers(&place.uri, &place.vars, 8, 125);
         println!("{}: {took:?}", place.uri);
-    }
+    });
 }

@@ -167,6 +167,5 @@ fn figures_at_size() {
              lists {:.1}, shows {:.1}, adds {:.1}",
             peaks[0], peaks[1], peaks[2], peaks[3]
         );
-        assert!(list < 1000.0, "{list} ms");
     }
 }
