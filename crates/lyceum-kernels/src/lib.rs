@@ -4,6 +4,7 @@
 //! depends on how many threads there are. This is the only crate with `unsafe`.
 
 pub mod activation;
+mod aligned;
 pub mod attention;
 mod blocks;
 pub mod cpu;

@@ -7,6 +7,7 @@
 
 use rayon::prelude::*;
 
+use crate::aligned::Aligned;
 use crate::math::{self, round};
 use crate::view::View;
 
@@ -16,9 +17,9 @@ const MANY: usize = 1 << 17;
 /// The values of all panels.
 #[derive(Debug, Clone)]
 pub(crate) enum Values {
-    F32(Vec<f32>),
+    F32(Aligned<f32>),
     /// Two bf16 per word.
-    Bf16(Vec<u32>),
+    Bf16(Aligned<u32>),
 }
 
 /// A `[k, n]` matrix in panels; the last panel, and an odd last row in bf16, are filled up with
@@ -129,8 +130,8 @@ fn each<T: Copy + Default + Send>(
     total: usize,
     size: usize,
     fill: impl Fn(usize, &mut [T]) + Sync,
-) -> Vec<T> {
-    let mut values = vec![T::default(); total];
+) -> Aligned<T> {
+    let mut values = Aligned::zeros(total);
     match total {
         0 => {}
         1..MANY => values
@@ -155,8 +156,8 @@ fn tried<T: Copy + Default + Send, E: Send>(
     total: usize,
     size: usize,
     fill: impl Fn(usize, &mut [T]) -> Result<(), E> + Sync,
-) -> Result<Vec<T>, E> {
-    let mut values = vec![T::default(); total];
+) -> Result<Aligned<T>, E> {
+    let mut values = Aligned::zeros(total);
     let parts = values.par_chunks_mut(size.max(1)).enumerate();
     parts.try_for_each(|(p, part)| fill(p, part))?;
     Ok(values)

@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use crate::cpu::Level;
+use crate::math;
 use crate::pack::{Panels, Values};
 #[cfg(target_arch = "x86_64")]
 use crate::tile::Paired;
@@ -17,11 +18,12 @@ use crate::vector::{Wide, Widest};
 use crate::view::View;
 
 /// Rows per job: a multiple of every level's tile.
-const ROWS: usize = 96;
+const ROWS: usize = 48;
 /// Panels per job.
 const PANELS: usize = 32;
-/// Bytes of a panel that stay in the first cache while the rows of a job pass over them.
-const PANEL_BYTES: usize = 24 * 1024;
+/// Bytes of a panel that are read again for every tile of rows. They come from the second cache, fast
+/// enough; more of them means that sums are put down and taken up less often.
+const PANEL_BYTES: usize = 48 * 1024;
 /// Rows so many values apart, or a multiple, push each other out of the first cache.
 const PAGE: usize = 1024;
 /// Up to this many rows the columns are cut finer, so that all threads get some.
@@ -39,6 +41,72 @@ struct Product<'a> {
     /// Whether the result is added to what is there.
     adds: bool,
     target: Target<'a>,
+}
+
+impl<'a> Product<'a> {
+    /// Values `from..to` of a row of x, brought together in `gathered` if they lie apart. One
+    /// `gathered` serves one `from..to`.
+    #[inline(always)]
+    fn row<'b>(
+        &self,
+        row: usize,
+        (from, to): (usize, usize),
+        gathered: &'b mut Gathered,
+    ) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        if let Some(x) = self.x.run(row, from, to) {
+            return x;
+        }
+        let width = to - from;
+        if !gathered.rows.contains(&row) {
+            gathered.rows = row..(row + GROUP).min(self.x.rows);
+            gathered.values.resize(GROUP * width, 0.0);
+            gather(self.x, row, from, width, &mut gathered.values);
+        }
+        &gathered.values[(row - gathered.rows.start) * width..][..width]
+    }
+}
+
+/// Rows that are brought together at once: a cache line of each column.
+const GROUP: usize = 16;
+
+/// Some rows of a matrix that lies column by column.
+#[derive(Default)]
+struct Gathered {
+    values: Vec<f32>,
+    rows: std::ops::Range<usize>,
+}
+
+math::dispatch! {
+    /// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are
+    /// any, to rows of `into`.
+    fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
+        let count = GROUP.min(x.rows - row);
+        let lying = x.turned();
+        for first in (0..width).step_by(GROUP) {
+            let columns = GROUP.min(width - first);
+            let mut block = [[0f32; GROUP]; GROUP];
+            for (c, column) in block.iter_mut().enumerate().take(columns) {
+                match lying.run(from + first + c, row, row + count) {
+                    Some(values) => column[..count].copy_from_slice(values),
+                    None => {
+                        for (r, value) in column.iter_mut().enumerate().take(count) {
+                            *value = x.at(row + r, from + first + c);
+                        }
+                    }
+                }
+            }
+            for r in 0..count {
+                let mut line = [0f32; GROUP];
+                for (value, column) in line.iter_mut().zip(&block) {
+                    *value = column[r];
+                }
+                into[r * width + first..][..columns].copy_from_slice(&line[..columns]);
+            }
+        }
+    }
 }
 
 /// Rows and panels of one job.
@@ -289,16 +357,9 @@ unsafe fn prepare<O: Operand>(
     }
     let stride = count * O::XS;
     prepared.resize((rows.1 - rows.0) * stride, O::X::default());
-    let mut gathered = Vec::new();
+    let mut gathered = Gathered::default();
     for (row, into) in (rows.0..rows.1).zip(prepared.chunks_mut(stride.max(1))) {
-        let x = match whole.x.run(row, from, to) {
-            Some(x) => x,
-            None => {
-                gathered.clear();
-                gathered.extend((from..to).map(|column| whole.x.at(row, column)));
-                &gathered
-            }
-        };
+        let x = whole.row(row, (from, to), &mut gathered);
         // SAFETY: the caller vouches for the level.
         unsafe { O::prepare(x, into) }
     }
