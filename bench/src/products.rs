@@ -21,16 +21,18 @@ const SHAPES: [(usize, usize, usize); 4] = [
 const ONE: (usize, usize) = (8192, 8192);
 /// Bytes copied and read, beyond any cache.
 const COPIED: usize = 1 << 28;
+/// Products of a turn: enough for OpenMP's threads, which wait for some milliseconds after the
+/// peer's turn on our cores, not to matter.
+const REPEATS: usize = 40;
 
-/// Matrix, input and how often a turn multiplies them.
+/// Matrix and input.
 struct Product {
     weight: Packed,
     x: Vec<f32>,
-    repeats: usize,
 }
 
 impl Product {
-    fn new((t, k, n): (usize, usize, usize), halves: bool, repeats: usize) -> Self {
+    fn new((t, k, n): (usize, usize, usize), halves: bool) -> Self {
         let mut rng = Rng::new(1);
         let w = rng.uniform(k * n, 1.0);
         Product {
@@ -39,16 +41,15 @@ impl Product {
                 false => Packed::f32(&w, n, k),
             },
             x: rng.uniform(t * k, 1.0),
-            repeats,
         }
     }
 
     fn run(&self) -> usize {
         let t = self.x.len() / self.weight.n_in();
-        for _ in 0..self.repeats {
+        for _ in 0..REPEATS {
             black_box(self.weight.forward(&self.x, Added::default()));
         }
-        t * self.repeats
+        t * REPEATS
     }
 }
 
@@ -56,10 +57,10 @@ pub(crate) fn serve() -> Result<()> {
     let mut products = BTreeMap::new();
     for (halves, name) in [(true, "bf16"), (false, "f32")] {
         for (t, k, n) in SHAPES {
-            let product = Product::new((t, k, n), halves, 4);
+            let product = Product::new((t, k, n), halves);
             products.insert(format!("{name} {t}x{k}x{n}"), product);
         }
-        let product = Product::new((1, ONE.0, ONE.1), halves, 8);
+        let product = Product::new((1, ONE.0, ONE.1), halves);
         products.insert(format!("{name} row"), product);
     }
     let from = vec![1u64; COPIED / 8];
