@@ -13,6 +13,8 @@ pub enum Level {
     Avx512,
     /// 512-bit registers, and products of pairs of bf16.
     Avx512Bf16,
+    /// As before, and products of tiles of bf16.
+    Amx,
 }
 
 impl Level {
@@ -21,9 +23,10 @@ impl Level {
     pub fn best() -> Level {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let found = [Level::Avx512Bf16, Level::Avx512, Level::Avx2].into_iter();
-            let mut works = found.filter(|level| level.exists() && crate::gemm::agrees(*level));
-            works.next().unwrap_or(Level::Portable)
+            levels()
+                .filter(|level| crate::gemm::agrees(*level))
+                .max()
+                .unwrap_or(Level::Portable)
         })
     }
 
@@ -43,8 +46,10 @@ impl Level {
             }
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Level::Avx512.exists(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => Level::Avx512Bf16.exists() && crate::amx::allowed(),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => false,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => false,
         }
     }
 
@@ -52,7 +57,7 @@ impl Level {
     pub(crate) fn lanes(self) -> usize {
         match self {
             Level::Portable | Level::Avx2 => 8,
-            Level::Avx512 | Level::Avx512Bf16 => 16,
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => 16,
         }
     }
 }
@@ -64,6 +69,7 @@ pub fn levels() -> impl Iterator<Item = Level> {
         Level::Avx2,
         Level::Avx512,
         Level::Avx512Bf16,
+        Level::Amx,
     ]
     .into_iter()
     .filter(|level| level.exists())

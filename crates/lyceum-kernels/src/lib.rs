@@ -5,6 +5,8 @@
 
 pub mod activation;
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 mod blocks;
 pub mod cpu;

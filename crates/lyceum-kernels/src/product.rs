@@ -6,6 +6,8 @@
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::cpu::Level;
 use crate::math;
 use crate::pack::{Panels, Values};
@@ -19,6 +21,8 @@ use crate::view::View;
 
 /// Rows per job: a multiple of every level's tile.
 const ROWS: usize = 48;
+/// The same where tiles are multiplied, which take in a panel faster than it comes.
+const TILED: usize = 192;
 /// Panels per job.
 const PANELS: usize = 32;
 /// Bytes of a panel that are read again for every tile of rows. They come from the second cache, fast
@@ -33,21 +37,21 @@ const SMALL: usize = 1 << 17;
 
 /// One product: `y = x M + added`.
 #[derive(Clone, Copy)]
-struct Product<'a> {
+pub(crate) struct Product<'a> {
     x: View<'a>,
-    panels: &'a Panels,
-    /// The rows of the panels' matrix that x stands for; even numbers in bf16.
+    pub(crate) panels: &'a Panels,
+    /// The rows of the panels' matrix that x stands for: all of them in bf16.
     inner: (usize, usize),
     /// Whether the result is added to what is there.
-    adds: bool,
-    target: Target<'a>,
+    pub(crate) adds: bool,
+    pub(crate) target: Target<'a>,
 }
 
 impl<'a> Product<'a> {
     /// Values `from..to` of a row of x, brought together in `gathered` if they lie apart. One
     /// `gathered` serves one `from..to`.
     #[inline(always)]
-    fn row<'b>(
+    pub(crate) fn row<'b>(
         &self,
         row: usize,
         (from, to): (usize, usize),
@@ -74,7 +78,7 @@ const GROUP: usize = 16;
 
 /// Some rows of a matrix that lies column by column.
 #[derive(Default)]
-struct Gathered {
+pub(crate) struct Gathered {
     values: Vec<f32>,
     rows: std::ops::Range<usize>,
 }
@@ -111,9 +115,9 @@ math::dispatch! {
 
 /// Rows and panels of one job.
 #[derive(Clone, Copy)]
-struct Job {
-    rows: (usize, usize),
-    panels: (usize, usize),
+pub(crate) struct Job {
+    pub(crate) rows: (usize, usize),
+    pub(crate) panels: (usize, usize),
 }
 
 /// `y = x M + added`: x `[t, k]`, result `[t, n]`.
@@ -164,10 +168,11 @@ unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_
         _ => PANELS,
     };
     let mut jobs = Vec::new();
-    for row in (0..t).step_by(ROWS) {
+    let rows = if level == Level::Amx { TILED } else { ROWS };
+    for row in (0..t).step_by(rows) {
         for panel in (0..count).step_by(wide) {
             jobs.push(Job {
-                rows: (row, (row + ROWS).min(t)),
+                rows: (row, (row + rows).min(t)),
                 panels: (panel, (panel + wide).min(count)),
             });
         }
@@ -253,10 +258,14 @@ fn run(level: Level, whole: &Product<'_>, job: Job) {
             unsafe { job_on::<Widest, Paired, 12>(whole, job) }
         }
         match level {
-            // SAFETY: `product_at` checked that the processor has the level.
+            Level::Amx if let Values::Bf16(words) = &whole.panels.values => {
+                // SAFETY: `product_at` checked that the processor has the level.
+                return unsafe { amx::blocks(whole, job, words) };
+            }
+            // SAFETY: as above.
             Level::Avx512Bf16 => return unsafe { paired(whole, job) },
             // SAFETY: as above.
-            Level::Avx512 => return unsafe { widest(whole, job) },
+            Level::Amx | Level::Avx512 => return unsafe { widest(whole, job) },
             // SAFETY: as above.
             Level::Avx2 => return unsafe { wide(whole, job) },
             Level::Portable => {}

@@ -267,7 +267,7 @@ pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
 /// # Safety
 /// The processor must have the level of `V`; row and column are inside the result.
 #[inline(always)]
-unsafe fn finish<V: Vector>(
+pub(crate) unsafe fn finish<V: Vector>(
     target: &Target<'_>,
     mut sum: [V; 2],
     line: usize,
@@ -294,7 +294,7 @@ unsafe fn finish<V: Vector>(
 /// # Safety
 /// The processor must have the level of `V`; `row` holds `n` values.
 #[inline(always)]
-unsafe fn load<V: Vector>(row: *const f32, from: usize, n: usize) -> [V; 2] {
+pub(crate) unsafe fn load<V: Vector>(row: *const f32, from: usize, n: usize) -> [V; 2] {
     // SAFETY: reads stop at `n`.
     unsafe {
         if from + 2 * V::LANES <= n {
@@ -315,7 +315,7 @@ unsafe fn load<V: Vector>(row: *const f32, from: usize, n: usize) -> [V; 2] {
 /// # Safety
 /// The processor must have the level of `V`; `row` has room for `n` values.
 #[inline(always)]
-unsafe fn store<V: Vector>(values: [V; 2], row: *mut f32, from: usize, n: usize) {
+pub(crate) unsafe fn store<V: Vector>(values: [V; 2], row: *mut f32, from: usize, n: usize) {
     // SAFETY: writes stop at `n`.
     unsafe {
         if from + 2 * V::LANES <= n {

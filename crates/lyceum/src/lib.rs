@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
 
 // F0: words and numbers.
+pub mod device;
 pub mod error;
 pub mod figure;
 pub mod file;

@@ -26,11 +26,9 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     if written && !matches!(cli.command, Command::Export { .. }) {
         anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
     }
-    if cli.common.device != "cpu" {
-        anyhow::bail!(
-            "device `{}` is not supported in this version; use cpu",
-            cli.common.device
-        );
+    let device = lyceum::device::device(&cli.common.device)?;
+    if !device.is_cpu() && !matches!(cli.command, Command::Pretrain { .. }) {
+        anyhow::bail!("on a GPU there is only `lyceum pretrain` in this version; use --device cpu");
     }
     if let Some(threads) = cli.common.threads {
         rayon::ThreadPoolBuilder::new()
@@ -43,7 +41,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Cache { command } => cache::cache(&command, format),
         Command::Run(args) => run::run(&args, format),
-        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out),
+        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, (&root, &out), &device),
         Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),
         Command::Train(args) => train::train(&args, format),
         Command::Merge(args) => merge::merge(&args, format),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use candle_core::Device;
 use lyceum::backbone::Base;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
@@ -64,12 +65,13 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<()> {
     })
 }
 
-pub(crate) fn pretrain(path: &Path, root: &Path, out: &Path) -> Result<()> {
+pub(crate) fn pretrain(path: &Path, places: (&Path, &Path), device: &Device) -> Result<()> {
+    let out = places.1;
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let how: Pretrain = toml::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), recipe::explain(&error)))?;
     let mut bar = Bar::new("pretrain", "loss");
-    let progress = lyceum::train::pretrain(&how, root, out, &mut bar)?;
+    let progress = lyceum::train::pretrain(&how, places, device, &mut bar)?;
     drop(bar);
     curves(&progress, how.save_every).write(out)?;
     let mut text = format!("{} steps; base in {}", progress.losses.len(), out.display());

@@ -20,6 +20,14 @@ fn trained() -> Place {
 }
 
 #[test]
+#[cfg(not(feature = "cuda"))]
+fn devices_that_are_not_there() {
+    let place = Place::new();
+    refused(&place, "list lib --device gpu", &["`gpu`", "cuda:N"]);
+    refused(&place, "list lib --device cuda", &["--features cuda"]);
+}
+
+#[test]
 fn bases_that_cannot_be_opened() {
     let place = Place::new();
     refused(

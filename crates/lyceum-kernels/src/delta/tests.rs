@@ -174,31 +174,30 @@ fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed
             factors: Some((&mut ddown, &mut dup)),
         };
         let dweights = backward_at(level, &f, chosen, (&x, &low), &w, wanted);
-        let e = 1e-3;
-        let moved = |of: &[f32], way: &[f32], by: f32| -> Vec<f32> {
-            of.iter().zip(way).map(|(x, u)| x + by * u).collect()
-        };
-        let dot = |a: &[f32], b: &[f32]| -> f64 {
-            a.iter()
-                .zip(b)
-                .map(|(x, y)| f64::from(*x) * f64::from(*y))
-                .sum()
-        };
-        let near = |what: &str, got: f64, at: &dyn Fn(f32) -> f64| {
-            let want = (at(e) - at(-e)) / (2.0 * f64::from(e));
-            let bound = 2e-3 * (1.0 + want.abs());
-            assert!(
-                (got - want).abs() < bound,
-                "{level:?} {law:?} {what}: {got} {want}"
-            );
-        };
-        let way = values(x.len(), seed + 7);
-        near("x", dot(&dx, &way), &|by| {
-            objective(&made, &choices, &moved(&x, &way, by), &w)
+        // Along what was really moved: f32 rounds a small step.
+        let near =
+            |what: &str, gradient: &[f32], of: &[f32], seed, at: &dyn Fn(Vec<f32>) -> f64| {
+                let (e, way) = (1e-3, values(of.len(), seed));
+                let moved = |by: f32| -> Vec<f32> {
+                    of.iter().zip(&way).map(|(x, u)| x + by * u).collect()
+                };
+                let (ahead, back) = (moved(e), moved(-e));
+                let steps = ahead.iter().zip(&back).zip(gradient);
+                let step = |((x, y), g): ((&f32, &f32), &f32)| {
+                    (f64::from(*x) - f64::from(*y)) * f64::from(*g)
+                };
+                let got = steps.map(step).sum::<f64>() / (2.0 * f64::from(e));
+                let want = (at(ahead) - at(back)) / (2.0 * f64::from(e));
+                let bound = 1e-3 * (1.0 + want.abs());
+                assert!(
+                    (got - want).abs() < bound,
+                    "{level:?} {law:?} {what}: {got} {want}"
+                );
+            };
+        near("x", &dx, &x, seed + 7, &|x| {
+            objective(&made, &choices, &x, &w)
         });
-        let way = values(n * 37, seed + 8);
-        near("down", dot(&ddown, &way), &|by| {
-            let down = moved(&made.down, &way, by);
+        near("down", &ddown, &made.down, seed + 8, &|down| {
             objective(
                 &Made {
                     down,
@@ -209,30 +208,36 @@ fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed
                 &w,
             )
         });
-        let way = values(n * 41, seed + 9);
-        near("up", dot(&dup, &way), &|by| {
-            let up = moved(&made.up, &way, by);
+        near("up", &dup, &made.up, seed + 9, &|up| {
             objective(&Made { up, ..made.copy() }, &choices, &x, &w)
         });
-        let way = values(choices.weights.len(), seed + 10);
-        let got: f64 = match shared {
-            false => dot(&dweights, &way),
-            true => dweights.chunks(per).map(|row| dot(row, &way)).sum(),
-        };
-        near("weights", got, &|by| {
-            let weights = moved(&choices.weights, &way, by);
-            let experts = choices.experts.clone();
-            objective(
-                &made,
-                &Choices {
-                    per,
-                    experts,
-                    weights,
-                },
-                &x,
-                &w,
-            )
-        });
+        let mut summed = dweights;
+        if shared {
+            // One row of weights serves every token.
+            let rows: Vec<Vec<f32>> = summed.chunks(per).map(<[f32]>::to_vec).collect();
+            summed = (0..per)
+                .map(|i| rows.iter().map(|row| row[i]).sum())
+                .collect();
+        }
+        near(
+            "weights",
+            &summed,
+            &choices.weights,
+            seed + 10,
+            &|weights| {
+                let experts = choices.experts.clone();
+                objective(
+                    &made,
+                    &Choices {
+                        per,
+                        experts,
+                        weights,
+                    },
+                    &x,
+                    &w,
+                )
+            },
+        );
     }
 }
 

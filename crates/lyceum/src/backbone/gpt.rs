@@ -174,7 +174,7 @@ impl GptNeo {
     }
 
     /// What each layer's attention sees, one entry per layer.
-    fn spans(&self) -> Vec<Span> {
+    pub(super) fn spans(&self) -> Vec<Span> {
         let repeat =
             |(pattern, times): &(Vec<Span>, usize)| pattern.repeat((*times).min(self.num_layers));
         self.attention_types.iter().flat_map(repeat).collect()

@@ -8,6 +8,7 @@ mod attention;
 mod block;
 mod cache;
 mod chat;
+mod composed;
 pub mod config;
 mod decoder;
 mod family;
@@ -27,6 +28,7 @@ mod weights;
 
 pub use cache::Cache;
 pub use chat::{Chat, Message};
+pub(crate) use composed::Composed;
 pub use config::Config;
 pub use decoder::{Decoder, Logits};
 pub use family::families;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use lyceum::train::{Pretrain, Progress, Silent, pretrain};
 
 const RECIPE: &str = r#"
@@ -62,7 +63,7 @@ fn recipe(change: (&str, &str)) -> Pretrain {
 }
 
 fn run(how: &Pretrain, root: &Path, out: &str) -> lyceum::Result<Progress> {
-    pretrain(how, root, &root.join(out), &mut Silent)
+    pretrain(how, (root, &root.join(out)), &Device::Cpu, &mut Silent)
 }
 
 #[test]

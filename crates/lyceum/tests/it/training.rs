@@ -61,6 +61,28 @@ fn distance(a: &Tensor, b: &Tensor) -> f32 {
 }
 
 #[test]
+fn losses_in_bf16_are_within_a_hundredth() {
+    let data = lyceum::assets::tasks().unwrap();
+    let jobs: Vec<Job> = jobs(&data).into_iter().step_by(3).collect();
+    let how = How {
+        steps: Some(4),
+        max_input: 128,
+        ..How::default()
+    };
+    let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|precision| {
+        let base = Arc::new(lyceum::assets::base(precision).unwrap());
+        experts(&base, &jobs, &LoraConfig::default(), &how, &mut Silent).unwrap()
+    });
+    for ((expert, exact), (_, rounded)) in exact.iter().zip(&rounded) {
+        assert_ne!(exact, rounded);
+        for (x, y) in exact.iter().zip(rounded) {
+            let name = &expert.card.name;
+            assert!((x - y).abs() < 0.01 * x, "{name}: {exact:?} {rounded:?}");
+        }
+    }
+}
+
+#[test]
 fn recomputing_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
     let (base, data) = (base(&dir), data(2));

@@ -5,6 +5,7 @@
 //! an uninterrupted one would.
 
 mod corpus;
+mod net;
 mod ngram;
 mod overlap;
 mod questions;
@@ -20,11 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
 use super::{Schedule, Watch};
-use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
+use crate::backbone::{GptNeo, Precision, write_folder};
 use crate::error::{Error, Result};
-use crate::model::{Batch, losses};
+use crate::model::Batch;
 use crate::rng::Rng;
 use corpus::Corpus;
+use net::Net;
 
 /// A pre-training recipe: `recipes/base.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -192,15 +194,15 @@ pub struct Progress {
     pub avoided: usize,
 }
 
-/// Pre-trains into the folder `out` (a Hugging Face folder plus `pretrain.json`); continues from
-/// the checkpoint there, if any.
+/// Pre-trains on `device` into the folder `out` (a Hugging Face folder plus `pretrain.json`);
+/// continues from the checkpoint there, if any, whatever device made it.
 ///
 /// # Errors
-/// When data is missing, a setting is out of range or the loss is not finite.
+/// When data is missing, a setting is out of range, the device fails or the loss is not finite.
 pub fn pretrain(
     how: &Pretrain,
-    root: &Path,
-    out: &Path,
+    (root, out): (&Path, &Path),
+    device: &Device,
     watch: &mut dyn Watch,
 ) -> Result<Progress> {
     how.check()?;
@@ -208,24 +210,24 @@ pub fn pretrain(
     let config = how.config();
     let described = config.describe()?;
     let shapes: BTreeMap<String, Vec<usize>> = described.tensors().into_iter().collect();
-    let vars = initial(how, &shapes)?;
+    let vars = initial(how, &shapes, device)?;
     let list: Vec<Var> = vars.values().cloned().collect();
     let mut optimiser = AdamW::new(&list, how.weight_decay)?;
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
     progress.avoided = corpus.avoided;
-    let decoder = Decoder::new(described, &mut Source::trained(&vars, how.rounding()?))?;
+    let net = Net::new((config.clone(), described), &vars, how.rounding()?, device)?;
     let schedule = how.schedule();
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
     for step in progress.losses.len()..how.steps {
         let parts = &plan[step * how.accumulate..][..how.accumulate];
-        let (loss, gradients, tokens) = gradients(&decoder, &corpus, parts, &list, step)?;
+        let (loss, gradients, tokens) = gradients(&net, &corpus, parts, &list, step)?;
         optimiser.update(&list, &gradients, schedule.rate(step), how.clip)?;
         progress.losses.push(loss);
         watch.step(step + 1, how.steps, loss, tokens);
         let last = step + 1 == how.steps;
         if (step + 1) % how.save_every == 0 || last {
-            let nats = held_out(&decoder, &corpus, how)?;
+            let nats = held_out(&net, &corpus, how)?;
             progress
                 .held_out
                 .push((step + 1, nats.0, corpus.bits_per_byte(nats.1)));
@@ -251,7 +253,7 @@ type Gradients = Vec<Option<Vec<f32>>>;
 
 /// Mean loss over the targets of all `parts`, its gradient by variable, and the tokens read.
 fn gradients(
-    decoder: &Decoder,
+    net: &Net,
     corpus: &Corpus,
     parts: &[Vec<usize>],
     vars: &[Var],
@@ -265,7 +267,7 @@ fn gradients(
     let mut sums: Gradients = vec![None; vars.len()];
     let (mut total, mut tokens) = (0.0, 0);
     for batch in &batches {
-        let loss = (losses(decoder, batch, None, None, false)?.sum_all()? / targets as f64)?;
+        let loss = (net.losses(batch)?.sum_all()? / targets as f64)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
             let text = format!("the loss is not finite at step {}; lower lr", step + 1);
@@ -289,18 +291,21 @@ fn gradients(
 }
 
 /// Held-out nats: per token, and over all tokens.
-fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
-    let (mut sum, mut n) = (0.0, 0.0);
+fn held_out(net: &Net, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
+    let (mut sum, mut n) = (0.0, 0);
     for batch in corpus.held_out(how.batch_tokens)? {
-        for loss in losses(decoder, &batch, None, None, false)?.to_vec1::<f32>()? {
-            sum += f64::from(loss);
-            n += 1.0;
-        }
+        let losses = net.losses(&batch)?.to_vec1::<f32>()?;
+        sum += losses.into_iter().map(f64::from).sum::<f64>();
+        n += batch.ids.len();
     }
-    Ok((sum / n, sum))
+    Ok((sum / n as f64, sum))
 }
 
-fn initial(how: &Pretrain, shapes: &BTreeMap<String, Vec<usize>>) -> Result<BTreeMap<String, Var>> {
+fn initial(
+    how: &Pretrain,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    device: &Device,
+) -> Result<BTreeMap<String, Var>> {
     let residual = 0.02 / (2.0 * how.layers as f64).sqrt();
     let one = |(name, shape): (&String, &Vec<usize>)| {
         let n = shape.iter().product();
@@ -311,7 +316,7 @@ fn initial(how: &Pretrain, shapes: &BTreeMap<String, Vec<usize>>) -> Result<BTre
             path if path.contains("out_proj") || path.contains("c_proj") => rng.normal(n, residual),
             _ => rng.normal(n, 0.02),
         };
-        let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?;
+        let tensor = Tensor::from_vec(values, shape.as_slice(), device)?;
         Ok((name.clone(), Var::from_tensor(&tensor)?))
     };
     shapes.iter().map(one).collect()

@@ -31,7 +31,7 @@ pub(super) fn save(
     let mut all: Vec<(String, Tensor)> = Vec::new();
     for (i, (name, var)) in vars.iter().enumerate() {
         let moment = |v: &Vec<f32>| Tensor::from_slice(v, v.len(), &Device::Cpu);
-        all.push((format!("weight.{name}"), var.as_tensor().clone()));
+        all.push((format!("weight.{name}"), var.to_device(&Device::Cpu)?));
         all.push((format!("first.{name}"), moment(&adam.first[i])?));
         all.push((format!("second.{name}"), moment(&adam.second[i])?));
     }
@@ -83,7 +83,8 @@ pub(super) fn resume(
             .ok_or_else(|| Error::format(path.display(), format!("no `{name}`")))
     };
     for (i, (name, var)) in vars.iter().enumerate() {
-        var.set(&part(format!("weight.{name}"))?.to_dtype(DType::F32)?)
+        let weight = part(format!("weight.{name}"))?.to_dtype(DType::F32)?;
+        var.set(&weight.to_device(var.device())?)
             .context(|| format!("`{name}` of the checkpoint has another shape than the recipe"))?;
         adam.first[i] = part(format!("first.{name}"))?.to_vec1()?;
         adam.second[i] = part(format!("second.{name}"))?.to_vec1()?;
