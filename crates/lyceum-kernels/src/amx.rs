@@ -9,7 +9,8 @@ use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
 use crate::aligned::Aligned;
-use crate::product::{Gathered, Job, Product};
+use crate::gathered::Gathered;
+use crate::product::{Job, Product};
 use crate::tile::{Steps, Target, finish, load, store};
 use crate::vector::{Vector, Widest, round_pairs};
 
@@ -225,7 +226,7 @@ fn prepare(
         let (pairs, none) = line.split_at_mut(if row < rows.1 { count } else { 0 });
         none.fill(0);
         if row < rows.1 {
-            let x = whole.row(row, (from, to), &mut gathered);
+            let x = gathered.row(whole.x, row, (from, to));
             // SAFETY: this function is compiled for AVX512-BF16.
             unsafe { round_pairs(x, pairs) }
         }

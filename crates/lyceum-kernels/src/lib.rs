@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod delta;
 mod dots;
 mod format;
+mod gathered;
 pub mod gemm;
 pub mod loss;
 pub mod map;

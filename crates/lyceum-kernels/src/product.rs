@@ -9,7 +9,7 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
 use crate::cpu::Level;
-use crate::math;
+use crate::gathered::Gathered;
 use crate::pack::{Panels, Values};
 #[cfg(target_arch = "x86_64")]
 use crate::tile::Paired;
@@ -38,79 +38,13 @@ const SMALL: usize = 1 << 17;
 /// One product: `y = x M + added`.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
-    x: View<'a>,
+    pub(crate) x: View<'a>,
     pub(crate) panels: &'a Panels,
     /// The rows of the panels' matrix that x stands for: all of them in bf16.
     inner: (usize, usize),
     /// Whether the result is added to what is there.
     pub(crate) adds: bool,
     pub(crate) target: Target<'a>,
-}
-
-impl<'a> Product<'a> {
-    /// Values `from..to` of a row of x, brought together in `gathered` if they lie apart. One
-    /// `gathered` serves one `from..to`.
-    #[inline(always)]
-    pub(crate) fn row<'b>(
-        &self,
-        row: usize,
-        (from, to): (usize, usize),
-        gathered: &'b mut Gathered,
-    ) -> &'b [f32]
-    where
-        'a: 'b,
-    {
-        if let Some(x) = self.x.run(row, from, to) {
-            return x;
-        }
-        let width = to - from;
-        if !gathered.rows.contains(&row) {
-            gathered.rows = row..(row + GROUP).min(self.x.rows);
-            gathered.values.resize(GROUP * width, 0.0);
-            gather(self.x, row, from, width, &mut gathered.values);
-        }
-        &gathered.values[(row - gathered.rows.start) * width..][..width]
-    }
-}
-
-/// Rows that are brought together at once: a cache line of each column.
-const GROUP: usize = 16;
-
-/// Some rows of a matrix that lies column by column.
-#[derive(Default)]
-pub(crate) struct Gathered {
-    values: Vec<f32>,
-    rows: std::ops::Range<usize>,
-}
-
-math::dispatch! {
-    /// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are
-    /// any, to rows of `into`.
-    fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
-        let count = GROUP.min(x.rows - row);
-        let lying = x.turned();
-        for first in (0..width).step_by(GROUP) {
-            let columns = GROUP.min(width - first);
-            let mut block = [[0f32; GROUP]; GROUP];
-            for (c, column) in block.iter_mut().enumerate().take(columns) {
-                match lying.run(from + first + c, row, row + count) {
-                    Some(values) => column[..count].copy_from_slice(values),
-                    None => {
-                        for (r, value) in column.iter_mut().enumerate().take(count) {
-                            *value = x.at(row + r, from + first + c);
-                        }
-                    }
-                }
-            }
-            for r in 0..count {
-                let mut line = [0f32; GROUP];
-                for (value, column) in line.iter_mut().zip(&block) {
-                    *value = column[r];
-                }
-                into[r * width + first..][..columns].copy_from_slice(&line[..columns]);
-            }
-        }
-    }
 }
 
 /// Rows and panels of one job.
@@ -168,7 +102,10 @@ unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_
         _ => PANELS,
     };
     let mut jobs = Vec::new();
-    let rows = if level == Level::Amx { TILED } else { ROWS };
+    let rows = match &panels.values {
+        Values::Bf16(_) if level == Level::Amx => TILED,
+        _ => ROWS,
+    };
     for row in (0..t).step_by(rows) {
         for panel in (0..count).step_by(wide) {
             jobs.push(Job {
@@ -368,7 +305,7 @@ unsafe fn prepare<O: Operand>(
     prepared.resize((rows.1 - rows.0) * stride, O::X::default());
     let mut gathered = Gathered::default();
     for (row, into) in (rows.0..rows.1).zip(prepared.chunks_mut(stride.max(1))) {
-        let x = whole.row(row, (from, to), &mut gathered);
+        let x = gathered.row(whole.x, row, (from, to));
         // SAFETY: the caller vouches for the level.
         unsafe { O::prepare(x, into) }
     }

@@ -2,7 +2,7 @@
 //! the other modules do not run.
 //!
 //! Unlike everywhere else sequences are padded here, to the longest of a batch: a GPU's time goes
-//! into starting operations, and padded ones are few.
+//! into starting operations, and a rectangle needs fewer of them.
 
 use std::collections::BTreeMap;
 

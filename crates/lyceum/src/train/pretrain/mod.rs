@@ -195,7 +195,7 @@ pub struct Progress {
 }
 
 /// Pre-trains on `device` into the folder `out` (a Hugging Face folder plus `pretrain.json`);
-/// continues from the checkpoint there, if any, whatever device made it.
+/// continues from the checkpoint there, if any.
 ///
 /// # Errors
 /// When data is missing, a setting is out of range, the device fails or the loss is not finite.
