@@ -25,9 +25,9 @@ const ROWS: usize = 48;
 const TILED: usize = 192;
 /// Panels per job.
 const PANELS: usize = 32;
-/// Bytes of a panel that are read again for every tile of rows. They come from the second cache, fast
-/// enough; more of them means that sums are put down and taken up less often.
-const PANEL_BYTES: usize = 48 * 1024;
+/// Bytes of a panel that are read again for every tile of rows. They come from the second cache,
+/// fast enough; more of them means that sums are put down and taken up less often.
+const PANEL_BYTES: usize = 192 * 1024;
 /// Rows so many values apart, or a multiple, push each other out of the first cache.
 const PAGE: usize = 1024;
 /// Up to this many rows the columns are cut finer, so that all threads get some.
@@ -101,13 +101,14 @@ unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_
         0..=FEW => count.div_ceil(2 * rayon::current_num_threads()).max(4),
         _ => PANELS,
     };
+    // A thread's rows stay in its caches while the panels, which may not, are read once.
     let mut jobs = Vec::new();
     let rows = match &panels.values {
         Values::Bf16(_) if level == Level::Amx => TILED,
         _ => ROWS,
     };
-    for row in (0..t).step_by(rows) {
-        for panel in (0..count).step_by(wide) {
+    for panel in (0..count).step_by(wide) {
+        for row in (0..t).step_by(rows) {
             jobs.push(Job {
                 rows: (row, (row + rows).min(t)),
                 panels: (panel, (panel + wide).min(count)),

@@ -224,17 +224,26 @@ pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
     let n = target.n;
     // SAFETY: see above; every pointer stays inside its buffer.
     unsafe {
-        let mut held = [[[O::V::splat(0.0); 2]; P]; R];
+        let line = |r: usize| target.y.0.wrapping_add((at.0 + r) * target.stride);
+        let from = |p: usize| (at.1 + p) * columns;
+        let whole = from(P) <= n;
+        // The result comes from memory while the sums are made.
+        for r in 0..R {
+            for p in 0..P {
+                O::V::expect(line(r).wrapping_add(from(p)));
+            }
+        }
+        let mut sums = [[[O::V::splat(0.0); 2]; P]; R];
         if !steps.first {
-            for (r, sums) in held.iter_mut().enumerate() {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 for (p, sum) in sums.iter_mut().enumerate() {
-                    let line = target.y.0.wrapping_add((at.0 + r) * target.stride);
-                    *sum = load::<O::V>(line, (at.1 + p) * columns, n);
+                    *sum = match whole {
+                        true => pair(line(r).wrapping_add(from(p))),
+                        false => load::<O::V>(line(r), from(p), n),
+                    };
                 }
             }
         }
-        // Arrays of their own before and after, so that these stay in registers.
-        let mut sums = held;
         for i in 0..steps.count {
             let mut column = [O::columns(panels[0].add(i * columns)); P];
             for (column, panel) in column.iter_mut().zip(&panels).skip(1) {
@@ -247,19 +256,43 @@ pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
                 }
             }
         }
-        held = sums;
-        for (r, sums) in held.iter().enumerate() {
-            for (p, sum) in sums.iter().enumerate() {
-                let from = (at.1 + p) * columns;
-                let sum = match steps.last {
-                    true => finish(target, *sum, (at.0 + r) * n, from),
-                    false => *sum,
-                };
-                let line = target.y.0.wrapping_add((at.0 + r) * target.stride);
-                store::<O::V>(sum, line, from, n);
+        if whole {
+            for (r, sums) in sums.iter().enumerate() {
+                for (p, sum) in sums.iter().enumerate() {
+                    let y = line(r).wrapping_add(from(p));
+                    sum[0].store(y);
+                    sum[1].store(y.wrapping_add(O::V::LANES));
+                }
+            }
+        } else {
+            // A copy, so that the sums themselves stay in registers.
+            let held = sums;
+            for (r, sums) in held.iter().enumerate() {
+                for (p, sum) in sums.iter().enumerate() {
+                    store::<O::V>(*sum, line(r), from(p), n);
+                }
+            }
+        }
+        if steps.last && (target.added.bias.is_some() || target.added.rows.is_some()) {
+            for r in 0..R {
+                for p in 0..P {
+                    let sum = load::<O::V>(line(r), from(p), n);
+                    let sum = finish(target, sum, (at.0 + r) * n, from(p));
+                    store::<O::V>(sum, line(r), from(p), n);
+                }
             }
         }
     }
+}
+
+/// Two registers side by side.
+///
+/// # Safety
+/// The processor must have the level of `V`; `from` holds two registers' values.
+#[inline(always)]
+unsafe fn pair<V: Vector>(from: *const f32) -> [V; 2] {
+    // SAFETY: the caller vouches for the level and for `from`.
+    unsafe { [V::load(from), V::load(from.add(V::LANES))] }
 }
 
 /// Two finished registers of the row that begins at `line`, with what is added to them.

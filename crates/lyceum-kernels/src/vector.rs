@@ -26,6 +26,12 @@ pub(crate) trait Vector: Copy {
     /// # Safety
     /// The processor must have this level; `from` must hold `LANES` words.
     unsafe fn halves(from: *const u32) -> (Self, Self);
+    /// Asks for the two registers' worth of memory at `at`, which will be written.
+    ///
+    /// # Safety
+    /// The processor must have this level; any address is fine.
+    #[inline(always)]
+    unsafe fn expect(_at: *const f32) {}
 }
 
 /// Plain Rust.
@@ -168,6 +174,18 @@ mod x86 {
 
     impl Vector for Widest {
         const LANES: usize = 16;
+        #[inline(always)]
+        unsafe fn expect(at: *const f32) {
+            // SAFETY: a prefetch never faults.
+            unsafe {
+                std::arch::asm!(
+                    "prefetchw [{at}]",
+                    "prefetchw [{at} + 64]",
+                    at = in(reg) at,
+                    options(nostack, preserves_flags, readonly),
+                );
+            }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the processor has AVX-512, says the caller.
