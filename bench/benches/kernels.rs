@@ -11,7 +11,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use lyceum::rng::Rng;
 use lyceum_kernels::activation::{self, Activation};
 use lyceum_kernels::attention::{self, Heads, Part, Span, Stretch};
-use lyceum_kernels::gemm::{Added, Packed};
+use lyceum_kernels::gemm::{Added, Packed, Rounding};
 use lyceum_kernels::rope::{self, Angles, Turn};
 use lyceum_kernels::{loss, norm};
 use rayon::prelude::*;
@@ -104,6 +104,7 @@ fn attend(c: &mut Criterion) {
         scale: 0.125,
         window: None,
         soft_cap: None,
+        rounding: Rounding::Bf16,
     };
     let (q, k, v) = (values(T * D), values(T * D), values(T * D));
     let len = T / SEQUENCES;

@@ -6,6 +6,8 @@
 use rayon::prelude::*;
 
 use crate::cpu::Level;
+use crate::gathered::Gathered;
+use crate::gemm::Rounding;
 use crate::math;
 use crate::pack::Panels;
 use crate::product::{Place, part};
@@ -28,6 +30,8 @@ pub struct Heads {
     pub window: Option<usize>,
     /// Scores become `cap * tanh(score / cap)`, if there is a cap.
     pub soft_cap: Option<f32>,
+    /// How the factors of the products of many rows may be rounded: they are where that is faster.
+    pub rounding: Rounding,
 }
 
 impl Heads {
@@ -39,6 +43,10 @@ impl Heads {
     /// Values per row of k and of v.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.dim
+    }
+
+    fn halves(&self, level: Level) -> bool {
+        self.rounding == Rounding::Bf16 && level.pairs()
     }
 
     /// Where the head of k and v that serves query head `head` begins in a row.
@@ -129,21 +137,33 @@ struct Head {
 
 impl Head {
     fn new(level: Level, span: &Span<'_>, kv_at: usize, h: &Heads) -> Self {
-        let own = |rows: &[f32], into: &mut Vec<f32>| {
-            let rows = rows.chunks(h.kv_width());
-            rows.for_each(|row| into.extend_from_slice(&row[kv_at..kv_at + h.dim]));
-        };
         let (mut k, mut v) = (Vec::new(), Vec::new());
-        for part in &span.parts {
-            own(part.k, &mut k);
-            own(part.v, &mut v);
-        }
-        let n = k.len() / h.dim;
+        let k = own_columns(span, |part| part.k, kv_at, h, &mut k);
+        let v = own_columns(span, |part| part.v, kv_at, h, &mut v);
         Head {
-            keys: Panels::new(View::whole(&k, n, h.dim).turned(), level.lanes(), false),
-            values: Panels::new(View::whole(&v, n, h.dim), level.lanes(), false),
+            keys: Panels::new(k.turned(), level.lanes(), h.halves(level)),
+            values: Panels::new(v, level.lanes(), h.halves(level)),
         }
     }
+}
+
+/// The columns `[n, dim]` from `kv_at` on of all keys, or values, of a sequence: joined in `joined`
+/// if they lie in several parts.
+fn own_columns<'a>(
+    span: &Span<'a>,
+    of: impl Fn(&Part<'a>) -> &'a [f32],
+    kv_at: usize,
+    h: &Heads,
+    joined: &'a mut Vec<f32>,
+) -> View<'a> {
+    let width = h.kv_width();
+    if let [one] = span.parts.as_slice() {
+        let rows = of(one);
+        return View::new(&rows[kv_at..], rows.len() / width, h.dim, width);
+    }
+    let rows = span.parts.iter().flat_map(|part| of(part).chunks(width));
+    rows.for_each(|row| joined.extend_from_slice(&row[kv_at..kv_at + h.dim]));
+    View::whole(joined, joined.len() / h.dim, h.dim)
 }
 
 /// The keys that the rows `start..end` may see, from a panel's first on.
@@ -229,13 +249,13 @@ math::dispatch! {
 
 #[inline(always)]
 fn softmax(scores: &mut [f32]) {
-    let top = scores.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+    let top = math::largest(scores);
     for x in scores.iter_mut() {
         *x = math::exp(*x - top);
     }
-    let total: f32 = scores.iter().sum();
+    let share = 1.0 / math::sum(scores, |x| x);
     for x in scores.iter_mut() {
-        *x /= total;
+        *x *= share;
     }
 }
 
@@ -300,7 +320,7 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
     let (width, kv_width, dim) = (h.width(), h.kv_width(), h.dim);
     let (rows, t) = (s.q.len() / width, s.k.len() / kv_width);
     let (kv_at, group) = (kv_head * dim, h.heads / h.kv_heads);
-    let panels = |view: View<'_>| Panels::new(view, level.lanes(), false);
+    let panels = |view: View<'_>| Panels::new(view, level.lanes(), h.halves(level));
     let (k, v) = (
         View::new(&s.k[kv_at..], t, dim, kv_width),
         View::new(&s.v[kv_at..], t, dim, kv_width),
@@ -371,13 +391,14 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
             }
         }
     }
-    for row in 0..t {
-        for c in 0..dim {
-            let at = row * kv_width + kv_at + c;
+    for (sums, to) in [(&dk, s.dk), (&dv, s.dv)] {
+        let (columns, mut gathered) = (View::whole(sums, dim, t), Gathered::default());
+        for row in 0..t {
+            let values = gathered.row(columns.turned(), row, (0, dim));
             // SAFETY: these columns are this call's own, says the caller.
             unsafe {
-                *s.dk.0.add(at) = dk[c * t + row];
-                *s.dv.0.add(at) = dv[c * t + row];
+                let to = to.0.add(row * kv_width + kv_at);
+                std::ptr::copy_nonoverlapping(values.as_ptr(), to, dim);
             }
         }
     }

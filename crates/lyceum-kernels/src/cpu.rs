@@ -53,6 +53,11 @@ impl Level {
         }
     }
 
+    /// Whether products are faster with factors in bf16, even if these must be rounded for them.
+    pub(crate) fn pairs(self) -> bool {
+        self == Level::Avx512Bf16
+    }
+
     /// Values per register.
     pub(crate) fn lanes(self) -> usize {
         match self {

@@ -1,6 +1,7 @@
 //! Rows of a matrix that may lie column by column, brought together a cache line at a time.
 
-use crate::math;
+use crate::cpu::Level;
+use crate::vector::{Block, SIDE};
 use crate::view::View;
 
 /// Rows that are brought together at once: a cache line of each column.
@@ -35,31 +36,53 @@ impl Gathered {
     }
 }
 
-math::dispatch! {
-    /// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are
-    /// any, to rows of `into`.
-    fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
-        let count = GROUP.min(x.rows - row);
-        let lying = x.turned();
-        for first in (0..width).step_by(GROUP) {
-            let columns = GROUP.min(width - first);
-            let mut block = [[0f32; GROUP]; GROUP];
-            for (c, column) in block.iter_mut().enumerate().take(columns) {
-                match lying.run(from + first + c, row, row + count) {
-                    Some(values) => column[..count].copy_from_slice(values),
-                    None => {
-                        for (r, value) in column.iter_mut().enumerate().take(count) {
-                            *value = x.at(row + r, from + first + c);
-                        }
-                    }
+/// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are any,
+/// to rows of `into`.
+fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
+            blocks(x, row, from, width, into, |block| crate::vector::turn(block));
+        }
+        if Level::Avx2.exists() {
+            // SAFETY: the level exists, as just checked.
+            return unsafe { wide(x, row, from, width, into) };
+        }
+    }
+    let turn = |block: &Block| std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]));
+    blocks(x, row, from, width, into, turn);
+}
+
+/// [`gather`], rows and columns turned by `turn` where there is a block of them.
+#[inline(always)]
+fn blocks(
+    x: View<'_>,
+    row: usize,
+    from: usize,
+    width: usize,
+    into: &mut [f32],
+    turn: impl Fn(&Block) -> Block,
+) {
+    let (side, pitch) = x.steps;
+    let end = x.rows.min(row + GROUP);
+    for column in (0..width).step_by(SIDE) {
+        for first in (row..end).step_by(SIDE) {
+            let start = &x.values[first * side + (from + column) * pitch..];
+            let into = &mut into[(first - row) * width + column..];
+            let (rows, columns) = (SIDE.min(end - first), SIDE.min(width - column));
+            if (side, rows, columns) == (1, SIDE, SIDE) {
+                let mut block = Block::default();
+                for (c, column) in block.iter_mut().enumerate() {
+                    *column = start[c * pitch..].as_chunks().0[0];
                 }
+                for (r, line) in turn(&block).iter().enumerate() {
+                    into[r * width..].as_chunks_mut().0[0] = *line;
+                }
+                continue;
             }
-            for r in 0..count {
-                let mut line = [0f32; GROUP];
-                for (value, column) in line.iter_mut().zip(&block) {
-                    *value = column[r];
-                }
-                into[r * width + first..][..columns].copy_from_slice(&line[..columns]);
+            for (r, c) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                into[r * width + c] = start[r * side + c * pitch];
             }
         }
     }

@@ -4,26 +4,6 @@ use rayon::prelude::*;
 
 use crate::math;
 
-/// The largest value of a row, sixteen at a time.
-#[inline(always)]
-fn largest(row: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut tops = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for i in 0..LANES {
-            tops[i] = if chunk[i] > tops[i] {
-                chunk[i]
-            } else {
-                tops[i]
-            };
-        }
-    }
-    tops.iter()
-        .chain(rest)
-        .fold(f32::NEG_INFINITY, |m, x| m.max(*x))
-}
-
 /// `e^(x - top)` summed over a row, some at a time so that long rows lose nothing.
 #[inline(always)]
 fn total(row: &[f32], top: f32) -> f64 {
@@ -36,14 +16,14 @@ fn total(row: &[f32], top: f32) -> f64 {
 
 math::dispatch! {
     fn row_loss(logits: &[f32], id: usize) -> f32 {
-        let top = largest(logits);
+        let top = math::largest(logits);
         (total(logits, top).ln() + f64::from(top) - f64::from(logits[id])) as f32
     }
 }
 
 math::dispatch! {
     fn row_backward(logits: &[f32], id: usize, dloss: f32, out: &mut [f32]) {
-        let top = largest(logits);
+        let top = math::largest(logits);
         let scale = (f64::from(dloss) / total(logits, top)) as f32;
         for (x, o) in logits.iter().zip(out.iter_mut()) {
             *o = math::exp(x - top) * scale;
@@ -69,7 +49,7 @@ math::dispatch! {
             false => Vec::new(),
         };
         let read: &[f32] = if capped { &logits } else { row };
-        let top = largest(read);
+        let top = math::largest(read);
         let total = total(read, top);
         let loss = (total.ln() + f64::from(top) - f64::from(read[id])) as f32;
         let Some(dloss) = dloss else { return loss };
@@ -149,7 +129,7 @@ pub fn argmax(rows: &[f32], v: usize) -> Vec<u32> {
 
 math::dispatch! {
     fn top_of(row: &[f32]) -> f32 {
-        largest(row)
+        math::largest(row)
     }
 }
 

@@ -39,7 +39,11 @@ pub(crate) use dispatch;
 pub(crate) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     // 2^n * e^r with |r| <= ln 2 / 2, ln 2 split in two so that r is exact.
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    // Beside 1.5 * 2^23 floats are whole numbers, whose lowest bits are n: no conversion, which
+    // would not vectorise.
+    const WHOLE: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + WHOLE;
+    let n = shifted - WHOLE;
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = 1.987_569_1e-4f32;
@@ -49,7 +53,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 0.166_666_66);
     let p = p.mul_add(r, 0.5);
     let y = (p * r).mul_add(r, r) + 1.0;
-    y * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    y * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 /// `tanh x`, absolute error below 1e-6; vectorises.
@@ -166,6 +170,25 @@ pub(crate) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f3
         last += f(*a, *b);
     }
     sums.iter().sum::<f32>() + last
+}
+
+/// The largest value of a row, sixteen at a time.
+#[inline(always)]
+pub(crate) fn largest(row: &[f32]) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            tops[i] = if chunk[i] > tops[i] {
+                chunk[i]
+            } else {
+                tops[i]
+            };
+        }
+    }
+    tops.iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |m, x| m.max(*x))
 }
 
 /// `y += scale * x`.

@@ -8,6 +8,7 @@
 use rayon::prelude::*;
 
 use crate::aligned::Aligned;
+use crate::gathered::Gathered;
 use crate::math::{self, round};
 use crate::view::View;
 
@@ -167,20 +168,11 @@ math::dispatch! {
     /// The panel of columns `at.0..at.0 + at.1`, as far as there are any.
     fn fill_f32(matrix: View<'_>, at: (usize, usize), values: &mut [f32]) {
         let (from, width) = at;
-        let count = width.min(matrix.columns - from);
-        if matrix.steps.1 == 1 {
-            for (row, values) in values.chunks_mut(width).enumerate() {
-                let start = row * matrix.steps.0 + from;
-                values[..count].copy_from_slice(&matrix.values[start..start + count]);
-            }
-            return;
-        }
-        for column in 0..count {
-            let source = &matrix.values[(from + column) * matrix.steps.1..];
-            let source = source.iter().step_by(matrix.steps.0.max(1));
-            for (value, x) in values[column..].iter_mut().step_by(width).zip(source) {
-                *value = *x;
-            }
+        let to = matrix.columns.min(from + width);
+        let mut gathered = Gathered::default();
+        for (row, values) in values.chunks_mut(width).enumerate() {
+            let line = gathered.row(matrix, row, (from, to));
+            values.iter_mut().zip(line).for_each(|(value, x)| *value = *x);
         }
     }
 }
@@ -188,24 +180,19 @@ math::dispatch! {
 math::dispatch! {
     /// As [`fill_f32`], two rows to a word.
     fn fill_bf16(matrix: View<'_>, at: (usize, usize), words: &mut [u32]) {
-        let ((from, width), k) = (at, matrix.rows);
-        let count = width.min(matrix.columns - from);
-        let word = |low: f32, high: f32| round(low).to_bits() >> 16 | round(high).to_bits();
+        let (from, width) = at;
+        let to = matrix.columns.min(from + width);
+        let mut gathered = Gathered::default();
         for (pair, words) in words.chunks_mut(width).enumerate() {
-            let (one, two) = (2 * pair, 2 * pair + 1);
-            if matrix.steps.1 == 1 {
-                let row = |row: usize| &matrix.values[row * matrix.steps.0 + from..][..count];
-                let low = row(one);
-                // There is no second row at an odd end.
-                let high = if two < k { row(two) } else { &[0.0; 64][..count] };
-                for ((w, low), high) in words.iter_mut().zip(low).zip(high) {
-                    *w = word(*low, *high);
-                }
-                continue;
+            for (word, low) in words.iter_mut().zip(gathered.row(matrix, 2 * pair, (from, to))) {
+                *word = round(*low).to_bits() >> 16;
             }
-            for (column, w) in words[..count].iter_mut().enumerate() {
-                let high = if two < k { matrix.at(two, from + column) } else { 0.0 };
-                *w = word(matrix.at(one, from + column), high);
+            // There is no second row at an odd end.
+            if 2 * pair + 1 < matrix.rows {
+                let line = gathered.row(matrix, 2 * pair + 1, (from, to));
+                for (word, high) in words.iter_mut().zip(line) {
+                    *word |= round(*high).to_bits();
+                }
             }
         }
     }

@@ -40,7 +40,8 @@ const SMALL: usize = 1 << 17;
 pub(crate) struct Product<'a> {
     pub(crate) x: View<'a>,
     pub(crate) panels: &'a Panels,
-    /// The rows of the panels' matrix that x stands for: all of them in bf16.
+    /// The rows of the panels' matrix that x stands for. With pairs of rows in a panel the first
+    /// is even; with tiles they are all of them.
     inner: (usize, usize),
     /// Whether the result is added to what is there.
     pub(crate) adds: bool,
@@ -132,7 +133,8 @@ pub(crate) struct Place {
 }
 
 /// A part of a product, computed where it stands by one thread: x `[t, inner.1 - inner.0]` times
-/// the rows `inner` and the columns `columns` of f32 panels; the first of them is a panel's first.
+/// the rows `inner` and the columns `columns` of panels, which are in f32 or the level's pairs; the
+/// first column is a panel's first, the first row even.
 /// Result `(i, column)` goes to `y[i * stride + column - columns.0]`.
 ///
 /// # Safety
@@ -151,12 +153,14 @@ pub(crate) unsafe fn part(
         "shapes must agree"
     );
     assert!(
-        columns.1 <= panels.n && columns.0.is_multiple_of(width),
+        columns.1 <= panels.n && columns.0.is_multiple_of(width) && inner.0.is_multiple_of(2),
         "whole panels"
     );
     assert!(
-        level.exists() && level.lanes() == panels.lanes && matches!(panels.values, Values::F32(_)),
-        "packed for this level in f32"
+        level.exists()
+            && level.lanes() == panels.lanes
+            && (level.pairs() || matches!(panels.values, Values::F32(_))),
+        "packed for this level"
     );
     let whole = Product {
         x,

@@ -34,6 +34,11 @@ pub(crate) trait Vector: Copy {
     unsafe fn expect(_at: *const f32) {}
 }
 
+/// Rows and columns of a [`Block`].
+pub(crate) const SIDE: usize = 8;
+/// A square of values that is turned in registers.
+pub(crate) type Block = [[f32; SIDE]; SIDE];
+
 /// Plain Rust.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain([f32; 8]);
@@ -79,11 +84,11 @@ impl Vector for Plain {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Wide, Widest, round_pairs};
+pub(crate) use x86::{Wide, Widest, round_pairs, turn};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{Block, Vector};
     use std::arch::x86_64::*;
 
     /// AVX2 with FMA.
@@ -170,6 +175,43 @@ mod x86 {
             }
             end.copy_from_slice(&round(&edge)[..end.len()]);
         }
+    }
+
+    /// Rows as columns.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(crate) fn turn(block: &Block) -> Block {
+        let mut x = [_mm256_setzero_ps(); 8];
+        for (x, row) in x.iter_mut().zip(block) {
+            // SAFETY: a row is a register's values.
+            *x = unsafe { _mm256_loadu_ps(row.as_ptr()) };
+        }
+        // Pairs of rows, then fours, then the halves of registers.
+        let mut fours = [[_mm256_setzero_pd(); 4]; 2];
+        for (half, four) in fours.iter_mut().enumerate() {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|i| x[4 * half + i]);
+            let low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+            let high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+            let next_low = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+            let next_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+            *four = [
+                _mm256_unpacklo_pd(low, next_low),
+                _mm256_unpackhi_pd(low, next_low),
+                _mm256_unpacklo_pd(high, next_high),
+                _mm256_unpackhi_pd(high, next_high),
+            ];
+        }
+        let mut turned = Block::default();
+        for i in 0..4 {
+            let left = _mm256_permute2f128_pd::<0x20>(fours[0][i], fours[1][i]);
+            let right = _mm256_permute2f128_pd::<0x31>(fours[0][i], fours[1][i]);
+            // SAFETY: as above.
+            unsafe {
+                _mm256_storeu_ps(turned[i].as_mut_ptr(), _mm256_castpd_ps(left));
+                _mm256_storeu_ps(turned[i + 4].as_mut_ptr(), _mm256_castpd_ps(right));
+            }
+        }
+        turned
     }
 
     impl Vector for Widest {

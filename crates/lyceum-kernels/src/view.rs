@@ -42,12 +42,6 @@ impl<'a> View<'a> {
         self.rows * self.columns == 0 || last < self.values.len()
     }
 
-    /// The element at `(row, column)`.
-    #[inline(always)]
-    pub(crate) fn at(&self, row: usize, column: usize) -> f32 {
-        self.values[row * self.steps.0 + column * self.steps.1]
-    }
-
     /// Values `from..to` of a row, if they lie side by side.
     #[inline(always)]
     pub(crate) fn run(&self, row: usize, from: usize, to: usize) -> Option<&'a [f32]> {

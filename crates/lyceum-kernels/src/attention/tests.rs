@@ -21,6 +21,7 @@ fn shape((heads, kv_heads, window, soft_cap): (usize, usize, Option<usize>, Opti
         scale: 0.7,
         window,
         soft_cap,
+        rounding: Rounding::F32,
     }
 }
 
@@ -196,6 +197,38 @@ fn gradients_for_some_queries_are_those_with_nothing_from_the_others() {
             .collect();
         for (a, b) in [(&some.dq, &dq), (&some.dk, &all.dk), (&some.dv, &all.dv)] {
             assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+    }
+}
+
+#[test]
+fn rounded_factors_change_results_by_no_more_than_their_rounding() {
+    for h in SHAPES.map(shape) {
+        let rounded = Heads {
+            rounding: Rounding::Bf16,
+            ..h.clone()
+        };
+        // Odd sizes: the last row of a panel has no second.
+        let t = 2 * BLOCK + 19;
+        let (n, m) = (t * h.width(), t * h.kv_width());
+        let (q, k, v, w) = (values(n, 1), values(m, 2), values(m, 3), values(n, 4));
+        let both = |h: &Heads| {
+            let part = Part { k: &k, v: &v };
+            let span = Span {
+                rows: t,
+                parts: vec![part],
+            };
+            let own = backward((&q, &k, &v), &w, &[Stretch::whole(t)], h);
+            [forward(&q, &[span], h), own.dq, own.dk, own.dv]
+        };
+        let (rounded, plain) = (both(&rounded), both(&h));
+        let exact = !Level::best().pairs();
+        assert_eq!(rounded == plain, exact, "rounded where that is faster");
+        for (got, want) in rounded.iter().zip(&plain) {
+            let size = want.iter().fold(0f32, |most, x| most.max(x.abs()));
+            let apart = got.iter().zip(want).map(|(a, b)| (a - b).abs());
+            let apart = apart.fold(0f32, f32::max);
+            assert!(apart <= 0.01 * size, "{h:?} {apart} {size}");
         }
     }
 }

@@ -99,7 +99,7 @@ impl Block {
                 qkv,
                 split: config.attention.qkv,
                 norms: qk_norms,
-                heads: config.heads(&config.layers[i]),
+                heads: config.heads(&config.layers[i], source.rounding()),
                 out,
             },
             mlp: Mlp {

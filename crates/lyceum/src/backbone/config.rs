@@ -4,6 +4,7 @@ use std::path::Path;
 
 use lyceum_kernels::activation::Activation;
 use lyceum_kernels::attention::Heads;
+use lyceum_kernels::gemm::Rounding;
 use serde::Serialize;
 
 use super::family::{self, Modules};
@@ -222,8 +223,8 @@ impl Config {
         format!("{}.{module}", self.modules.root)
     }
 
-    /// The heads of block `i`, which must exist.
-    pub(super) fn heads(&self, layer: &Layer) -> Heads {
+    /// The heads of a block whose products round so.
+    pub(super) fn heads(&self, layer: &Layer, rounding: Rounding) -> Heads {
         Heads {
             heads: self.attention.heads,
             kv_heads: self.attention.kv_heads,
@@ -231,6 +232,7 @@ impl Config {
             scale: layer.scale as f32,
             window: layer.window,
             soft_cap: self.attention.soft_cap.map(|cap| cap as f32),
+            rounding,
         }
     }
 

@@ -223,6 +223,15 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// How products round their factors.
+    pub(super) fn rounding(&self) -> Rounding {
+        match (self.from, self.precision) {
+            (From::Vars(_, rounding), _) => rounding,
+            (_, Precision::Bf16) => Rounding::Bf16,
+            (_, Precision::F32 | Precision::Int8) => Rounding::F32,
+        }
+    }
+
     /// A matrix `[d_out, d_in]`, which lies the other way round when `transposed`.
     pub(super) fn matrix(&mut self, name: &str, transposed: bool) -> Result<Weight> {
         let weights = match self.from {
@@ -237,11 +246,7 @@ impl<'a> Source<'a> {
             return Err(Error::Mismatch(format!("tensor `{name}` is no matrix")));
         };
         if let (Some((format, bytes)), false) = (weights.blocks(name)?, transposed) {
-            let rounding = match self.precision {
-                Precision::Bf16 => Rounding::Bf16,
-                Precision::F32 | Precision::Int8 => Rounding::F32,
-            };
-            let packed = Packed::quantised((format, bytes), (n_out, n_in), rounding);
+            let packed = Packed::quantised((format, bytes), (n_out, n_in), self.rounding());
             return Ok(Weight::Frozen(Arc::new(packed)));
         }
         // What lies the other way round is turned as a whole.
