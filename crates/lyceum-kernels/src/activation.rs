@@ -1,8 +1,11 @@
 //! Activations, elementwise, plain or gating a second value.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use crate::math;
+use crate::memory::written;
 
 /// Values per block of work.
 const BLOCK: usize = 4096;
@@ -65,10 +68,10 @@ macro_rules! each {
 }
 
 math::dispatch! {
-    fn block(kind: Activation, x: &[f32], y: &mut [f32]) {
+    fn block(kind: Activation, x: &[f32], y: &mut [MaybeUninit<f32>]) {
         macro_rules! run { ($f:ident) => {
             for (x, y) in x.iter().zip(y) {
-                *y = $f(*x).0;
+                y.write($f(*x).0);
             }
         } }
         each!(kind, run);
@@ -76,10 +79,10 @@ math::dispatch! {
 }
 
 math::dispatch! {
-    fn block_backward(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    fn block_backward(kind: Activation, x: &[f32], dy: &mut [f32]) {
         macro_rules! run { ($f:ident) => {
-            for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
-                *dx = dy * $f(*x).1;
+            for (x, dy) in x.iter().zip(dy) {
+                *dy *= $f(*x).1;
             }
         } }
         each!(kind, run);
@@ -87,10 +90,10 @@ math::dispatch! {
 }
 
 math::dispatch! {
-    fn gated_block(kind: Activation, gate: &[f32], x: &[f32], y: &mut [f32]) {
+    fn gated_block(kind: Activation, gate: &[f32], x: &[f32], y: &mut [MaybeUninit<f32>]) {
         macro_rules! run { ($f:ident) => {
             for ((gate, x), y) in gate.iter().zip(x).zip(y) {
-                *y = $f(*gate).0 * x;
+                y.write($f(*gate).0 * x);
             }
         } }
         each!(kind, run);
@@ -99,57 +102,65 @@ math::dispatch! {
 
 math::dispatch! {
     fn gated_block_backward(
-        kind: Activation, gate: &[f32], x: &[f32], dy: &[f32], dgate: &mut [f32], dx: &mut [f32],
+        kind: Activation, gate: &[f32], x: &[f32], dy: &mut [f32], dgate: &mut [MaybeUninit<f32>],
     ) {
         macro_rules! run { ($f:ident) => {
-            for i in 0..gate.len() {
-                let (value, slope) = $f(gate[i]);
-                dgate[i] = dy[i] * x[i] * slope;
-                dx[i] = dy[i] * value;
+            for (((gate, x), dy), dgate) in gate.iter().zip(x).zip(dy).zip(dgate) {
+                let (value, slope) = $f(*gate);
+                dgate.write(*dy * x * slope);
+                *dy *= value;
             }
         } }
         each!(kind, run);
     }
 }
 
-/// `y = f(x)`.
-pub fn forward(kind: Activation, x: &[f32], y: &mut [f32]) {
+/// `f(x)`.
+pub fn forward(kind: Activation, x: &[f32]) -> Vec<f32> {
+    let write = |y: &mut [MaybeUninit<f32>]| {
+        let blocks = x.par_chunks(BLOCK).zip(y.par_chunks_mut(BLOCK));
+        blocks.for_each(|(x, y)| block(kind, x, y));
+    };
+    // SAFETY: a block writes every value.
+    unsafe { written(x.len(), write) }
+}
+
+/// Gradient of [`forward`]: `dy` becomes that of `x`.
+pub fn backward(kind: Activation, x: &[f32], dy: &mut [f32]) {
+    assert_eq!(x.len(), dy.len(), "as many values");
     x.par_chunks(BLOCK)
-        .zip(y.par_chunks_mut(BLOCK))
-        .for_each(|(x, y)| block(kind, x, y));
+        .zip(dy.par_chunks_mut(BLOCK))
+        .for_each(|(x, dy)| block_backward(kind, x, dy));
 }
 
-/// Gradient of [`forward`].
-pub fn backward(kind: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    x.par_chunks(BLOCK)
-        .zip(dy.par_chunks(BLOCK))
-        .zip(dx.par_chunks_mut(BLOCK))
-        .for_each(|((x, dy), dx)| block_backward(kind, x, dy, dx));
+/// `f(gate) x`.
+pub fn gated(kind: Activation, gate: &[f32], x: &[f32]) -> Vec<f32> {
+    assert_eq!(gate.len(), x.len(), "as many values");
+    let write = |y: &mut [MaybeUninit<f32>]| {
+        gate.par_chunks(BLOCK)
+            .zip(x.par_chunks(BLOCK))
+            .zip(y.par_chunks_mut(BLOCK))
+            .for_each(|((gate, x), y)| gated_block(kind, gate, x, y));
+    };
+    // SAFETY: a block writes every value.
+    unsafe { written(x.len(), write) }
 }
 
-/// `y = f(gate) x`.
-pub fn gated(kind: Activation, gate: &[f32], x: &[f32], y: &mut [f32]) {
-    gate.par_chunks(BLOCK)
-        .zip(x.par_chunks(BLOCK))
-        .zip(y.par_chunks_mut(BLOCK))
-        .for_each(|((gate, x), y)| gated_block(kind, gate, x, y));
-}
-
-/// Gradients of [`gated`] for the gate and for `x`.
-pub fn gated_backward(
-    kind: Activation,
-    (gate, x): (&[f32], &[f32]),
-    dy: &[f32],
-    (dgate, dx): (&mut [f32], &mut [f32]),
-) {
-    gate.par_chunks(BLOCK)
-        .zip(x.par_chunks(BLOCK))
-        .zip(dy.par_chunks(BLOCK))
-        .zip(dgate.par_chunks_mut(BLOCK))
-        .zip(dx.par_chunks_mut(BLOCK))
-        .for_each(|((((gate, x), dy), dgate), dx)| {
-            gated_block_backward(kind, gate, x, dy, dgate, dx);
-        });
+/// Gradients of [`gated`]: that of the gate, and `dy` becomes that of `x`.
+pub fn gated_backward(kind: Activation, (gate, x): (&[f32], &[f32]), dy: &mut [f32]) -> Vec<f32> {
+    assert!(
+        gate.len() == x.len() && x.len() == dy.len(),
+        "as many values"
+    );
+    let write = |dgate: &mut [MaybeUninit<f32>]| {
+        gate.par_chunks(BLOCK)
+            .zip(x.par_chunks(BLOCK))
+            .zip(dy.par_chunks_mut(BLOCK))
+            .zip(dgate.par_chunks_mut(BLOCK))
+            .for_each(|(((gate, x), dy), dgate)| gated_block_backward(kind, gate, x, dy, dgate));
+    };
+    // SAFETY: a block writes every value.
+    unsafe { written(x.len(), write) }
 }
 
 #[cfg(test)]
@@ -189,9 +200,8 @@ mod tests {
         // Off the grid of zeros, where relu has no slope.
         let x: Vec<f32> = (-500..500).map(|i| i as f32 * 0.02 + 0.003).collect();
         for kind in ALL {
-            let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-            forward(kind, &x, &mut y);
-            backward(kind, &x, &vec![2.0; x.len()], &mut dx);
+            let (y, mut dx) = (forward(kind, &x), vec![2.0; x.len()]);
+            backward(kind, &x, &mut dx);
             for ((x, y), dx) in x.iter().zip(&y).zip(&dx) {
                 let x = f64::from(*x);
                 let f = |x| plain(kind, x);
@@ -211,9 +221,8 @@ mod tests {
         let x: Vec<f32> = (0..n).map(|i| 2.0 * (i as f32 * 0.91).cos()).collect();
         let dy: Vec<f32> = (0..n).map(|i| (i as f32 * 0.53).sin()).collect();
         for kind in ALL {
-            let (mut y, mut dgate, mut dx) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
-            gated(kind, &gate, &x, &mut y);
-            gated_backward(kind, (&gate, &x), &dy, (&mut dgate, &mut dx));
+            let (y, mut dx) = (gated(kind, &gate, &x), dy.clone());
+            let dgate = gated_backward(kind, (&gate, &x), &mut dx);
             for i in 0..n {
                 let [g, x, dy] = [gate[i], x[i], dy[i]].map(f64::from);
                 let f = plain(kind, g);

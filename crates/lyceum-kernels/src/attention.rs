@@ -92,12 +92,26 @@ const BLOCK: usize = 48;
 /// From so many rows on, scores are a matrix product; below, a dot product each.
 const MANY: usize = 16;
 
+/// Values that are taken together.
+const SPAN: usize = 16;
+
+/// From one row of `n` scores to the next: whole spans, and no power of two, of which the rows of a
+/// tile would push each other out of the first cache.
+fn row_step(n: usize) -> usize {
+    let whole = n.next_multiple_of(SPAN);
+    match whole.is_multiple_of(256) {
+        true => whole + SPAN,
+        false => whole,
+    }
+}
+
 fn first_seen(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |w| (position + 1).saturating_sub(w))
 }
 
 math::dispatch! {
-    /// Attention of a few rows: every row of keys and values is read once, for all heads.
+    /// Attention of a few rows, added to `out`: every row of keys and values is read once, for all
+    /// heads.
     fn rows_forward(
         q: &[f32], span: &Span<'_>, start: usize, h: &Heads, scores: &mut Vec<f32>,
         out: &mut [f32],
@@ -116,7 +130,6 @@ math::dispatch! {
                 }
             }
             scores.chunks_mut(n).for_each(softmax);
-            out.fill(0.0);
             let values = span.parts.iter().flat_map(|part| part.v.chunks(kv_width));
             for (at, v) in values.take(to).skip(from).enumerate() {
                 for (head, out) in out.chunks_mut(h.dim).enumerate() {
@@ -200,49 +213,54 @@ unsafe fn head_forward(
         let to = rows.min(from + BLOCK);
         let keys = seen(past + from, past + to, h, &head.keys);
         let n = keys.1 - keys.0;
-        scores.resize((to - from) * n, 0.0);
+        let step = row_step(n);
+        scores.resize((to - from) * step, 0.0);
         let queries = View::new(&q[from * width..], to - from, dim, width);
         let own = Place {
             y: Output(out.0.wrapping_add(from * width)),
             stride: width,
             adds: false,
         };
-        // SAFETY: `scores` has room for a row of `n` per query, `out` says the caller.
+        // SAFETY: `scores` has room for a row per query, `out` says the caller.
         unsafe {
-            let place = over(&mut scores, n);
+            let place = over(&mut scores, step);
             part(level, queries, &head.keys, ((0, dim), keys), place);
-            weights(&mut scores, n, past + from, keys.0, h, None);
-            let shares = View::whole(&scores, to - from, n);
+            weights(&mut scores, step, past + from, keys.0, h, None);
+            let shares = View::new(&scores, to - from, n, step);
             part(level, shares, &head.values, (keys, (0, dim)), own);
         }
     }
 }
 
 math::dispatch! {
-    /// Turns the products of rows `start..` with the `n` keys `from..` into weights, 0 where a row does
-    /// not see; `slopes` receives the scores' slopes.
+    /// Turns the products of rows `start..`, `step` values apart, with the keys `from..` into
+    /// weights, 0 where a row does not see; `slopes` receives the scores' slopes.
     fn weights(
-        products: &mut [f32], n: usize, start: usize, from: usize, h: &Heads,
+        products: &mut [f32], step: usize, start: usize, from: usize, h: &Heads,
         slopes: Option<&mut [f32]>,
     ) {
         let mut slopes = slopes;
-        for (i, row) in products.chunks_mut(n).enumerate() {
+        for (i, row) in products.chunks_mut(step).enumerate() {
             let first = first_seen(start + i, h.window) - from;
             let last = start + i - from;
-            row[..first].fill(0.0);
-            row[last + 1..].fill(0.0);
             let seen = &mut row[first..=last];
             match (h.soft_cap, slopes.as_deref_mut()) {
                 (None, _) => seen.iter_mut().for_each(|x| *x *= h.scale),
                 (Some(_), None) => seen.iter_mut().for_each(|x| *x = h.score(*x).0),
                 (Some(_), Some(slopes)) => {
-                    let slopes = &mut slopes[i * n + first..];
+                    let slopes = &mut slopes[i * step + first..];
                     for (x, slope) in seen.iter_mut().zip(slopes) {
                         (*x, *slope) = h.score(*x);
                     }
                 }
             }
-            softmax(seen);
+            // Whole spans, so that no value is taken on its own.
+            let spans = first / SPAN * SPAN..(last + 1).next_multiple_of(SPAN);
+            row[spans.start..first].fill(f32::NEG_INFINITY);
+            row[last + 1..spans.end].fill(f32::NEG_INFINITY);
+            softmax(&mut row[spans]);
+            row[..first].fill(0.0);
+            row[last + 1..].fill(0.0);
         }
     }
 }
@@ -263,28 +281,32 @@ fn softmax(scores: &mut [f32]) {
 pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
     let width = h.width();
     let level = Level::best();
-    let mut out = vec![0.0; q.len()];
+    let mut out: Vec<f32> = Vec::with_capacity(q.len());
     let (mut few, mut many) = (Vec::new(), Vec::new());
-    let (mut q, mut rest) = (q, out.as_mut_slice());
+    let mut rest = q;
     for span in spans {
         let keys: usize = span.parts.iter().map(|p| p.k.len() / h.kv_width()).sum();
         let past = keys - span.rows;
-        let (own_q, rest_q) = q.split_at(span.rows * width);
-        let (own_out, rest_out) = std::mem::take(&mut rest).split_at_mut(span.rows * width);
-        (q, rest) = (rest_q, rest_out);
+        let own_out = Output(out.as_mut_ptr().wrapping_add(q.len() - rest.len()));
+        let (own, others) = rest.split_at(span.rows * width);
+        rest = others;
         match span.rows {
-            0..MANY => few.push((own_q, span, past, own_out)),
-            _ => {
-                let out = Output(own_out.as_mut_ptr());
-                many.extend((0..h.kv_heads).map(|kv| (own_q, span, past, kv, out)));
-            }
+            0..MANY => few.push((own, span, past, own_out)),
+            _ => many.extend((0..h.kv_heads).map(|kv| (own, span, past, kv, own_out))),
         }
     }
+    assert!(rest.is_empty(), "a span for every query");
     few.into_par_iter()
         .for_each_init(Vec::new, |scores, (q, span, past, out)| {
+            // SAFETY: these rows of the result are the span's own.
+            let out = unsafe {
+                out.0.write_bytes(0, q.len());
+                std::slice::from_raw_parts_mut(out.0, q.len())
+            };
             rows_forward(q, span, past, h, scores, out)
         });
-    many.into_par_iter().for_each(|(q, span, past, kv, out)| {
+    let many = many.into_par_iter().with_max_len(1);
+    many.for_each(|(q, span, past, kv, out)| {
         let group = h.heads / h.kv_heads;
         let packed = Head::new(level, span, kv * h.dim, h);
         for head in kv * group..(kv + 1) * group {
@@ -294,6 +316,8 @@ pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
             unsafe { head_forward(level, &q[at..], (span.rows, past), &packed, h, out) }
         }
     });
+    // SAFETY: every span's rows were written, with the columns of all heads.
+    unsafe { out.set_len(q.len()) };
     out
 }
 
@@ -314,8 +338,8 @@ struct Sequence<'a> {
 /// The gradients of one head of keys and values, and of the queries it serves.
 ///
 /// # Safety
-/// The outputs of `s` must have room for the sequence; nothing else may touch these heads'
-/// columns meanwhile.
+/// The outputs of `s` must have room for the sequence, of which the columns of these heads are
+/// written; nothing else may touch them meanwhile.
 unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Heads) {
     let (width, kv_width, dim) = (h.width(), h.kv_width(), h.dim);
     let (rows, t) = (s.q.len() / width, s.k.len() / kv_width);
@@ -336,9 +360,10 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
             let (rows, start) = (to - from, s.before + from);
             let seen = seen(start, s.before + to, h, &keys_turned);
             let n = seen.1 - seen.0;
-            p.resize(rows * n, 0.0);
-            d.resize(rows * n, 0.0);
-            slopes.resize(if h.soft_cap.is_some() { rows * n } else { 0 }, 0.0);
+            let step = row_step(n);
+            p.resize(rows * step, 0.0);
+            d.resize(rows * step, 0.0);
+            slopes.resize(if h.soft_cap.is_some() { rows * step } else { 0 }, 0.0);
             let queries = View::new(&s.q[from * width + at..], rows, dim, width);
             let douts = View::new(&s.dout[from * width + at..], rows, dim, width);
             let dq = Place {
@@ -351,7 +376,7 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
                 stride: t,
                 adds: true,
             };
-            // SAFETY: p and d have room for a row of `n` per query, dk and dv for a row of `t`
+            // SAFETY: p and d have room for a row per query, dk and dv for a row of `t`
             // per column of the head, dq says the caller.
             unsafe {
                 part(
@@ -359,17 +384,17 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
                     queries,
                     &keys_turned,
                     ((0, dim), seen),
-                    over(&mut p, n),
+                    over(&mut p, step),
                 );
-                weights(&mut p, n, start, seen.0, h, Some(&mut slopes));
+                weights(&mut p, step, start, seen.0, h, Some(&mut slopes));
                 part(
                     level,
                     douts,
                     &values_turned,
                     ((0, dim), seen),
-                    over(&mut d, n),
+                    over(&mut d, step),
                 );
-                let shares = panels(View::whole(&p, rows, n));
+                let shares = panels(View::new(&p, rows, n, step));
                 part(
                     level,
                     douts.turned(),
@@ -377,8 +402,8 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
                     ((0, rows), (0, n)),
                     sums(&mut dv),
                 );
-                scores_backward(&p, &mut d, &slopes, n, h);
-                let slope = View::whole(&d, rows, n);
+                scores_backward(&p, &mut d, &slopes, (n, step), h);
+                let slope = View::new(&d, rows, n, step);
                 part(level, slope, &keys, (seen, (0, dim)), dq);
                 let slope = panels(slope);
                 part(
@@ -405,9 +430,14 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
 }
 
 math::dispatch! {
-    /// Turns `dp`, rows of `n`, into the gradients of the products: `p (dp - sum p dp) slope`.
-    fn scores_backward(p: &[f32], dp: &mut [f32], slopes: &[f32], n: usize, h: &Heads) {
-        for (i, (p, dp)) in p.chunks(n).zip(dp.chunks_mut(n)).enumerate() {
+    /// Turns `dp`, rows of `n` values `step` apart, into the gradients of the products:
+    /// `p (dp - sum p dp) slope`.
+    fn scores_backward(
+        p: &[f32], dp: &mut [f32], slopes: &[f32], row: (usize, usize), h: &Heads,
+    ) {
+        let (n, step) = row;
+        for (i, (p, dp)) in p.chunks(step).zip(dp.chunks_mut(step)).enumerate() {
+            let (p, dp) = (&p[..n], &mut dp[..n]);
             let mean = math::dot(p, dp);
             match h.soft_cap {
                 None => {
@@ -416,7 +446,7 @@ math::dispatch! {
                     }
                 }
                 Some(_) => {
-                    for ((p, dp), slope) in p.iter().zip(dp).zip(&slopes[i * n..]) {
+                    for ((p, dp), slope) in p.iter().zip(dp).zip(&slopes[i * step..]) {
                         *dp = p * (*dp - mean) * slope;
                     }
                 }
@@ -478,7 +508,10 @@ pub fn backward(
         k.len() == keys * h.kv_width() && v.len() == k.len(),
         "a row of keys and values per position"
     );
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    // Every job writes all values of its columns.
+    let mut dq: Vec<f32> = Vec::with_capacity(q.len());
+    let mut dk: Vec<f32> = Vec::with_capacity(k.len());
+    let mut dv: Vec<f32> = Vec::with_capacity(v.len());
     let (mut row, mut key) = (0, 0);
     let mut jobs = Vec::new();
     for own in sequences {
@@ -490,18 +523,25 @@ pub fn backward(
             q: &q[wide.clone()],
             k: &k[range.clone()],
             v: &v[range.clone()],
-            dq: Output(dq[wide.clone()].as_mut_ptr()),
+            dq: Output(dq.as_mut_ptr().wrapping_add(wide.start)),
             dout: &dout[wide],
-            dk: Output(dk[range.clone()].as_mut_ptr()),
-            dv: Output(dv[range].as_mut_ptr()),
+            dk: Output(dk.as_mut_ptr().wrapping_add(range.start)),
+            dv: Output(dv.as_mut_ptr().wrapping_add(range.start)),
         };
         jobs.extend((0..h.kv_heads).map(|head| (sequence, head)));
         (row, key) = (row + own.rows, key + own.keys);
     }
-    jobs.into_par_iter().for_each(|(sequence, head)| {
+    let jobs = jobs.into_par_iter().with_max_len(1);
+    jobs.for_each(|(sequence, head)| {
         // SAFETY: every head of every sequence has columns of its own.
         unsafe { head_backward(level, &sequence, head, h) }
     });
+    // SAFETY: the jobs wrote every row's columns of every head.
+    unsafe {
+        dq.set_len(q.len());
+        dk.set_len(k.len());
+        dv.set_len(v.len());
+    }
     Gradients { dq, dk, dv }
 }
 

@@ -15,7 +15,7 @@ use work::{Gather, Project, Spread, Stack, runs};
 /// Tokens per job.
 const BLOCK: usize = 32;
 /// Columns per job where sums run over all tokens.
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 128;
 
 /// The factors of all experts at one layer.
 #[derive(Debug, Clone, Copy)]
@@ -260,8 +260,10 @@ fn backward_at(
             .par_chunks_mut(step)
             .enumerate()
             .for_each(|(t, low)| f.mix(chosen, t, low));
-        gather(level, f, chosen, (&dlow, x, d_in), ddown);
-        gather(level, f, chosen, (&mixed, dy, d_out), dup);
+        rayon::join(
+            || gather(level, f, chosen, (&dlow, x, d_in), ddown),
+            || gather(level, f, chosen, (&mixed, dy, d_out), dup),
+        );
     }
     dweights
 }

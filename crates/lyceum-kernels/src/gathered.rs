@@ -23,8 +23,21 @@ impl Gathered {
         row: usize,
         (from, to): (usize, usize),
     ) -> &'a [f32] {
+        self.pair(x, row, (from, to)).0
+    }
+
+    /// The same of a row and of the one after it, if there is one. Rows are asked for in order, all
+    /// of them or every other.
+    #[inline(always)]
+    pub(crate) fn pair<'a>(
+        &'a mut self,
+        x: View<'a>,
+        row: usize,
+        (from, to): (usize, usize),
+    ) -> (&'a [f32], Option<&'a [f32]>) {
+        let next = (row + 1 < x.rows).then_some(row + 1);
         if let Some(values) = x.run(row, from, to) {
-            return values;
+            return (values, next.and_then(|next| x.run(next, from, to)));
         }
         let width = to - from;
         if !self.rows.contains(&row) {
@@ -32,7 +45,9 @@ impl Gathered {
             self.values.resize(GROUP * width, 0.0);
             gather(x, row, from, width, &mut self.values);
         }
-        &self.values[(row - self.rows.start) * width..][..width]
+        let first = (row - self.rows.start) * width;
+        let (own, rest) = self.values[first..].split_at(width);
+        (own, next.and_then(|_| rest.get(..width)))
     }
 }
 
@@ -43,7 +58,9 @@ fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) 
     {
         #[target_feature(enable = "avx2")]
         fn wide(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
-            blocks(x, row, from, width, into, |block| crate::vector::turn(block));
+            blocks(x, row, from, width, into, |block| {
+                crate::vector::turn(block)
+            });
         }
         if Level::Avx2.exists() {
             // SAFETY: the level exists, as just checked.

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::cpu::Level;
 use crate::pack::{Panels, Values};
 use crate::product;
+pub use crate::product::ROWS;
 use crate::quantised::{Bytes, Format, Quantised};
 pub use crate::tile::Added;
 use crate::view::View;

@@ -118,14 +118,20 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[i] = x[i].mul_add(y[i], sums[i]);
         }
     }
+    together(sums, |a, b| a + b) + rest
+}
+
+/// All lanes as one, halves first.
+#[inline(always)]
+fn together(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
-            sums[i] += sums[i + half];
+            lanes[i] = f(lanes[i], lanes[i + half]);
         }
         half /= 2;
     }
-    sums[0] + rest
+    lanes[0]
 }
 
 /// Mean of `x`, and 1 over its standard deviation (biased), `eps` added to the variance; in
@@ -186,9 +192,8 @@ pub(crate) fn largest(row: &[f32]) -> f32 {
             };
         }
     }
-    tops.iter()
-        .chain(rest)
-        .fold(f32::NEG_INFINITY, |m, x| m.max(*x))
+    let top = together(tops, |a, b| if a > b { a } else { b });
+    rest.iter().fold(top, |m, x| m.max(*x))
 }
 
 /// `y += scale * x`.

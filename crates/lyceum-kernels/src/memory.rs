@@ -1,4 +1,18 @@
-//! The system's allocator, told to keep the memory it has.
+//! Memory for results: kept by the allocator once it has it, and not cleared before it is written.
+
+use std::mem::MaybeUninit;
+
+/// `n` values that `write` writes.
+///
+/// # Safety
+/// `write` must write every value, or not return.
+pub(crate) unsafe fn written(n: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n);
+    write(&mut values.spare_capacity_mut()[..n]);
+    // SAFETY: there is room for `n` values, and they were written.
+    unsafe { values.set_len(n) };
+    values
+}
 
 /// Lets freed memory be used again instead of going back to the system.
 ///

@@ -1,19 +1,39 @@
 //! Layer norm and RMS norm over rows of `d` values.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use crate::math;
+use crate::memory::written;
 
 /// Rows per block of work; sums over rows are taken block by block, then in order.
 const BLOCK: usize = 64;
 
+/// Writes `values`, and what they are added to, if anything.
+#[inline(always)]
+fn put(values: &[f32], onto: Option<&[f32]>, to: &mut [MaybeUninit<f32>]) {
+    match onto {
+        None => to.iter_mut().zip(values).for_each(|(to, x)| {
+            to.write(*x);
+        }),
+        Some(onto) => {
+            for ((to, x), onto) in to.iter_mut().zip(values).zip(onto) {
+                to.write(x + onto);
+            }
+        }
+    }
+}
+
 math::dispatch! {
-    fn block_forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    fn block_forward(
+        x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [MaybeUninit<f32>],
+    ) {
         let d = weight.len();
         for (x, y) in x.chunks(d).zip(y.chunks_mut(d)) {
             let (mean, inverse) = math::moments(x, eps);
             for i in 0..d {
-                y[i] = ((x[i] - mean) * inverse).mul_add(weight[i], bias[i]);
+                y[i].write(((x[i] - mean) * inverse).mul_add(weight[i], bias[i]));
             }
         }
     }
@@ -21,22 +41,23 @@ math::dispatch! {
 
 math::dispatch! {
     fn block_backward(
-        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32],
-        params: Option<(&mut [f32], &mut [f32])>,
+        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], onto: Option<&[f32]>,
+        dx: &mut [MaybeUninit<f32>], params: Option<(&mut [f32], &mut [f32])>,
     ) {
         let d = weight.len();
-        let mut params = params;
-        for ((x, dy), dx) in x.chunks(d).zip(dy.chunks(d)).zip(dx.chunks_mut(d)) {
+        let (mut params, mut g) = (params, vec![0f32; d]);
+        for (row, (x, dy)) in x.chunks(d).zip(dy.chunks(d)).enumerate() {
+            let own = row * d..(row + 1) * d;
             let (mean, inverse) = math::moments(x, eps);
             // With g = dy w and x^ = (x - mean) / sd: dx = (g - mean(g) - x^ mean(g x^)) / sd.
-            // dx holds g for now.
-            dx.iter_mut().zip(dy).zip(weight).for_each(|((g, dy), w)| *g = dy * w);
-            let sum = math::sum(dx, |g| g) / d as f32;
-            let along = math::sum_pairs(dx, x, |g, x| g * (x - mean)) * inverse / d as f32;
+            g.iter_mut().zip(dy).zip(weight).for_each(|((g, dy), w)| *g = dy * w);
+            let sum = math::sum(&g, |g| g) / d as f32;
+            let along = math::sum_pairs(&g, x, |g, x| g * (x - mean)) * inverse / d as f32;
             for i in 0..d {
                 let unit = (x[i] - mean) * inverse;
-                dx[i] = (dx[i] - sum - unit * along) * inverse;
+                g[i] = (g[i] - sum - unit * along) * inverse;
             }
+            put(&g, onto.map(|onto| &onto[own.clone()]), &mut dx[own]);
             if let Some((dweight, dbias)) = &mut params {
                 for i in 0..d {
                     dweight[i] += dy[i] * (x[i] - mean) * inverse;
@@ -47,47 +68,97 @@ math::dispatch! {
     }
 }
 
-/// `y = (x - mean) / sqrt(var + eps) * weight + bias` over rows of `d` values.
-pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, d: usize, y: &mut [f32]) {
-    if x.len() <= BLOCK * d {
-        return block_forward(x, weight, bias, eps, y);
-    }
-    x.par_chunks(BLOCK * d)
-        .zip(y.par_chunks_mut(BLOCK * d))
-        .for_each(|(x, y)| block_forward(x, weight, bias, eps, y));
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over rows of `weight.len()` values.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let d = weight.len();
+    let block = |x: &[f32], y: &mut [MaybeUninit<f32>]| block_forward(x, weight, bias, eps, y);
+    // SAFETY: a block writes every row.
+    unsafe { written(x.len(), |y| each_block(x, d, y, block)) }
 }
 
-/// Gradient of [`layer_norm`]: `dx`, and if wanted the sums `[d]` for weight and bias.
+/// `block` of some rows of `x` and of the result at a time.
+fn each_block(
+    x: &[f32],
+    d: usize,
+    y: &mut [MaybeUninit<f32>],
+    block: impl Fn(&[f32], &mut [MaybeUninit<f32>]) + Sync,
+) {
+    if x.len() <= BLOCK * d {
+        return block(x, y);
+    }
+    let blocks = x.par_chunks(BLOCK * d).zip(y.par_chunks_mut(BLOCK * d));
+    blocks.for_each(|(x, y)| block(x, y));
+}
+
+/// Gradient of [`layer_norm`] for `dy`, added to `onto`, if any; `params` receive, if wanted, the
+/// sums `[d]` for weight and bias.
 pub fn layer_norm_backward(
     x: &[f32],
     weight: &[f32],
     eps: f32,
+    dy: &[f32],
+    onto: Option<&[f32]>,
+    params: Option<(&mut [f32], &mut [f32])>,
+) -> Vec<f32> {
+    let d = weight.len();
+    let wanted = params.is_some();
+    let block = |own: Block<'_>| {
+        let (mut dweight, mut dbias) = (vec![0.0; d], vec![0.0; d]);
+        let sums = (dweight.as_mut_slice(), dbias.as_mut_slice());
+        let sums = wanted.then_some(sums);
+        block_backward(own.x, weight, eps, own.dy, own.onto, own.dx, sums);
+        [dweight, dbias]
+    };
+    let (dx, sums) = blocks_backward(x, d, dy, onto, block);
+    if let Some((dweight, dbias)) = params {
+        dweight.fill(0.0);
+        dbias.fill(0.0);
+        for [w, b] in &sums {
+            dweight.iter_mut().zip(w).for_each(|(sum, x)| *sum += x);
+            dbias.iter_mut().zip(b).for_each(|(sum, x)| *sum += x);
+        }
+    }
+    dx
+}
+
+/// Some rows in a backward pass.
+struct Block<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    onto: Option<&'a [f32]>,
+    dx: &'a mut [MaybeUninit<f32>],
+}
+
+/// The gradient `dx` that `block`, which must write all of its part, makes some rows at a time, and
+/// what it returns, in order.
+fn blocks_backward<T: Send>(
+    x: &[f32],
     d: usize,
     dy: &[f32],
-    dx: &mut [f32],
-    params: Option<(&mut [f32], &mut [f32])>,
-) {
-    let blocks = x
-        .par_chunks(BLOCK * d)
-        .zip(dy.par_chunks(BLOCK * d))
-        .zip(dx.par_chunks_mut(BLOCK * d));
-    let Some((dweight, dbias)) = params else {
-        blocks.for_each(|((x, dy), dx)| block_backward(x, weight, eps, dy, dx, None));
-        return;
-    };
-    let sums: Vec<(Vec<f32>, Vec<f32>)> = blocks
-        .map(|((x, dy), dx)| {
-            let (mut dweight, mut dbias) = (vec![0.0; d], vec![0.0; d]);
-            block_backward(x, weight, eps, dy, dx, Some((&mut dweight, &mut dbias)));
-            (dweight, dbias)
+    onto: Option<&[f32]>,
+    block: impl Fn(Block<'_>) -> T + Sync,
+) -> (Vec<f32>, Vec<T>) {
+    assert!(
+        dy.len() == x.len() && onto.is_none_or(|onto| onto.len() == x.len()),
+        "as many values"
+    );
+    let mut sums = Vec::new();
+    // SAFETY: a block writes every row.
+    let dx = unsafe {
+        written(x.len(), |dx| {
+            let blocks = x
+                .par_chunks(BLOCK * d)
+                .zip(dy.par_chunks(BLOCK * d))
+                .zip(dx.par_chunks_mut(BLOCK * d))
+                .enumerate();
+            let own = |(i, ((x, dy), dx)): (usize, ((_, _), _))| {
+                let onto = onto.map(|onto| &onto[i * BLOCK * d..]);
+                block(Block { x, dy, onto, dx })
+            };
+            sums = blocks.map(own).collect();
         })
-        .collect();
-    dweight.fill(0.0);
-    dbias.fill(0.0);
-    for (w, b) in &sums {
-        dweight.iter_mut().zip(w).for_each(|(sum, x)| *sum += x);
-        dbias.iter_mut().zip(b).for_each(|(sum, x)| *sum += x);
-    }
+    };
+    (dx, sums)
 }
 
 #[inline(always)]
@@ -97,12 +168,12 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 }
 
 math::dispatch! {
-    fn rms_block(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    fn rms_block(x: &[f32], weight: &[f32], eps: f32, y: &mut [MaybeUninit<f32>]) {
         let d = weight.len();
         for (x, y) in x.chunks(d).zip(y.chunks_mut(d)) {
             let inverse = inverse_rms(x, eps);
             for i in 0..d {
-                y[i] = x[i] * inverse * weight[i];
+                y[i].write(x[i] * inverse * weight[i]);
             }
         }
     }
@@ -110,20 +181,21 @@ math::dispatch! {
 
 math::dispatch! {
     fn rms_block_backward(
-        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32],
-        dweight: Option<&mut [f32]>,
+        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], onto: Option<&[f32]>,
+        dx: &mut [MaybeUninit<f32>], dweight: Option<&mut [f32]>,
     ) {
         let d = weight.len();
-        let mut dweight = dweight;
-        for ((x, dy), dx) in x.chunks(d).zip(dy.chunks(d)).zip(dx.chunks_mut(d)) {
+        let (mut dweight, mut g) = (dweight, vec![0f32; d]);
+        for (row, (x, dy)) in x.chunks(d).zip(dy.chunks(d)).enumerate() {
+            let own = row * d..(row + 1) * d;
             let inverse = inverse_rms(x, eps);
             // With g = dy w and x^ = x / rms: dx = (g - x^ mean(g x^)) / rms.
-            // dx holds g for now.
-            dx.iter_mut().zip(dy).zip(weight).for_each(|((g, dy), w)| *g = dy * w);
-            let along = math::dot(dx, x) * inverse / d as f32;
+            g.iter_mut().zip(dy).zip(weight).for_each(|((g, dy), w)| *g = dy * w);
+            let along = math::dot(&g, x) * inverse / d as f32;
             for i in 0..d {
-                dx[i] = (dx[i] - x[i] * inverse * along) * inverse;
+                g[i] = (g[i] - x[i] * inverse * along) * inverse;
             }
+            put(&g, onto.map(|onto| &onto[own.clone()]), &mut dx[own]);
             if let Some(dweight) = &mut dweight {
                 for i in 0..d {
                     dweight[i] += dy[i] * x[i] * inverse;
@@ -133,47 +205,40 @@ math::dispatch! {
     }
 }
 
-/// `y = x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()` values (Zhang and
-/// Sennrich, arXiv 1910.07467).
-pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
-    let d = weight.len();
-    if x.len() <= BLOCK * d {
-        return rms_block(x, weight, eps, y);
-    }
-    x.par_chunks(BLOCK * d)
-        .zip(y.par_chunks_mut(BLOCK * d))
-        .for_each(|(x, y)| rms_block(x, weight, eps, y));
+/// `x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()` values (Zhang and Sennrich,
+/// arXiv 1910.07467).
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let block = |x: &[f32], y: &mut [MaybeUninit<f32>]| rms_block(x, weight, eps, y);
+    // SAFETY: a block writes every row.
+    unsafe { written(x.len(), |y| each_block(x, weight.len(), y, block)) }
 }
 
-/// Gradient of [`rms_norm`]: `dx`, and if wanted the sum `[d]` for the weight.
+/// Gradient of [`rms_norm`] for `dy`, added to `onto`, if any; `dweight` receives, if wanted, the
+/// sum `[d]` for the weight.
 pub fn rms_norm_backward(
     x: &[f32],
     weight: &[f32],
     eps: f32,
     dy: &[f32],
-    dx: &mut [f32],
+    onto: Option<&[f32]>,
     dweight: Option<&mut [f32]>,
-) {
+) -> Vec<f32> {
     let d = weight.len();
-    let blocks = x
-        .par_chunks(BLOCK * d)
-        .zip(dy.par_chunks(BLOCK * d))
-        .zip(dx.par_chunks_mut(BLOCK * d));
-    let Some(dweight) = dweight else {
-        blocks.for_each(|((x, dy), dx)| rms_block_backward(x, weight, eps, dy, dx, None));
-        return;
+    let wanted = dweight.is_some();
+    let block = |own: Block<'_>| {
+        let mut dweight = vec![0.0; d];
+        let sum = wanted.then_some(dweight.as_mut_slice());
+        rms_block_backward(own.x, weight, eps, own.dy, own.onto, own.dx, sum);
+        dweight
     };
-    let sums: Vec<Vec<f32>> = blocks
-        .map(|((x, dy), dx)| {
-            let mut dweight = vec![0.0; d];
-            rms_block_backward(x, weight, eps, dy, dx, Some(&mut dweight));
-            dweight
-        })
-        .collect();
-    dweight.fill(0.0);
-    for sum in &sums {
-        dweight.iter_mut().zip(sum).for_each(|(w, x)| *w += x);
+    let (dx, sums) = blocks_backward(x, d, dy, onto, block);
+    if let Some(dweight) = dweight {
+        dweight.fill(0.0);
+        for sum in &sums {
+            dweight.iter_mut().zip(sum).for_each(|(w, x)| *w += x);
+        }
     }
+    dx
 }
 
 #[cfg(test)]
@@ -199,13 +264,16 @@ mod tests {
             let (x, w, b) = (values(t * d, 1), values(d, 2), values(d, 3));
             let dy = values(t * d, 4);
             let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
-            let mut y = vec![0.0; t * d];
-            layer_norm(&x, &w, &b, 1e-5, d, &mut y);
+            let y = layer_norm(&x, &w, &b, 1e-5);
             for (a, b) in y.iter().zip(naive(&wide, &w, &b, d)) {
                 assert!((f64::from(*a) - b).abs() < 1e-4);
             }
-            let (mut dx, mut dw, mut db) = (vec![0.0; t * d], vec![9.0; d], vec![9.0; d]);
-            layer_norm_backward(&x, &w, 1e-5, d, &dy, &mut dx, Some((&mut dw, &mut db)));
+            let (mut dw, mut db) = (vec![9.0; d], vec![9.0; d]);
+            let params = Some((dw.as_mut_slice(), db.as_mut_slice()));
+            let dx = layer_norm_backward(&x, &w, 1e-5, &dy, None, params);
+            let onto = values(t * d, 5);
+            let sum = layer_norm_backward(&x, &w, 1e-5, &dy, Some(&onto), None);
+            assert!((0..t * d).all(|i| sum[i] == dx[i] + onto[i]));
             let objective = |x: &[f64], w: &[f32], b: &[f32]| -> f64 {
                 naive(x, w, b, d)
                     .iter()
@@ -248,10 +316,12 @@ mod tests {
                 x.chunks(d).flat_map(row).collect()
             };
             let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
-            let (mut y, mut dx) = (vec![0.0; t * d], vec![0.0; t * d]);
-            rms_norm(&x, &w, 1e-6, &mut y);
+            let y = rms_norm(&x, &w, 1e-6);
             let mut dw = vec![9.0; d];
-            rms_norm_backward(&x, &w, 1e-6, &dy, &mut dx, Some(&mut dw));
+            let dx = rms_norm_backward(&x, &w, 1e-6, &dy, None, Some(&mut dw));
+            let onto = values(t * d, 5);
+            let sum = rms_norm_backward(&x, &w, 1e-6, &dy, Some(&onto), None);
+            assert!((0..t * d).all(|i| sum[i] == dx[i] + onto[i]));
             for (j, dw) in dw.iter().enumerate() {
                 let unit = |row: &[f64]| {
                     let square = row.iter().map(|x| x * x).sum::<f64>() / d as f64;

@@ -183,15 +183,19 @@ math::dispatch! {
         let (from, width) = at;
         let to = matrix.columns.min(from + width);
         let mut gathered = Gathered::default();
+        let bits = |x: f32| round(x).to_bits();
         for (pair, words) in words.chunks_mut(width).enumerate() {
-            for (word, low) in words.iter_mut().zip(gathered.row(matrix, 2 * pair, (from, to))) {
-                *word = round(*low).to_bits() >> 16;
-            }
-            // There is no second row at an odd end.
-            if 2 * pair + 1 < matrix.rows {
-                let line = gathered.row(matrix, 2 * pair + 1, (from, to));
-                for (word, high) in words.iter_mut().zip(line) {
-                    *word |= round(*high).to_bits();
+            match gathered.pair(matrix, 2 * pair, (from, to)) {
+                (low, Some(high)) => {
+                    for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
+                        *word = bits(*low) >> 16 | bits(*high);
+                    }
+                }
+                // There is no second row at an odd end.
+                (low, None) => {
+                    for (word, low) in words.iter_mut().zip(low) {
+                        *word = bits(*low) >> 16;
+                    }
                 }
             }
         }

@@ -19,8 +19,8 @@ use crate::vector::{Plain, Vector};
 use crate::vector::{Wide, Widest};
 use crate::view::View;
 
-/// Rows per job: a multiple of every level's tile.
-const ROWS: usize = 48;
+/// Rows per job, a multiple of every level's tile: a product of a multiple of so many is fastest.
+pub const ROWS: usize = 48;
 /// The same where tiles are multiplied, which take in a panel faster than it comes.
 const TILED: usize = 192;
 /// Panels per job.
@@ -119,7 +119,9 @@ unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_
     if small {
         jobs.into_iter().for_each(|job| run(level, &whole, job));
     } else {
-        jobs.into_par_iter().for_each(|job| run(level, &whole, job));
+        jobs.into_par_iter()
+            .with_max_len(1)
+            .for_each(|job| run(level, &whole, job));
     }
 }
 

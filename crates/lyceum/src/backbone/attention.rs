@@ -266,8 +266,8 @@ impl Attention {
         dq = self.turn(dq, self.heads.heads, own.as_ref(), Turn::Back);
         dk = self.turn(dk, self.heads.kv_heads, step.angles, Turn::Back);
         if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.norms, &kept.plain) {
-            dq = q_norm.backward(q, &dq, &mut norms)?;
-            dk = k_norm.backward(k, &dk, &mut norms)?;
+            dq = q_norm.backward(q, &dq, None, &mut norms)?;
+            dk = k_norm.backward(k, &dk, None, &mut norms)?;
         }
         let dx = match self.qkv.as_slice() {
             [_, _, _] => {

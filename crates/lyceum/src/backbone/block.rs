@@ -1,6 +1,7 @@
 //! One block: attention and MLP, joined to the stream as the family does. A block is one operation
 //! in the graph of a training step; what happens inside is computed here, forward and backward.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use candle_core::Tensor;
@@ -191,9 +192,8 @@ impl Block {
         let mut norms: Vec<Gradients> = vec![Gradients::new(); self.norms.len()];
         let lost = || Error::invalid("a gradient was not computed");
         // The MLP, then the stream between.
-        let mut dmiddle = dy.to_vec();
         let dmade = match &kept.bare {
-            Some((_, bare)) => Some(self.norm(3)?.backward(bare, dy, &mut norms[3])?),
+            Some((_, bare)) => Some(self.norm(3)?.backward(bare, dy, None, &mut norms[3])?),
             None => None,
         };
         let into = match self.residual {
@@ -214,21 +214,16 @@ impl Block {
             .ok_or_else(lost)?;
         drop(normed);
         // What reaches the block's own rows otherwise than through attention.
-        let mut down = None;
-        match (self.residual, into) {
-            (Residual::Sequential | Residual::Sandwich, Some((i, x))) => {
-                stream::add(
-                    &self.norm(i)?.backward(x, &dh, &mut norms[i])?,
-                    &mut dmiddle,
-                );
-            }
-            (Residual::Parallel, Some((i, x))) => {
-                down = Some(self.norm(i)?.backward(x, &dh, &mut norms[i])?);
-            }
-            _ => {}
-        }
+        let beside = match into {
+            Some((i, x)) => Cow::Owned(self.norm(i)?.backward(x, &dh, Some(dy), &mut norms[i])?),
+            None => Cow::Borrowed(dy),
+        };
+        let dmiddle = match self.residual {
+            Residual::Sequential | Residual::Sandwich => &beside,
+            Residual::Parallel | Residual::Shared => dy,
+        };
         let dattended = match &kept.bare {
-            Some((bare, _)) => Some(self.norm(2)?.backward(bare, &dmiddle, &mut norms[2])?),
+            Some((bare, _)) => Some(self.norm(2)?.backward(bare, dmiddle, None, &mut norms[2])?),
             None => None,
         };
         let below = wants_dx || self.norms.iter().any(|norm| !norm.variables().is_empty());
@@ -236,7 +231,7 @@ impl Block {
             true => self.norm(0)?.forward(x)?,
             false => vec![0.0; 0],
         };
-        let dout = dattended.as_deref().unwrap_or(&dmiddle);
+        let dout = dattended.as_deref().unwrap_or(dmiddle);
         let read = (normed.as_slice(), &kept.seen);
         let dseen = self
             .attention
@@ -244,19 +239,24 @@ impl Block {
         drop(normed);
         let mut dx = None;
         if let Some(mut dnormed) = dseen.filter(|_| below) {
-            let place = |rows: &[f32], to: &mut [f32]| match step.wanted {
-                Some(wanted) => wanted.put_back(rows, d, to),
-                None => stream::add(rows, to),
-            };
             if self.residual == Residual::Shared {
-                place(&dh, &mut dnormed);
+                match step.wanted {
+                    Some(wanted) => wanted.put_back(&dh, d, &mut dnormed),
+                    None => stream::add(&dh, &mut dnormed),
+                }
             }
-            let mut sum = self.norm(0)?.backward(x, &dnormed, &mut norms[0])?;
-            place(&dmiddle, &mut sum);
-            if let Some(down) = down {
-                place(&down, &mut sum);
-            }
-            dx = Some(sum);
+            let beside = match step.wanted {
+                Some(wanted) => {
+                    let mut all = vec![0.0; x.len()];
+                    wanted.put_back(&beside, d, &mut all);
+                    Cow::Owned(all)
+                }
+                None => beside,
+            };
+            dx = Some(
+                self.norm(0)?
+                    .backward(x, &dnormed, Some(&beside), &mut norms[0])?,
+            );
         }
         let all = attention.into_iter().chain(mlp);
         Ok(Gradient {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use lyceum_kernels::gemm::ROWS;
 use lyceum_kernels::loss;
 use lyceum_kernels::stream;
 
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::mix::{Vector, Weight};
 use crate::ops::{self, Gradient};
 
-/// Values of logits that exist at a time.
+/// Values of logits that exist at a time, and some rows' more.
 const CHUNK: usize = 1 << 22;
 
 /// The final norm and the head.
@@ -83,7 +84,7 @@ impl Head {
     ) -> Result<(Vec<f32>, Gradient)> {
         let v = self.weight.d_out()?;
         let d = x.len() / ids.len().max(1);
-        let rows = (CHUNK / v.max(1)).max(16);
+        let rows = (CHUNK / v.max(1)).next_multiple_of(ROWS).max(ROWS);
         let mut losses = vec![0.0; ids.len()];
         let mut dx = Vec::new();
         let mut params: Vec<Vec<f32>> = Vec::new();

@@ -45,13 +45,11 @@ impl Mlp {
     }
 
     fn inner(&self, up: &[Vec<f32>]) -> Result<Vec<f32>> {
-        let mut inner = vec![0.0; up.first().map_or(0, Vec::len)];
         match up {
-            [up] => activation::forward(self.activation, up, &mut inner),
-            [gate, up] => activation::gated(self.activation, gate, up, &mut inner),
-            _ => return Err(Self::odd()),
+            [up] => Ok(activation::forward(self.activation, up)),
+            [gate, up] => Ok(activation::gated(self.activation, gate, up)),
+            _ => Err(Self::odd()),
         }
-        Ok(inner)
     }
 
     /// What the MLP makes of `x` `[t, d]`, added to `onto`, if any.
@@ -98,23 +96,20 @@ impl Mlp {
         };
         let read = (inner.as_slice(), made.down.as_ref());
         let dinner = self.down.backward(read, dy, pass, true, &mut own)?;
-        let dinner = dinner.ok_or_else(Self::odd)?;
+        let mut dinner = dinner.ok_or_else(Self::odd)?;
         drop(inner);
         let mut dups = match made.up.as_slice() {
             [up] => {
-                let mut dup = vec![0.0; up.len()];
-                activation::backward(self.activation, up, &dinner, &mut dup);
-                vec![dup]
+                activation::backward(self.activation, up, &mut dinner);
+                vec![dinner]
             }
             [gate, up] => {
-                let (mut dgate, mut dup) = (vec![0.0; up.len()], vec![0.0; up.len()]);
-                let both = (dgate.as_mut_slice(), dup.as_mut_slice());
-                activation::gated_backward(self.activation, (gate, up), &dinner, both);
-                vec![dgate, dup]
+                let both = (gate.as_slice(), up.as_slice());
+                let dgate = activation::gated_backward(self.activation, both, &mut dinner);
+                vec![dgate, dinner]
             }
             _ => return Err(Self::odd()),
         };
-        drop(dinner);
         if let (MlpShape::Fused, [dgate, dup]) = (self.shape, dups.as_slice()) {
             let width = (dup.len() / pass.segments.tokens().max(1)).max(1);
             let rows = dgate.chunks(width).zip(dup.chunks(width));

@@ -60,34 +60,33 @@ impl Norm {
 
     /// Over rows `[n, d]`.
     pub(super) fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
-        let (weight, mut y) = (self.scale()?, vec![0.0; x.len()]);
-        match &self.bias {
-            Some(bias) => {
-                norm::layer_norm(x, &weight, &bias.values()?, self.eps, weight.len(), &mut y);
-            }
-            None => norm::rms_norm(x, &weight, self.eps, &mut y),
-        }
-        Ok(y)
+        let weight = self.scale()?;
+        Ok(match &self.bias {
+            Some(bias) => norm::layer_norm(x, &weight, &bias.values()?, self.eps),
+            None => norm::rms_norm(x, &weight, self.eps),
+        })
     }
 
-    /// The gradient of the input `x` for `dy`; those of the variables are pushed.
+    /// The gradient of the input `x` for `dy`, added to `onto`, if any; those of the variables are
+    /// pushed.
     pub(super) fn backward(
         &self,
         x: &[f32],
         dy: &[f32],
+        onto: Option<&[f32]>,
         gradients: &mut Gradients,
     ) -> Result<Vec<f32>> {
-        let (weight, mut dx) = (self.scale()?, vec![0.0; x.len()]);
+        let weight = self.scale()?;
         let d = weight.len();
         let trained = self.weight.variable().is_some();
         let (mut dweight, mut dbias) = (vec![0.0; d], vec![0.0; d]);
-        if self.bias.is_some() {
+        let dx = if self.bias.is_some() {
             let params = trained.then_some((dweight.as_mut_slice(), dbias.as_mut_slice()));
-            norm::layer_norm_backward(x, &weight, self.eps, d, dy, &mut dx, params);
+            norm::layer_norm_backward(x, &weight, self.eps, dy, onto, params)
         } else {
             let dweight = trained.then_some(dweight.as_mut_slice());
-            norm::rms_norm_backward(x, &weight, self.eps, dy, &mut dx, dweight);
-        }
+            norm::rms_norm_backward(x, &weight, self.eps, dy, onto, dweight)
+        };
         if trained {
             gradients.push(dweight);
             gradients.extend(self.bias.is_some().then_some(dbias));
@@ -102,7 +101,7 @@ impl Norm {
         let norm = self.clone();
         ops::fused((&x, &self.variables()), (y, x.shape()), move |x, dy, _| {
             let mut params = Vec::new();
-            let dx = Some(norm.backward(x, dy, &mut params)?);
+            let dx = Some(norm.backward(x, dy, None, &mut params)?);
             Ok(Gradient { dx, params })
         })
     }

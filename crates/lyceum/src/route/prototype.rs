@@ -139,7 +139,5 @@ impl Router for Prototypes {
 
 /// The directions, end to end, with mean 0 and variance 1 each (biased variance).
 fn standardise(rows: &[f32], d: usize) -> Vec<f32> {
-    let mut all = vec![0.0; rows.len()];
-    norm::layer_norm(rows, &vec![1.0; d], &vec![0.0; d], EPS, d, &mut all);
-    all
+    norm::layer_norm(rows, &vec![1.0; d], &vec![0.0; d], EPS)
 }
