@@ -49,6 +49,11 @@ impl Heads {
         self.rounding == Rounding::Bf16 && level.pairs()
     }
 
+    fn check(&self) {
+        let shared = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads);
+        assert!(shared, "as many heads to each of keys and values");
+    }
+
     /// Where the head of k and v that serves query head `head` begins in a row.
     #[inline(always)]
     fn kv_at(&self, head: usize) -> usize {
@@ -281,6 +286,7 @@ fn softmax(scores: &mut [f32]) {
 pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
     let width = h.width();
     let level = Level::best();
+    h.check();
     let mut out: Vec<f32> = Vec::with_capacity(q.len());
     let (mut few, mut many) = (Vec::new(), Vec::new());
     let mut rest = q;
@@ -508,6 +514,7 @@ pub fn backward(
         k.len() == keys * h.kv_width() && v.len() == k.len(),
         "a row of keys and values per position"
     );
+    h.check();
     // Every job writes all values of its columns.
     let mut dq: Vec<f32> = Vec::with_capacity(q.len());
     let mut dk: Vec<f32> = Vec::with_capacity(k.len());
