@@ -86,9 +86,9 @@ impl Factors<'_> {
         self.starts[expert + 1] - self.starts[expert]
     }
 
-    /// Values that [`forward`] keeps for `t` tokens.
-    pub fn kept(&self, t: usize, chosen: &Chosen<'_>) -> usize {
-        t * chosen.per * self.width()
+    /// Values kept per token.
+    fn step(&self, chosen: Chosen<'_>) -> usize {
+        chosen.per * self.width()
     }
 
     fn check(&self, t: usize, chosen: &Chosen<'_>) {
@@ -135,137 +135,158 @@ impl Factors<'_> {
     }
 }
 
-/// Adds to `y` `[t, d_out]` what the experts make of `x` `[t, d_in]`. Returns every choice's
-/// `A x`, which [`backward`] wants: `[t, per, r]` with the largest rank.
-pub fn forward(f: &Factors<'_>, chosen: Chosen<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
-    forward_at(Level::best(), f, chosen, x, y)
+/// What the experts of one layer add to its output, for tokens that chose some of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Delta<'a> {
+    f: Factors<'a>,
+    chosen: Chosen<'a>,
+    level: Level,
 }
 
-fn forward_at(
-    level: Level,
-    f: &Factors<'_>,
-    chosen: Chosen<'_>,
-    x: &[f32],
-    y: &mut [f32],
-) -> Vec<f32> {
-    let (d_in, d_out) = f.widths;
-    let (t, width) = (x.len() / d_in, f.width());
-    f.check(t, &chosen);
-    assert_eq!(y.len(), t * d_out, "a row of outputs per row of inputs");
-    let step = chosen.per * width;
-    let mut low = vec![0.0; t * step];
-    if step == 0 {
-        return low;
+impl<'a> Delta<'a> {
+    /// Of the experts `f` what the tokens have `chosen`.
+    pub fn new(f: Factors<'a>, chosen: Chosen<'a>) -> Self {
+        let level = Level::best();
+        Delta { f, chosen, level }
     }
-    let block = |i: usize, x: &[f32], low: &mut [f32], y: &mut [f32]| {
-        let first = i * BLOCK;
-        let stack = f.down_of(chosen, first);
-        let out = &mut *low;
-        run(level, Project { stack, x, out });
-        let mut mixed = low.to_vec();
-        for (token, mixed) in mixed.chunks_mut(step).enumerate() {
+
+    /// Every choice's `A x`, `[t, per, r]` with the largest rank, of `x` `[t, d_in]`.
+    pub fn project(&self, x: &[f32]) -> Vec<f32> {
+        let Delta {
+            ref f,
+            chosen,
+            level,
+        } = *self;
+        let d_in = f.widths.0;
+        let t = x.len() / d_in;
+        f.check(t, &chosen);
+        let step = f.step(chosen);
+        let mut low = vec![0.0; t * step];
+        if step == 0 {
+            return low;
+        }
+        let block = |(i, (x, out)): (usize, (&[f32], &mut [f32]))| {
+            let stack = f.down_of(chosen, i * BLOCK);
+            run(level, Project { stack, x, out });
+        };
+        let blocks = x.par_chunks(BLOCK * d_in);
+        let blocks = blocks.zip(low.par_chunks_mut(BLOCK * step)).enumerate();
+        match t <= BLOCK {
+            true => block((0, (x, &mut low))),
+            false => blocks.for_each(block),
+        }
+        low
+    }
+
+    /// Adds to `y`, the outputs `[.., d_out]` of some tokens from `first` on, what the experts make
+    /// of `low`, which [`Delta::project`] returned for all tokens.
+    pub fn spread(&self, low: &[f32], first: usize, y: &mut [f32]) {
+        let Delta {
+            ref f,
+            chosen,
+            level,
+        } = *self;
+        let step = f.step(chosen);
+        let mut mixed = rows_of(low, step, first, y.len() / f.widths.1).to_vec();
+        for (token, mixed) in mixed.chunks_mut(step.max(1)).enumerate() {
             f.mix(chosen, first + token, mixed);
         }
         let (stack, low) = (f.up_of(chosen, first), mixed.as_slice());
         run(level, Spread { stack, low, y });
-    };
-    if t <= BLOCK {
-        block(0, x, &mut low, y);
-    } else {
-        let blocks = x
-            .par_chunks(BLOCK * d_in)
-            .zip(low.par_chunks_mut(BLOCK * step));
-        let blocks = blocks.zip(y.par_chunks_mut(BLOCK * d_out)).enumerate();
-        blocks.for_each(|(i, ((x, low), y))| block(i, x, low, y));
     }
-    low
-}
 
-/// What [`backward`] computes besides the gradients of the weights.
-#[derive(Debug, Default)]
-pub struct Wanted<'a> {
-    /// Receives, added, the gradient of `x` `[t, d_in]`.
-    pub dx: Option<&'a mut [f32]>,
-    /// Receive the gradients of the factors, `[R, d_in]` and `[R, d_out]`.
-    pub factors: Option<(&'a mut [f32], &'a mut [f32])>,
-}
-
-/// Gradients of [`forward`], which returned `low`, for `dy` `[t, d_out]`. Returns those of the
-/// weights `[t, per]`. `x` is read only for the gradients of the factors, else it may be empty.
-pub fn backward(
-    f: &Factors<'_>,
-    chosen: Chosen<'_>,
-    (x, low): (&[f32], &[f32]),
-    dy: &[f32],
-    wanted: Wanted<'_>,
-) -> Vec<f32> {
-    backward_at(Level::best(), f, chosen, (x, low), dy, wanted)
-}
-
-fn backward_at(
-    level: Level,
-    f: &Factors<'_>,
-    chosen: Chosen<'_>,
-    (x, low): (&[f32], &[f32]),
-    dy: &[f32],
-    wanted: Wanted<'_>,
-) -> Vec<f32> {
-    let (d_in, d_out) = f.widths;
-    let (t, width, per) = (dy.len() / d_out, f.width(), chosen.per);
-    f.check(t, &chosen);
-    let step = per * width;
-    assert!(
-        dy.len() == t * d_out && low.len() == t * step,
-        "rows of the forward pass"
-    );
-    let mut dweights = vec![0.0; t * per];
-    if step == 0 {
-        return dweights;
+    /// Adds to `dx`, the gradients `[.., d_in]` of some tokens' inputs from `first` on, what comes
+    /// back through `dlow`, which [`Delta::project_backward`] returned for all tokens.
+    pub fn spread_back(&self, dlow: &[f32], first: usize, dx: &mut [f32]) {
+        let Delta {
+            ref f,
+            chosen,
+            level,
+        } = *self;
+        let low = rows_of(dlow, f.step(chosen), first, dx.len() / f.widths.0);
+        let (stack, y) = (f.down_of(chosen, first), dx);
+        run(level, Spread { stack, low, y });
     }
-    // The gradients of what was mixed, then of `A x`.
-    let mut dlow = vec![0.0; t * step];
-    let each = dlow
-        .par_chunks_mut(BLOCK * step)
-        .zip(dy.par_chunks(BLOCK * d_out));
-    let each = each.zip(dweights.par_chunks_mut(BLOCK * per)).enumerate();
-    each.for_each(|(i, ((dlow, dy), dweights))| {
-        let first = i * BLOCK;
-        let out = &mut *dlow;
-        let (stack, x) = (f.up_of(chosen, first), dy);
-        run(level, Project { stack, x, out });
-        let rows = dlow
-            .chunks_mut(step)
-            .zip(dweights.chunks_mut(per))
-            .enumerate();
-        for (token, (dlow, dweights)) in rows {
-            let token = first + token;
-            let low = &low[token * step..(token + 1) * step];
-            f.mix_backward((chosen, token), low, dlow, dweights);
+
+    /// For `dy` `[t, d_out]` the gradients of every choice's `A x`, which [`Delta::project`]
+    /// returned as `low`, and of the weights `[t, per]`.
+    pub fn project_backward(&self, low: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let Delta {
+            ref f,
+            chosen,
+            level,
+        } = *self;
+        let d_out = f.widths.1;
+        let (t, per) = (dy.len() / d_out, chosen.per);
+        f.check(t, &chosen);
+        let step = f.step(chosen);
+        assert!(
+            dy.len() == t * d_out && low.len() == t * step,
+            "rows of the forward pass"
+        );
+        let mut dweights = vec![0.0; t * per];
+        let mut dlow = vec![0.0; t * step];
+        if step == 0 {
+            return (dlow, dweights);
         }
-    });
-    if let Some(dx) = wanted.dx {
-        assert_eq!(dx.len(), t * d_in, "a gradient per input");
-        let blocks = dx
-            .par_chunks_mut(BLOCK * d_in)
-            .zip(dlow.par_chunks(BLOCK * step));
-        blocks.enumerate().for_each(|(i, (y, low))| {
-            let stack = f.down_of(chosen, i * BLOCK);
-            run(level, Spread { stack, low, y });
+        let each = dlow
+            .par_chunks_mut(BLOCK * step)
+            .zip(dy.par_chunks(BLOCK * d_out));
+        let each = each.zip(dweights.par_chunks_mut(BLOCK * per)).enumerate();
+        each.for_each(|(i, ((dlow, dy), dweights))| {
+            let first = i * BLOCK;
+            let out = &mut *dlow;
+            let (stack, x) = (f.up_of(chosen, first), dy);
+            // The gradients of what was mixed, then of `A x`.
+            run(level, Project { stack, x, out });
+            let rows = dlow
+                .chunks_mut(step)
+                .zip(dweights.chunks_mut(per))
+                .enumerate();
+            for (token, (dlow, dweights)) in rows {
+                let token = first + token;
+                let low = &low[token * step..(token + 1) * step];
+                f.mix_backward((chosen, token), low, dlow, dweights);
+            }
         });
+        (dlow, dweights)
     }
-    if let Some((ddown, dup)) = wanted.factors {
-        assert_eq!(x.len(), t * d_in, "the inputs");
+
+    /// The gradients of the factors, `[R, d_in]` and `[R, d_out]`, for the inputs `x` `[t, d_in]`
+    /// and the outputs' gradients `dy` `[t, d_out]`, beside `low` and `dlow` of [`Delta::project`]
+    /// and [`Delta::project_backward`].
+    pub fn factors_backward(
+        &self,
+        (x, dlow): (&[f32], &[f32]),
+        (low, dy): (&[f32], &[f32]),
+        (ddown, dup): (&mut [f32], &mut [f32]),
+    ) {
+        let Delta {
+            ref f,
+            chosen,
+            level,
+        } = *self;
+        let (d_in, d_out) = f.widths;
+        let step = f.step(chosen);
+        assert_eq!(x.len() / d_in, dy.len() / d_out, "the inputs");
+        if step == 0 {
+            return;
+        }
         let mut mixed = low.to_vec();
         mixed
             .par_chunks_mut(step)
             .enumerate()
             .for_each(|(t, low)| f.mix(chosen, t, low));
         rayon::join(
-            || gather(level, f, chosen, (&dlow, x, d_in), ddown),
+            || gather(level, f, chosen, (dlow, x, d_in), ddown),
             || gather(level, f, chosen, (&mixed, dy, d_out), dup),
         );
     }
-    dweights
+}
+
+/// The values of `t` tokens from `first` on, `step` a token.
+fn rows_of(low: &[f32], step: usize, first: usize, t: usize) -> &[f32] {
+    &low[first * step..(first + t) * step]
 }
 
 /// `out[row] = sum over the tokens of the row's expert of low[token, slot, rank] * x[token]`.

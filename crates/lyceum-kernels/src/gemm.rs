@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::cpu::Level;
 use crate::pack::{Panels, Values};
 use crate::product;
-pub use crate::product::ROWS;
+pub use crate::product::{ROWS, Then};
 use crate::quantised::{Bytes, Format, Quantised};
 pub use crate::tile::Added;
 use crate::view::View;
@@ -161,25 +161,44 @@ impl Packed {
 
     /// `x W^T + added`: x `[t, n_in]`, result `[t, n_out]`.
     pub fn forward(&self, x: &[f32], added: Added<'_>) -> Vec<f32> {
+        self.forward_then(x, added, None)
+    }
+
+    /// [`Packed::forward`], and `then` done with all rows, some at a time.
+    pub fn forward_then(&self, x: &[f32], added: Added<'_>, then: Option<Then<'_>>) -> Vec<f32> {
         let x = of_width(x, self.n_in());
         match &self.0 {
-            Kind::Laid(laid) => product::product(laid.level, x, &laid.forward, added),
-            Kind::Quantised(quantised) => quantised.forward(x, added),
+            Kind::Laid(laid) => product::product_then(laid.level, x, &laid.forward, added, then),
+            Kind::Quantised(quantised) => done(quantised.forward(x, added), self.n_out(), then),
         }
     }
 
     /// `dy W`: dy `[t, n_out]`, result `[t, n_in]`. The first call lays the matrix out for it,
     /// unless it is quantised.
     pub fn backward(&self, dy: &[f32]) -> Vec<f32> {
+        self.backward_then(dy, None)
+    }
+
+    /// [`Packed::backward`], and `then` done with all rows, some at a time.
+    pub fn backward_then(&self, dy: &[f32], then: Option<Then<'_>>) -> Vec<f32> {
         let dy = of_width(dy, self.n_out());
         match &self.0 {
             Kind::Laid(laid) => {
                 let panels = laid.backward.get_or_init(|| laid.forward.turned());
-                product::product(laid.level, dy, panels, Added::default())
+                product::product_then(laid.level, dy, panels, Added::default(), then)
             }
-            Kind::Quantised(quantised) => quantised.backward(dy),
+            Kind::Quantised(quantised) => done(quantised.backward(dy), self.n_in(), then),
         }
     }
+}
+
+/// `then` done with the rows of `y` `[t, width]`, which is returned.
+pub fn done(mut y: Vec<f32>, width: usize, then: Option<Then<'_>>) -> Vec<f32> {
+    if let Some(then) = then {
+        let rows = y.par_chunks_mut(ROWS * width.max(1)).enumerate();
+        rows.for_each(|(i, rows)| then(i * ROWS, rows));
+    }
+    y
 }
 
 /// Rows of `width` values.

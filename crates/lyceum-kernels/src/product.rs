@@ -23,6 +23,8 @@ use crate::view::View;
 pub const ROWS: usize = 48;
 /// The same where tiles are multiplied, which take in a panel faster than it comes.
 const TILED: usize = 192;
+/// Rows of the tallest tile.
+const TALL: usize = 12;
 /// Panels per job.
 const PANELS: usize = 32;
 /// Bytes of a panel that are read again for every tile of rows. They come from the second cache,
@@ -55,12 +57,27 @@ pub(crate) struct Job {
     pub(crate) panels: (usize, usize),
 }
 
+/// What is done with some rows of a result as soon as they are there, while they are in the caches:
+/// it is given the number of the first, and the rows `[.., n]`.
+pub type Then<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
 /// `y = x M + added`: x `[t, k]`, result `[t, n]`.
 pub(crate) fn product(level: Level, x: View<'_>, panels: &Panels, added: Added<'_>) -> Vec<f32> {
+    product_then(level, x, panels, added, None)
+}
+
+/// The same, `then` done with all rows, some at a time.
+pub(crate) fn product_then(
+    level: Level,
+    x: View<'_>,
+    panels: &Panels,
+    added: Added<'_>,
+    then: Option<Then<'_>>,
+) -> Vec<f32> {
     let mut y = Vec::with_capacity(x.rows * panels.n);
     // SAFETY: `product_at` writes every element of the buffer.
     unsafe {
-        product_at(level, x, panels, added, y.as_mut_ptr());
+        product_at(level, x, panels, added, then, y.as_mut_ptr());
         y.set_len(x.rows * panels.n);
     }
     y
@@ -68,7 +85,14 @@ pub(crate) fn product(level: Level, x: View<'_>, panels: &Panels, added: Added<'
 
 /// # Safety
 /// `y` must have room for `x.rows * panels.n` values, all of which are written, none read before.
-unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_>, y: *mut f32) {
+unsafe fn product_at(
+    level: Level,
+    x: View<'_>,
+    panels: &Panels,
+    added: Added<'_>,
+    then: Option<Then<'_>>,
+    y: *mut f32,
+) {
     let (t, k, n) = (x.rows, panels.k, panels.n);
     assert!(x.columns == k && x.inside(), "shapes must agree");
     assert!(
@@ -100,28 +124,51 @@ unsafe fn product_at(level: Level, x: View<'_>, panels: &Panels, added: Added<'_
     let wide = match t {
         0..=FEW if small => count.max(1),
         0..=FEW => count.div_ceil(2 * rayon::current_num_threads()).max(4),
+        // Whole rows, if something is done with them.
+        _ if then.is_some() => count.max(1),
         _ => PANELS,
     };
     // A thread's rows stay in its caches while the panels, which may not, are read once.
     let mut jobs = Vec::new();
     let rows = match &panels.values {
         Values::Bf16(_) if level == Level::Amx => TILED,
-        _ => ROWS,
+        // Fewer where not every thread would get some.
+        _ => ROWS.min(
+            t.div_ceil(rayon::current_num_threads())
+                .next_multiple_of(TALL),
+        ),
     };
     for panel in (0..count).step_by(wide) {
-        for row in (0..t).step_by(rows) {
+        for row in (0..t).step_by(rows.max(1)) {
             jobs.push(Job {
                 rows: (row, (row + rows).min(t)),
                 panels: (panel, (panel + wide).min(count)),
             });
         }
     }
+    let finish = |rows: (usize, usize)| {
+        if let Some(then) = then {
+            let target = &whole.target;
+            let from = target.y.0.wrapping_add(rows.0 * n);
+            // SAFETY: these rows were written, and no other job writes them.
+            then(rows.0, unsafe {
+                std::slice::from_raw_parts_mut(from, (rows.1 - rows.0) * n)
+            });
+        }
+    };
+    let job = |job: Job| {
+        run(level, &whole, job);
+        if wide >= count {
+            finish(job.rows);
+        }
+    };
     if small {
-        jobs.into_iter().for_each(|job| run(level, &whole, job));
+        jobs.into_iter().for_each(job);
     } else {
-        jobs.into_par_iter()
-            .with_max_len(1)
-            .for_each(|job| run(level, &whole, job));
+        jobs.into_par_iter().with_max_len(1).for_each(job);
+    }
+    if wide < count {
+        finish((0, t));
     }
 }
 
@@ -421,6 +468,33 @@ mod tests {
                 check(level, (1, 1500, 200), halves, 6);
                 check(level, (2, 900, 70), halves, 7);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_done_with_finished_rows_is_done_once_to_each() {
+        let level = Level::best();
+        let (k, n) = (70, 1200);
+        let m = values(k * n, 2);
+        for (t, halves) in [
+            (0, true),
+            (1, true),
+            (16, false),
+            (17, true),
+            (203, true),
+            (203, false),
+        ] {
+            let (x, panels) = (values(t * k, 1), View::whole(&m, k, n));
+            let panels = Panels::new(panels, level.lanes(), halves);
+            let x = View::whole(&x, t, k);
+            let bare = product(level, x, &panels, Added::default());
+            let then = |first: usize, rows: &mut [f32]| {
+                for (i, row) in rows.chunks_mut(n).enumerate() {
+                    row.iter_mut().for_each(|y| *y += (first + i) as f32);
+                }
+            };
+            let y = product_then(level, x, &panels, Added::default(), Some(&then));
+            assert!((0..t * n).all(|i| y[i] == bare[i] + (i / n) as f32), "{t}");
         }
     }
 

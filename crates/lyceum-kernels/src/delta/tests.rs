@@ -3,6 +3,40 @@ use crate::cpu::levels;
 use crate::values::{apart, values};
 use proptest::prelude::*;
 
+/// Adds to `y` what the experts make of `x`; returns what the backward pass wants.
+fn forward(f: &Factors<'_>, chosen: Chosen<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
+    forward_at(&Delta::new(*f, chosen), x, y)
+}
+
+fn forward_at(delta: &Delta<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
+    let low = delta.project(x);
+    // In parts, as a product finishes its rows.
+    for (i, y) in y.chunks_mut(5 * delta.f.widths.1).enumerate() {
+        delta.spread(&low, 5 * i, y);
+    }
+    low
+}
+
+/// What is computed besides the gradients of the weights.
+struct Wanted<'a> {
+    dx: &'a mut [f32],
+    factors: (&'a mut [f32], &'a mut [f32]),
+}
+
+fn backward_at(
+    delta: &Delta<'_>,
+    (x, low): (&[f32], &[f32]),
+    dy: &[f32],
+    wanted: Wanted<'_>,
+) -> Vec<f32> {
+    let (dlow, dweights) = delta.project_backward(low, dy);
+    for (i, dx) in wanted.dx.chunks_mut(7 * delta.f.widths.0).enumerate() {
+        delta.spread_back(&dlow, 7 * i, dx);
+    }
+    delta.factors_backward((x, &dlow), (low, dy), wanted.factors);
+    dweights
+}
+
 /// Experts of these ranks, all of one scale for [`Law::Factors`].
 struct Made {
     down: Vec<f32>,
@@ -162,18 +196,19 @@ fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed
     let w = values(t * 41, seed + 6);
     for level in levels() {
         let mut y = start.clone();
-        let low = forward_at(level, &f, chosen, &x, &mut y);
+        let delta = Delta { f, chosen, level };
+        let low = forward_at(&delta, &x, &mut y);
         assert!(apart(&y, &want) < 1e-4, "{level:?}: {}", apart(&y, &want));
-        assert_eq!(low.len(), f.kept(t, &chosen));
+        assert_eq!(low.len(), t * f.step(chosen));
         // Gradients: the slope of the objective along random directions.
         let n = f.starts[ranks.len()];
         let (mut dx, mut ddown, mut dup) =
             (vec![0.0; t * 37], vec![9.0; n * 37], vec![9.0; n * 41]);
         let wanted = Wanted {
-            dx: Some(&mut dx),
-            factors: Some((&mut ddown, &mut dup)),
+            dx: &mut dx,
+            factors: (&mut ddown, &mut dup),
         };
-        let dweights = backward_at(level, &f, chosen, (&x, &low), &w, wanted);
+        let dweights = backward_at(&delta, (&x, &low), &w, wanted);
         // Along what was really moved: f32 rounds a small step.
         let near =
             |what: &str, gradient: &[f32], of: &[f32], seed, at: &dyn Fn(Vec<f32>) -> f64| {
@@ -277,10 +312,10 @@ fn neither_threads_nor_the_batch_change_a_bit() {
             let (mut dx, mut a, mut b) =
                 (vec![0.0; t * 300], vec![0.0; 12 * 300], vec![0.0; 12 * 290]);
             let wanted = Wanted {
-                dx: Some(&mut dx),
-                factors: Some((&mut a, &mut b)),
+                dx: &mut dx,
+                factors: (&mut a, &mut b),
             };
-            let dweights = backward(&f, chosen, (&x, &low), &w, wanted);
+            let dweights = backward_at(&Delta::new(f, chosen), (&x, &low), &w, wanted);
             [y, low, dx, a, b, dweights]
         })
     };

@@ -91,7 +91,7 @@ impl Head {
         for from in (0..ids.len()).step_by(rows) {
             let own = from..ids.len().min(from + rows);
             let some = &x[own.start * d..own.end * d];
-            let mut logits = self.weight.forward(some, self.bias.as_ref(), None)?;
+            let mut logits = self.weight.forward(some, self.bias.as_ref(), None, None)?;
             let dlosses = dlosses.map(|all| &all[own.clone()]);
             let (ids, losses) = (&ids[own.clone()], &mut losses[own]);
             loss::of_head(
@@ -104,7 +104,7 @@ impl Head {
             if dlosses.is_none() {
                 continue;
             }
-            dx.extend(self.weight.backward(&logits)?);
+            dx.extend(self.weight.backward(&logits, None)?);
             let mut own = Vec::new();
             own.extend(self.weight.gradient(some, &logits)?);
             if self.bias.as_ref().and_then(Vector::variable).is_some() {

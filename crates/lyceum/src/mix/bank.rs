@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use lyceum_kernels::delta::{self, Factors, Law, Wanted};
+use lyceum_kernels::delta::{Delta, Factors, Law};
 
 use super::{Gates, Mixing};
 use crate::error::{Error, Result};
@@ -77,8 +77,8 @@ impl SiteBank {
         self.params.as_ref()
     }
 
-    fn factors(&self, mixing: Mixing) -> Factors<'_> {
-        Factors {
+    fn delta<'a>(&'a self, gates: &'a Gates, mixing: Mixing) -> Delta<'a> {
+        let factors = Factors {
             down: &self.down,
             up: &self.up,
             starts: &self.starts,
@@ -88,52 +88,82 @@ impl SiteBank {
                 Mixing::Outputs => Law::Outputs,
                 Mixing::Factors => Law::Factors,
             },
-        }
+        };
+        Delta::new(factors, gates.view())
     }
 
-    /// Adds to `y` `[t, d_out]` what the experts make of `x` `[t, d_in]`. Returns what
-    /// `SiteBank::backward` wants.
+    /// What the experts take in of `x` `[t, d_in]`, where outputs have `d_out` values: what the other
+    /// methods call `low`.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
-    /// rows that do not fit.
-    pub fn add(&self, x: &[f32], gates: &Gates, mixing: Mixing, y: &mut [f32]) -> Result<Vec<f32>> {
+    /// widths that do not fit.
+    pub fn project(
+        &self,
+        (x, d_out): (&[f32], usize),
+        gates: &Gates,
+        mixing: Mixing,
+    ) -> Result<Vec<f32>> {
         if mixing == Mixing::Factors {
             self.check_even()?;
         }
-        let (d_in, d_out) = self.widths;
+        let d_in = self.widths.0;
         let t = x.len() / d_in.max(1);
-        if x.len() != t * d_in || y.len() != t * d_out || !gates.fit(t, self.parts.len()) {
+        if x.len() != t * d_in || d_out != self.widths.1 || !gates.fit(t, self.parts.len()) {
             let text = format!(
-                "gates of {} experts over {} and {} values of rows of {d_in} and {d_out}",
+                "gates of {} experts from {d_in} to {} values over {} values, to {d_out}",
                 self.parts.len(),
+                self.widths.1,
                 x.len(),
-                y.len()
             );
             return Err(Error::Mismatch(text));
         }
-        Ok(delta::forward(&self.factors(mixing), gates.view(), x, y))
+        Ok(self.delta(gates, mixing).project(x))
     }
 
-    /// Gradients of [`SiteBank::add`], which returned `low`, for `dy` `[t, d_out]`: those of the
-    /// gates' weights `[t, per]`, and, if they can be trained, of the factors as
-    /// [`SiteBank::params`] has them. That of `x` is added to `dx`, if wanted.
-    pub(super) fn backward(
+    /// Adds to `y`, the outputs of some tokens from `first` on, what the experts make of them.
+    pub fn spread(&self, low: &[f32], gates: &Gates, mixing: Mixing, first: usize, y: &mut [f32]) {
+        self.delta(gates, mixing).spread(low, first, y);
+    }
+
+    /// The gradients of `low` and of the gates' weights `[t, per]` for `dy` `[t, d_out]`.
+    pub(super) fn project_backward(
         &self,
-        (x, low): (&[f32], &[f32]),
+        low: &[f32],
         gates: &Gates,
         mixing: Mixing,
         dy: &[f32],
-        dx: Option<&mut [f32]>,
-    ) -> (Vec<f32>, Option<Vec<f32>>) {
-        let mut params = self
-            .params
-            .as_ref()
-            .map(|_| vec![0.0; self.down.len() + self.up.len()]);
-        let factors = params.as_mut().map(|p| p.split_at_mut(self.down.len()));
-        let wanted = Wanted { dx, factors };
-        let dweights = delta::backward(&self.factors(mixing), gates.view(), (x, low), dy, wanted);
-        (dweights, params)
+    ) -> (Vec<f32>, Vec<f32>) {
+        self.delta(gates, mixing).project_backward(low, dy)
+    }
+
+    /// Adds to `dx`, the gradients of some tokens' inputs from `first` on, what comes through the
+    /// experts.
+    pub(super) fn spread_back(
+        &self,
+        dlow: &[f32],
+        gates: &Gates,
+        mixing: Mixing,
+        first: usize,
+        dx: &mut [f32],
+    ) {
+        self.delta(gates, mixing).spread_back(dlow, first, dx);
+    }
+
+    /// The gradients of the factors as [`SiteBank::params`] has them, if they can be trained.
+    pub(super) fn backward(
+        &self,
+        (x, dlow): (&[f32], &[f32]),
+        (low, dy): (&[f32], &[f32]),
+        gates: &Gates,
+        mixing: Mixing,
+    ) -> Option<Vec<f32>> {
+        self.params.as_ref()?;
+        let mut params = vec![0.0; self.down.len() + self.up.len()];
+        let both = params.split_at_mut(self.down.len());
+        self.delta(gates, mixing)
+            .factors_backward((x, dlow), (low, dy), both);
+        Some(params)
     }
 
     fn check_even(&self) -> Result<()> {
@@ -265,7 +295,8 @@ mod tests {
         };
         let site = bank.site(&Site::new(SITE)).unwrap();
         let mut got = vec![0.0; t * 5];
-        site.add(&x.concat(), &gates, mixing, &mut got).unwrap();
+        let low = site.project((&x.concat(), 5), &gates, mixing).unwrap();
+        site.spread(&low, &gates, mixing, 0, &mut got);
         let got: Vec<&[f32]> = got.chunks(5).collect();
         let loras: Vec<&Lora> = experts.iter().map(|m| &m[SITE]).collect();
         for i in 0..t {
@@ -300,7 +331,7 @@ mod tests {
         let site = bank.site(&Site::new(SITE)).unwrap();
         let gates = Gates::shared(&[1.0, 1.0]);
         let error = site
-            .add(&[1.0; 12], &gates, Mixing::Factors, &mut [0.0; 10])
+            .project((&[1.0; 12], 5), &gates, Mixing::Factors)
             .unwrap_err();
         assert!(error.to_string().contains("--mixing outputs"), "{error}");
     }

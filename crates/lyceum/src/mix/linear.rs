@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::gemm::{self, Added, Packed, Rounding};
+use lyceum_kernels::gemm::{self, Added, Packed, Rounding, Then};
 use lyceum_kernels::stream;
 
 use super::{Gates, Mixture, Pass, SiteBank};
@@ -29,7 +29,7 @@ impl Weight {
     pub(crate) fn product(&self, x: &Tensor, bias: Option<&Vector>) -> Result<Tensor> {
         let x = x.contiguous()?;
         let t = x.dims2()?.0;
-        let y = self.forward(&ops::values(&x)?, bias, None)?;
+        let y = self.forward(&ops::values(&x)?, bias, None, None)?;
         let bias = bias.and_then(Vector::variable).cloned();
         let variables: Vec<Tensor> = self
             .variable()
@@ -43,7 +43,7 @@ impl Weight {
             params.extend(weight.gradient(x, dy)?);
             params.extend(bias.as_ref().map(|_| stream::columns(dy, d_out)));
             let dx = if wants_dx {
-                Some(weight.backward(dy)?)
+                Some(weight.backward(dy, None)?)
             } else {
                 None
             };
@@ -71,7 +71,8 @@ impl Weight {
         }
     }
 
-    /// `x W^T + bias + rows`: x `[t, d_in]`, result and rows `[t, d_out]`.
+    /// `x W^T + bias + rows`: x `[t, d_in]`, result and rows `[t, d_out]`; `then` is done with all
+    /// rows of the result.
     ///
     /// # Errors
     /// When `x` is not rows of `d_in` values.
@@ -80,6 +81,7 @@ impl Weight {
         x: &[f32],
         bias: Option<&Vector>,
         rows: Option<&[f32]>,
+        then: Option<Then<'_>>,
     ) -> Result<Vec<f32>> {
         let (d_out, d_in) = self.shape()?;
         let t = x.len() / d_in.max(1);
@@ -90,7 +92,7 @@ impl Weight {
         let bias = bias.map(Vector::values).transpose()?;
         let bias = bias.as_deref();
         match self {
-            Weight::Frozen(w) => Ok(w.forward(x, Added { bias, rows })),
+            Weight::Frozen(w) => Ok(w.forward_then(x, Added { bias, rows }, then)),
             Weight::Trained(w, rounding) => {
                 let w = w.contiguous()?;
                 let turned = (false, true);
@@ -101,27 +103,22 @@ impl Weight {
                 if let Some(rows) = rows {
                     stream::add(rows, &mut y);
                 }
-                Ok(y)
+                Ok(gemm::done(y, d_out, then))
             }
         }
     }
 
-    /// `dy W`: dy `[t, d_out]`, result `[t, d_in]`.
-    pub(crate) fn backward(&self, dy: &[f32]) -> Result<Vec<f32>> {
+    /// `dy W`: dy `[t, d_out]`, result `[t, d_in]`, with all rows of which `then` is done.
+    pub(crate) fn backward(&self, dy: &[f32], then: Option<Then<'_>>) -> Result<Vec<f32>> {
         let (d_out, d_in) = self.shape()?;
         let t = dy.len() / d_out.max(1);
         match self {
-            Weight::Frozen(w) => Ok(w.backward(dy)),
+            Weight::Frozen(w) => Ok(w.backward_then(dy, then)),
             Weight::Trained(w, rounding) => {
                 let w = w.contiguous()?;
-                let plain = (false, false);
-                Ok(gemm::matmul(
-                    dy,
-                    &ops::values(&w)?,
-                    (t, d_out, d_in),
-                    plain,
-                    *rounding,
-                ))
+                let (w, plain) = (ops::values(&w)?, (false, false));
+                let dx = gemm::matmul(dy, &w, (t, d_out, d_in), plain, *rounding);
+                Ok(gemm::done(dx, d_in, then))
             }
         }
     }
@@ -234,16 +231,20 @@ impl RoutedLinear {
         onto: Option<&[f32]>,
         pass: &Pass<'_>,
     ) -> Result<(Vec<f32>, Option<Routed>)> {
-        let mut y = self.weight.forward(x, self.bias.as_ref(), onto)?;
+        let bias = self.bias.as_ref();
         let Some((mixture, bank)) = self.experts(pass) else {
-            return Ok((y, None));
+            return Ok((self.weight.forward(x, bias, onto, None)?, None));
         };
         let gates = mixture.router.gates(&self.site, x, pass)?;
         if let Some(probe) = pass.probe {
             probe.see(&self.site, &gates, pass)?;
         }
-        let low = bank.add(x, &gates, mixture.mixing, &mut y);
+        let low = bank.project((x, self.weight.d_out()?), &gates, mixture.mixing);
         let low = low.context(|| format!("at {}", self.site))?;
+        let then = |first: usize, y: &mut [f32]| {
+            bank.spread(&low, &gates, mixture.mixing, first, y);
+        };
+        let y = self.weight.forward(x, bias, onto, Some(&then))?;
         Ok((y, Some(Routed { gates, low })))
     }
 
@@ -260,26 +261,36 @@ impl RoutedLinear {
         wants_dx: bool,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<f32>>> {
+        let routed = self.experts(pass).zip(routed);
+        let back = routed.map(|((mixture, bank), Routed { gates, low })| {
+            bank.project_backward(low, gates, mixture.mixing, dy)
+        });
+        let through = routed.zip(back.as_ref());
+        let then = |first: usize, dx: &mut [f32]| {
+            if let Some((((mixture, bank), Routed { gates, .. }), (dlow, _))) = through {
+                bank.spread_back(dlow, gates, mixture.mixing, first, dx);
+            }
+        };
         let mut dx = match wants_dx {
-            true => Some(self.weight.backward(dy)?),
+            true => Some(
+                self.weight
+                    .backward(dy, through.map(|_| &then as Then<'_>))?,
+            ),
             false => None,
         };
         gradients.extend(self.weight.gradient(x, dy)?);
         if self.bias.as_ref().and_then(Vector::variable).is_some() {
             gradients.push(stream::columns(dy, self.weight.shape()?.0));
         }
-        if let (Some((mixture, bank)), Some(Routed { gates, low })) = (self.experts(pass), routed) {
-            let own = (x, low.as_slice());
-            let (dweights, params) =
-                bank.backward(own, gates, mixture.mixing, dy, dx.as_deref_mut());
-            gradients.extend(params);
+        if let Some((((mixture, bank), Routed { gates, low }), (dlow, dweights))) = through {
+            gradients.extend(bank.backward((x, dlow), (low, dy), gates, mixture.mixing));
             if mixture.router.params(&self.site).is_some() {
                 let router = &mixture.router;
                 gradients.push(router.backward(
                     &self.site,
                     x,
                     gates,
-                    &dweights,
+                    dweights,
                     dx.as_deref_mut(),
                 )?);
             }
