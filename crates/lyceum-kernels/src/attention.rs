@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::cpu::Level;
 use crate::gathered::Gathered;
 use crate::gemm::Rounding;
-use crate::math;
+use crate::math::{self, LANES};
 use crate::pack::Panels;
 use crate::product::{Place, part};
 use crate::tile::Output;
@@ -97,15 +97,12 @@ const BLOCK: usize = 48;
 /// From so many rows on, scores are a matrix product; below, a dot product each.
 const MANY: usize = 16;
 
-/// Values that are taken together.
-const SPAN: usize = 16;
-
 /// From one row of `n` scores to the next: whole spans, and no power of two, of which the rows of a
 /// tile would push each other out of the first cache.
 fn row_step(n: usize) -> usize {
-    let whole = n.next_multiple_of(SPAN);
+    let whole = n.next_multiple_of(LANES);
     match whole.is_multiple_of(256) {
-        true => whole + SPAN,
+        true => whole + LANES,
         false => whole,
     }
 }
@@ -260,7 +257,7 @@ math::dispatch! {
                 }
             }
             // Whole spans, so that no value is taken on its own.
-            let spans = first / SPAN * SPAN..(last + 1).next_multiple_of(SPAN);
+            let spans = first / LANES * LANES..(last + 1).next_multiple_of(LANES);
             row[spans.start..first].fill(f32::NEG_INFINITY);
             row[last + 1..spans.end].fill(f32::NEG_INFINITY);
             softmax(&mut row[spans]);

@@ -152,11 +152,7 @@ impl<'a> Delta<'a> {
 
     /// Every choice's `A x`, `[t, per, r]` with the largest rank, of `x` `[t, d_in]`.
     pub fn project(&self, x: &[f32]) -> Vec<f32> {
-        let Delta {
-            ref f,
-            chosen,
-            level,
-        } = *self;
+        let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let d_in = f.widths.0;
         let t = x.len() / d_in;
         f.check(t, &chosen);
@@ -181,11 +177,7 @@ impl<'a> Delta<'a> {
     /// Adds to `y`, the outputs `[.., d_out]` of some tokens from `first` on, what the experts make
     /// of `low`, which [`Delta::project`] returned for all tokens.
     pub fn spread(&self, low: &[f32], first: usize, y: &mut [f32]) {
-        let Delta {
-            ref f,
-            chosen,
-            level,
-        } = *self;
+        let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let step = f.step(chosen);
         let mut mixed = rows_of(low, step, first, y.len() / f.widths.1).to_vec();
         for (token, mixed) in mixed.chunks_mut(step.max(1)).enumerate() {
@@ -198,11 +190,7 @@ impl<'a> Delta<'a> {
     /// Adds to `dx`, the gradients `[.., d_in]` of some tokens' inputs from `first` on, what comes
     /// back through `dlow`, which [`Delta::project_backward`] returned for all tokens.
     pub fn spread_back(&self, dlow: &[f32], first: usize, dx: &mut [f32]) {
-        let Delta {
-            ref f,
-            chosen,
-            level,
-        } = *self;
+        let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let low = rows_of(dlow, f.step(chosen), first, dx.len() / f.widths.0);
         let (stack, y) = (f.down_of(chosen, first), dx);
         run(level, Spread { stack, low, y });
@@ -211,11 +199,7 @@ impl<'a> Delta<'a> {
     /// For `dy` `[t, d_out]` the gradients of every choice's `A x`, which [`Delta::project`]
     /// returned as `low`, and of the weights `[t, per]`.
     pub fn project_backward(&self, low: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let Delta {
-            ref f,
-            chosen,
-            level,
-        } = *self;
+        let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let d_out = f.widths.1;
         let (t, per) = (dy.len() / d_out, chosen.per);
         f.check(t, &chosen);
@@ -261,11 +245,7 @@ impl<'a> Delta<'a> {
         (low, dy): (&[f32], &[f32]),
         (ddown, dup): (&mut [f32], &mut [f32]),
     ) {
-        let Delta {
-            ref f,
-            chosen,
-            level,
-        } = *self;
+        let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let (d_in, d_out) = f.widths;
         let step = f.step(chosen);
         assert_eq!(x.len() / d_in, dy.len() / d_out, "the inputs");

@@ -100,7 +100,8 @@ pub(crate) fn round(x: f32) -> f32 {
     f32::from_bits(if x.is_nan() { quiet } else { up })
 }
 
-const LANES: usize = 16;
+/// Running sums of a loop over a row, and values that are taken together.
+pub(crate) const LANES: usize = 16;
 
 /// Sum of products, in sixteen running sums.
 #[inline(always)]
