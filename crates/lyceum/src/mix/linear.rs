@@ -261,39 +261,43 @@ impl RoutedLinear {
         wants_dx: bool,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<f32>>> {
-        let routed = self.experts(pass).zip(routed);
-        let back = routed.map(|((mixture, bank), Routed { gates, low })| {
-            bank.project_backward(low, gates, mixture.mixing, dy)
-        });
-        let through = routed.zip(back.as_ref());
-        let then = |first: usize, dx: &mut [f32]| {
-            if let Some((((mixture, bank), Routed { gates, .. }), (dlow, _))) = through {
-                bank.spread_back(dlow, gates, mixture.mixing, first, dx);
-            }
+        let Some(((mixture, bank), Routed { gates, low })) = self.experts(pass).zip(routed) else {
+            return self.bare_backward(x, dy, None, wants_dx, gradients);
         };
-        let mut dx = match wants_dx {
-            true => Some(
-                self.weight
-                    .backward(dy, through.map(|_| &then as Then<'_>))?,
-            ),
+        let mixing = mixture.mixing;
+        let (dlow, dweights) = bank.project_backward(low, gates, mixing, dy);
+        let then = |first: usize, dx: &mut [f32]| bank.spread_back(&dlow, gates, mixing, first, dx);
+        let mut dx = self.bare_backward(x, dy, Some(&then), wants_dx, gradients)?;
+        gradients.extend(bank.backward((x, &dlow), (low, dy), gates, mixing));
+        if mixture.router.params(&self.site).is_some() {
+            gradients.push(mixture.router.backward(
+                &self.site,
+                x,
+                gates,
+                &dweights,
+                dx.as_deref_mut(),
+            )?);
+        }
+        Ok(dx)
+    }
+
+    /// [`RoutedLinear::backward`] of the base's own matrix and bias; `then` is done with all rows of
+    /// the gradient of the input.
+    fn bare_backward(
+        &self,
+        x: &[f32],
+        dy: &[f32],
+        then: Option<Then<'_>>,
+        wants_dx: bool,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Vec<f32>>> {
+        let dx = match wants_dx {
+            true => Some(self.weight.backward(dy, then)?),
             false => None,
         };
         gradients.extend(self.weight.gradient(x, dy)?);
         if self.bias.as_ref().and_then(Vector::variable).is_some() {
             gradients.push(stream::columns(dy, self.weight.shape()?.0));
-        }
-        if let Some((((mixture, bank), Routed { gates, low }), (dlow, dweights))) = through {
-            gradients.extend(bank.backward((x, dlow), (low, dy), gates, mixture.mixing));
-            if mixture.router.params(&self.site).is_some() {
-                let router = &mixture.router;
-                gradients.push(router.backward(
-                    &self.site,
-                    x,
-                    gates,
-                    dweights,
-                    dx.as_deref_mut(),
-                )?);
-            }
         }
         Ok(dx)
     }
