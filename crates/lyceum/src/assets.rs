@@ -1,7 +1,7 @@
 //! The embedded default: a small base, ten small tasks and ARC-Easy. Sources and licences are in
 //! `assets/README.md`.
 
-use crate::backbone::{Base, Precision};
+use crate::backbone::{Base, Place};
 use crate::data::{Dataset, Question};
 use crate::error::Result;
 
@@ -28,13 +28,13 @@ const TASKS: &[&[u8]] = &[
 ///
 /// # Errors
 /// Only if the build embedded damaged files.
-pub fn base(precision: Precision) -> Result<Base> {
+pub fn base(place: impl Into<Place>) -> Result<Base> {
     Base::from_bytes(
         "embedded",
         asset!("base/config.json"),
         asset!("base/model.safetensors"),
         asset!("base/tokenizer.json"),
-        precision,
+        place,
     )
 }
 

@@ -1,30 +1,49 @@
 //! Where tensors are computed, by name.
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
 use crate::error::{Context, Error, Result};
 
-/// The device called `cpu`, `cuda` (the first GPU) or `cuda:N`.
+/// The device called `cpu`, `cuda` (the first GPU), `cuda:N` or `metal`.
 ///
 /// # Errors
 /// When there is no such device, or this build cannot use it.
 pub fn device(name: &str) -> Result<Device> {
+    let no_gpu = || format!("no GPU for `{name}`");
     let number = match name {
         "cpu" => return Ok(Device::Cpu),
+        "metal" if candle_core::utils::metal_is_available() => {
+            return Device::new_metal(0).context(no_gpu);
+        }
+        "metal" => return Err(without("Metal", "metal")),
         "cuda" => Some(0),
         _ => name.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
     };
     let Some(number) = number else {
         return Err(Error::invalid(format!(
-            "no device is called `{name}`; there are cpu, cuda and cuda:N"
+            "no device is called `{name}`; there are cpu, cuda, cuda:N and metal"
         )));
     };
     if !candle_core::utils::cuda_is_available() {
-        return Err(Error::invalid(
-            "this lyceum was built without CUDA; build it with `--features cuda`, or use --device cpu",
-        ));
+        return Err(without("CUDA", "cuda"));
     }
-    Device::new_cuda(number).context(|| format!("no GPU for `{name}`"))
+    Device::new_cuda(number).context(no_gpu)
+}
+
+fn without(what: &str, feature: &str) -> Error {
+    Error::invalid(format!(
+        "this lyceum was built without {what}; build it with `--features {feature}`, or use --device \
+         cpu"
+    ))
+}
+
+/// What [`device()`] calls a device.
+pub fn name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".into(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { .. } => "metal".into(),
+    }
 }
 
 #[cfg(test)]
@@ -38,12 +57,11 @@ mod tests {
             let error = device(name).unwrap_err().to_string();
             assert!(error.contains("cuda:N"), "{error}");
         }
-        #[cfg(not(feature = "cuda"))]
-        assert!(
-            device("cuda:1")
-                .unwrap_err()
-                .to_string()
-                .contains("--features cuda")
-        );
+        #[cfg(not(any(feature = "cuda", feature = "metal")))]
+        for gpu in ["cuda:1", "metal"] {
+            let error = device(gpu).unwrap_err().to_string();
+            assert!(error.contains("--features"), "{error}");
+        }
+        assert_eq!(name(&Device::Cpu), "cpu");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use lyceum_kernels::loss;
 use serde::{Deserialize, Serialize};
 
@@ -366,6 +366,7 @@ impl Model {
         let hidden = decoder.hidden_at(tokens, &rows, Some(cache), &pass)?;
         let logits = decoder.logits(&hidden, Logits::All)?;
         let v = logits.dims2()?.1;
+        let logits = logits.to_device(&Device::Cpu)?;
         Ok(loss::argmax(&ops::values(&logits)?, v))
     }
 }

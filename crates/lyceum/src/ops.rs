@@ -1,8 +1,10 @@
-//! What the graph of a training step is made of: fused kernels as differentiable operations.
+//! What the graph of a training step is made of: fused kernels as differentiable operations, and
+//! the same composed of candle's for other devices.
 //!
 //! Frozen weights are held by the operation, not by the graph, so no gradient is ever computed
 //! for them (candle's own matrix product always computes both).
 
+pub(crate) mod composed;
 mod fused;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use candle_core::Device;
 use lyceum::Error;
 use lyceum::check::{self, Findings};
 use lyceum::library::Library;
@@ -13,7 +14,8 @@ use crate::args::BaseArgs;
 use crate::out::{Format, NotClean, show};
 
 pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
-    let base = base.base.as_ref().map(|_| model::base(base)).transpose()?;
+    let base = base.base.as_ref().map(|_| model::base(base, &Device::Cpu));
+    let base = base.transpose()?;
     let host = base.map(|base| base.host());
     let checked = Library::open(uri).and_then(|library| check::check(&library, host.as_ref()));
     let found = match checked {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use candle_core::Device;
 use lyceum::Name;
 use lyceum::data::{Dataset, Example, Split};
 use lyceum::eval::{Limits, answer_rows, choose, prediction_rows, rouge_l};
@@ -30,19 +31,19 @@ impl Watch for Counted {
 /// Rows, what was done, and every example's own result as JSON lines.
 type Found = (Vec<Row>, Stage, String);
 
-pub(crate) fn eval(args: &EvalArgs, format: Format) -> Result<()> {
+pub(crate) fn eval(args: &EvalArgs, device: &Device, format: Format) -> Result<()> {
     // What was asked for is checked before a model is opened.
     let (model, (rows, stage, predictions)) = match &args.task {
         Some(task) => {
             let mut questions = model::questions(task)?;
             questions.truncate(args.limit.unwrap_or(usize::MAX));
-            let model = model::model(&args.model)?;
+            let model = model::model(&args.model, device)?;
             let found = choices(&model, &subject(&args.model), task, &questions)?;
             (model, found)
         }
         None => {
             let examples = examples(args)?;
-            let model = model::model(&args.model)?;
+            let model = model::model(&args.model, device)?;
             let found = generated(&model, &subject(&args.model), args, &examples)?;
             (model, found)
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use candle_core::Device;
 use lyceum::Name;
 use lyceum::check::{Weighed, weigh};
 use lyceum::library::{self, Library};
@@ -22,7 +23,8 @@ struct Report {
 }
 
 pub(crate) fn import(source: &Path, to: &str, base: &BaseArgs, format: Format) -> Result<()> {
-    let base = base.base.as_ref().map(|_| model::base(base)).transpose()?;
+    let base = base.base.as_ref().map(|_| model::base(base, &Device::Cpu));
+    let base = base.transpose()?;
     let host = base.map(|base| base.host());
     let mut contents = library::contents(source, host.as_ref())?;
     let mut warnings = std::mem::take(&mut contents.notes);

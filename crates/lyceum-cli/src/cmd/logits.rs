@@ -12,7 +12,7 @@ use super::model;
 use crate::args::ModelArgs;
 
 pub(crate) fn logits(
-    args: &ModelArgs,
+    (args, device): (&ModelArgs, &Device),
     tasks: Option<&Path>,
     input: &Path,
     out: &Path,
@@ -40,7 +40,7 @@ pub(crate) fn logits(
     if !tasks.is_empty() && tasks.len() != ids.len() {
         bail!("--tasks names {} tasks for {} rows", tasks.len(), ids.len());
     }
-    let model = model::model(args)?;
+    let model = model::model(args, device)?;
     let (mut packed, mut lens) = (Vec::new(), Vec::new());
     for (row, mask) in ids.iter().zip(&mask) {
         let before = packed.len();

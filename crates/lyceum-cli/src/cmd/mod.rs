@@ -27,9 +27,6 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
     }
     let device = lyceum::device::device(&cli.common.device)?;
-    if !device.is_cpu() && !matches!(cli.command, Command::Pretrain { .. }) {
-        anyhow::bail!("on a GPU there is only `lyceum pretrain` in this version; use --device cpu");
-    }
     if let Some(threads) = cli.common.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
@@ -40,12 +37,12 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     }
     match cli.command {
         Command::Cache { command } => cache::cache(&command, format),
-        Command::Run(args) => run::run(&args, format),
+        Command::Run(args) => run::run(&args, &device, format),
         Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, (&root, &out), &device),
         Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),
-        Command::Train(args) => train::train(&args, format),
+        Command::Train(args) => train::train(&args, &device, format),
         Command::Merge(args) => merge::merge(&args, format),
-        Command::Derive(args) => train::derive(&args, format),
+        Command::Derive(args) => train::derive(&args, &device, format),
         Command::List(args) => library::list(&args, format),
         Command::Show { uri, name, at } => library::show_expert(&uri, at, &name, format),
         Command::History { uri, limit } => library::history(&uri, limit, format),
@@ -85,7 +82,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         } => import::import(&source, &destination, &base, format),
         Command::Export { uri, out } => export::export(&uri, &out, asked),
         Command::Check { uri, base } => check::check(&uri, &base, format),
-        Command::Eval(args) => eval::eval(&args, format),
+        Command::Eval(args) => eval::eval(&args, &device, format),
         Command::Save { model, out } => model::save(&model, &out),
         Command::Base {
             command: BaseCommand::Show { dir },
@@ -102,14 +99,14 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
                 true => model::Prompt::Chat(&prompt, system.as_deref()),
                 false => model::Prompt::Text(&prompt),
             };
-            model::generate(&model, prompt, task.as_deref(), max_new, format)
+            model::generate((&model, &device), prompt, task.as_deref(), max_new, format)
         }
         Command::Logits {
             model,
             tasks,
             input,
             out,
-        } => logits::logits(&model, tasks.as_deref(), &input, &out),
+        } => logits::logits((&model, &device), tasks.as_deref(), &input, &out),
     }
 }
 

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use candle_core::Device;
 use lyceum::Name;
-use lyceum::backbone::{Base, Message};
+use lyceum::backbone::{Base, Message, Place};
 use lyceum::data::{Dataset, Question};
 use lyceum::library::Library;
 use lyceum::mix::Mixing;
@@ -16,14 +17,14 @@ use lyceum::store::{Wanted, fetched};
 use crate::args::{BaseArgs, ModelArgs};
 use crate::out::{self, Format};
 
-/// The base asked for, or the one shipped.
-pub(crate) fn base(args: &BaseArgs) -> Result<Arc<Base>> {
-    let precision = args.kept();
+/// The base asked for, or the one shipped, to compute on `device`.
+pub(crate) fn base(args: &BaseArgs, device: &Device) -> Result<Arc<Base>> {
+    let place = Place::new(args.kept(), device);
     Ok(Arc::new(match &args.base {
-        Some(dir) => Base::open(&fetched(dir, Wanted::Base)?, precision)?,
+        Some(dir) => Base::open(&fetched(dir, Wanted::Base)?, place)?,
         None => {
             out::say("using the embedded base (--base DIR for another)");
-            lyceum::assets::base(precision)?
+            lyceum::assets::base(place)?
         }
     }))
 }
@@ -51,7 +52,7 @@ pub(crate) fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
 }
 
 /// The model asked for: a saved one, the base alone, or a router over a library.
-pub(crate) fn model(args: &ModelArgs) -> Result<Model> {
+pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<Model> {
     if let Some(dir) = &args.model {
         let saved = Model::saved_base(dir)?.map(Into::into);
         let chosen = BaseArgs {
@@ -59,10 +60,10 @@ pub(crate) fn model(args: &ModelArgs) -> Result<Model> {
             precision: args.base.precision,
             quantize: args.base.quantize,
         };
-        return Ok(Model::open(dir, base(&chosen)?)?);
+        return Ok(Model::open(dir, base(&chosen, device)?)?);
     }
     let (spec, mixing) = spec(args)?;
-    let base = base(&args.base)?;
+    let base = base(&args.base, device)?;
     if matches!(spec, RouterSpec::Base {}) {
         return Ok(Model::new(base, None));
     }
@@ -77,7 +78,7 @@ fn library(args: &ModelArgs) -> Result<Library> {
 
 pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {
     let (spec, mixing) = spec(args)?;
-    let base = base(&args.base)?;
+    let base = base(&args.base, &Device::Cpu)?;
     Ok(Model::save(
         out,
         &library(args)?,
@@ -132,13 +133,13 @@ impl<'a> Prompt<'a> {
 }
 
 pub(crate) fn generate(
-    args: &ModelArgs,
+    (args, device): (&ModelArgs, &Device),
     prompt: Prompt<'_>,
     task: Option<&str>,
     max_new: usize,
     format: Format,
 ) -> Result<()> {
-    let model = model(args)?;
+    let model = model(args, device)?;
     let tokenizer = &model.base().tokenizer;
     let positions = model.base().decoder.config().max_position_embeddings;
     let ids = prompt.ids(model.base(), positions.saturating_sub(max_new).max(1))?;

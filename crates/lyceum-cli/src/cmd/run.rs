@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use lyceum::backbone::Base;
+use lyceum::backbone::{Base, Place};
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
@@ -16,7 +16,7 @@ use super::model;
 use crate::args::RunArgs;
 use crate::out::{Bar, Format, Stages, say, show};
 
-pub(crate) fn run(args: &RunArgs, format: Format) -> Result<()> {
+pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()> {
     let mut recipe = Recipe::read(&args.recipe)?;
     if let Some(seed) = args.seed {
         recipe = recipe.with_seed(seed);
@@ -24,10 +24,11 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<()> {
     if let Some(precision) = args.kept() {
         recipe.precision = precision;
     }
+    let place = Place::new(recipe.precision, device);
     let embedded = Path::new("embedded");
     let base = match recipe.base == embedded {
-        true => lyceum::assets::base(recipe.precision)?,
-        false => Base::open(&fetched(&recipe.base, Wanted::Base)?, recipe.precision)?,
+        true => lyceum::assets::base(place)?,
+        false => Base::open(&fetched(&recipe.base, Wanted::Base)?, place)?,
     };
     let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
     let mut questions = match &recipe.downstream {

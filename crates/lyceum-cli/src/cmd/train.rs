@@ -1,6 +1,7 @@
 //! Training experts and deriving artifacts.
 
 use anyhow::{Context, Result, bail};
+use candle_core::Device;
 use lyceum::Name;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
@@ -12,7 +13,7 @@ use super::{done, model};
 use crate::args::{DeriveArgs, TrainArgs};
 use crate::out::{Bar, Format, show};
 
-pub(crate) fn train(args: &TrainArgs, format: Format) -> Result<()> {
+pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result<()> {
     let data = model::data(args.data.data.as_deref())?;
     let chosen: Vec<Name> = args
         .tasks
@@ -53,7 +54,7 @@ pub(crate) fn train(args: &TrainArgs, format: Format) -> Result<()> {
         recompute: args.recompute,
         ..How::default()
     };
-    let base = model::base(&args.base)?;
+    let base = model::base(&args.base, device)?;
     let library = Library::create(&args.library)?;
     let mut bar = Bar::new("train", "loss");
     let trained = train_missing(&base, &library, &data, &groups, (&lora, &how), &mut bar)?;
@@ -81,7 +82,7 @@ pub(crate) fn train(args: &TrainArgs, format: Format) -> Result<()> {
     })
 }
 
-pub(crate) fn derive(args: &DeriveArgs, format: Format) -> Result<()> {
+pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Result<()> {
     let library = Library::open(&args.uri)?;
     let derived = match args.kind.as_str() {
         "arrow" => transform::arrow(&library)?,
@@ -94,7 +95,7 @@ pub(crate) fn derive(args: &DeriveArgs, format: Format) -> Result<()> {
                 max_input: args.data.max_input,
                 seed: args.seed,
             };
-            let base = model::base(&args.base)?;
+            let base = model::base(&args.base, device)?;
             let data = model::data(args.data.data.as_deref())?;
             let mut bar = Bar::new("phatgoose", "loss");
             transform::phatgoose(&base, &library, &data, &how, &mut bar)?

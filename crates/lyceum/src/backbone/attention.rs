@@ -79,7 +79,7 @@ impl Attention {
         self.qkv.iter().any(|l| l.reads_input(pass))
     }
 
-    fn odd() -> Error {
+    pub(super) fn odd() -> Error {
         Error::invalid("attention has the wrong number of matrices")
     }
 

@@ -23,11 +23,11 @@ use crate::ops::{self, Gradient};
 /// One block.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
-    residual: Residual,
+    pub(super) residual: Residual,
     /// In the order of [`Config::norms`].
     norms: Vec<Norm>,
-    attention: Attention,
-    mlp: Mlp,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
 }
 
 /// What the backward pass needs of a forward pass, besides the input.
@@ -112,7 +112,7 @@ impl Block {
         })
     }
 
-    fn norm(&self, i: usize) -> Result<&Norm> {
+    pub(super) fn norm(&self, i: usize) -> Result<&Norm> {
         let few = || Error::invalid("a block has too few norms");
         self.norms.get(i).ok_or_else(few)
     }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use lyceum_kernels::attention::{Part, Span};
+
+use crate::error::Result;
 
 /// Tokens per page: a sequence that grows copies nothing, and wastes less than a page.
 const PAGE: usize = 64;
@@ -14,11 +17,14 @@ struct Page {
     v: Vec<f32>,
 }
 
-/// Keys and values of one sequence in one layer: pages shared with others, then its own.
+/// Keys and values of one sequence in one layer: pages shared with others, then its own; or, on a
+/// device that the kernels do not know, two tensors.
 #[derive(Debug, Clone, Default)]
 struct Past {
     shared: Vec<Arc<Page>>,
     own: Vec<Page>,
+    /// k and v `[n, width]`.
+    placed: Option<(Tensor, Tensor)>,
 }
 
 impl Past {
@@ -78,18 +84,16 @@ impl Cache {
     pub fn fork(self, parents: &[usize]) -> Self {
         let lens = parents.iter().map(|&p| self.lens[p]).collect();
         let fork_layer = |layer: Vec<Past>| {
-            let shared: Vec<Vec<Arc<Page>>> = layer
-                .into_iter()
-                .map(|past| {
-                    let own = past.own.into_iter().map(Arc::new);
-                    past.shared.into_iter().chain(own).collect()
-                })
-                .collect();
-            let child = |&p: &usize| Past {
-                shared: shared[p].clone(),
-                own: Vec::new(),
+            let share = |past: Past| {
+                let own = past.own.into_iter().map(Arc::new);
+                Past {
+                    shared: past.shared.into_iter().chain(own).collect(),
+                    own: Vec::new(),
+                    placed: past.placed,
+                }
             };
-            parents.iter().map(child).collect()
+            let shared: Vec<Past> = layer.into_iter().map(share).collect();
+            parents.iter().map(|&p| shared[p].clone()).collect()
         };
         Cache {
             layers: self.layers.into_iter().map(fork_layer).collect(),
@@ -124,6 +128,35 @@ impl Cache {
             past.append(&k[range.clone()], &v[range], self.width);
             start += len;
         }
+    }
+
+    /// Appends tensors on their device, and gives all that is then held of the layer, sequence
+    /// after sequence.
+    pub(super) fn append_on(
+        &mut self,
+        layer: usize,
+        (k, v): (&Tensor, &Tensor),
+        lens: &[usize],
+    ) -> Result<(Tensor, Tensor)> {
+        let mut start = 0;
+        let pasts = self.layers[layer].iter_mut().zip(lens);
+        for (past, &len) in pasts.filter(|(_, len)| **len > 0) {
+            let own = (k.narrow(0, start, len)?, v.narrow(0, start, len)?);
+            start += len;
+            past.placed = Some(match past.placed.take() {
+                Some((k, v)) => (
+                    Tensor::cat(&[&k, &own.0], 0)?,
+                    Tensor::cat(&[&v, &own.1], 0)?,
+                ),
+                None => own,
+            });
+        }
+        let (k, v): (Vec<&Tensor>, Vec<&Tensor>) = self.layers[layer]
+            .iter()
+            .filter_map(|past| past.placed.as_ref())
+            .map(|(k, v)| (k, v))
+            .unzip();
+        Ok((Tensor::cat(&k, 0)?, Tensor::cat(&v, 0)?))
     }
 
     /// `rows` queries of a sequence in a layer, and the keys they see: all that are held but the

@@ -1,185 +1,323 @@
-//! GPT-Neo in candle's own operations, forward and backward: what a GPU trains, where the kernels of
-//! the other modules do not run.
+//! The decoder in candle's operations: the same blocks where the kernels do not run, on a GPU.
 //!
-//! Unlike everywhere else sequences are padded here, to the longest of a batch: a GPU's time goes
-//! into starting operations, and a rectangle needs fewer of them.
+//! Rows stay packed, as everywhere; only attention lays them out as a rectangle of sequences, because
+//! a GPU's time goes into starting operations and one product per sequence would start many.
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 
-use super::gpt::{GptNeo, Span};
+use super::attention::Attention;
+use super::block::Block;
+use super::cache::Cache;
+use super::config::{Config, MlpShape, Positions, Qkv, Residual};
+use super::decoder::Decoder;
+use super::mlp::Mlp;
+use super::norm::Norm;
 use crate::error::{Error, Result};
-use crate::model::Batch;
+use crate::mix::{Pass, Segments};
+use crate::ops::{self, composed};
 
-/// Far below every score, and still a number.
-const UNSEEN: f32 = -1e30;
-
-/// A decoder all of whose weights are variables of one device.
-#[derive(Debug)]
-pub(crate) struct Composed {
-    config: GptNeo,
-    weights: BTreeMap<String, Tensor>,
-    device: Device,
+/// What all blocks of a pass share.
+struct Laid<'a> {
+    pass: &'a Pass<'a>,
+    /// Cosines and sines `[t, 1, half]`; none with learned positions.
+    angles: Option<(Tensor, Tensor)>,
+    queries: Rectangle,
+    keys: Rectangle,
+    /// By window: a large negative score for what a position does not see, else 0:
+    /// `[n, 1, queries, keys]`.
+    masks: BTreeMap<Option<usize>, Tensor>,
 }
 
-impl Composed {
-    /// A decoder of these variables, named as in a Hugging Face folder.
-    pub(crate) fn new(config: GptNeo, vars: &BTreeMap<String, Var>, device: &Device) -> Self {
-        let weights = vars.iter();
-        let weights = weights.map(|(name, var)| (name.clone(), var.as_tensor().clone()));
-        Composed {
-            config,
-            weights: weights.collect(),
-            device: device.clone(),
-        }
-    }
-
-    /// Cross-entropy of the batch's targets, differentiable: one value per position of the padded
-    /// batch, 0 where there is no target.
-    ///
-    /// # Errors
-    /// When a weight is missing, a sequence is too long or the device fails.
-    pub(crate) fn losses(&self, batch: &Batch) -> Result<Tensor> {
-        let padded = Padded::new(batch, &self.device)?;
-        let (n, longest) = padded.shape;
-        let d = self.config.hidden_size;
-        let tokens = self.weight("transformer.wte.weight")?;
-        let places = self
-            .weight("transformer.wpe.weight")?
-            .narrow(0, 0, longest)?;
-        let mut x = tokens
-            .index_select(&padded.ids, 0)?
-            .reshape((n, longest, d))?
-            .broadcast_add(&places)?
-            .reshape((n * longest, d))?;
-        let global = self.mask(longest, longest)?;
-        let local = self.mask(longest, self.config.window_size)?;
-        for (i, span) in self.config.spans().into_iter().enumerate() {
-            let mask = match span {
-                Span::Global => &global,
-                Span::Local => &local,
-            };
-            x = self.block(i, &x, padded.shape, mask)?;
-        }
-        let x = self.norm(&x, "transformer.ln_f")?;
-        let head = match self.config.tie_word_embeddings {
-            true => tokens,
-            false => self.weight("lm_head.weight")?,
-        };
-        let logits = x.matmul(&head.t()?)?;
-        let top = logits.max_keepdim(D::Minus1)?.detach();
-        let logits = logits.broadcast_sub(&top)?;
-        let total = logits.exp()?.sum_keepdim(D::Minus1)?.log()?;
-        let losses = (total - logits.gather(&padded.targets, 1)?)?.squeeze(1)?;
-        Ok((losses * padded.wanted)?)
-    }
-
-    fn weight(&self, name: &str) -> Result<&Tensor> {
-        let missing = || Error::invalid(format!("there is no weight `{name}`"));
-        self.weights.get(name).ok_or_else(missing)
-    }
-
-    /// A large negative score for what a position that sees the last `window` does not see:
-    /// `[longest, longest]`.
-    fn mask(&self, longest: usize, window: usize) -> Result<Tensor> {
-        let score = |at: usize| {
-            let (query, key) = (at / longest, at % longest);
-            match key <= query && query - key < window {
-                true => 0.0,
-                false => UNSEEN,
-            }
-        };
-        let scores: Vec<f32> = (0..longest * longest).map(score).collect();
-        Ok(Tensor::from_vec(scores, (longest, longest), &self.device)?)
-    }
-
-    /// The stream `[n * longest, d]` after block `i`.
-    fn block(&self, i: usize, x: &Tensor, shape: (usize, usize), mask: &Tensor) -> Result<Tensor> {
-        let path = format!("transformer.h.{i}");
-        let h = self.norm(x, &format!("{path}.ln_1"))?;
-        let x = (x + self.attention(&format!("{path}.attn.attention"), &h, shape, mask)?)?;
-        let h = self.norm(&x, &format!("{path}.ln_2"))?;
-        let h = self.linear(&h, &format!("{path}.mlp.c_fc"))?.gelu()?;
-        Ok((&x + self.linear(&h, &format!("{path}.mlp.c_proj"))?)?)
-    }
-
-    fn attention(
-        &self,
-        path: &str,
-        h: &Tensor,
-        (n, longest): (usize, usize),
-        mask: &Tensor,
-    ) -> Result<Tensor> {
-        let d = self.config.hidden_size;
-        let (heads, dim) = (self.config.num_heads, d / self.config.num_heads);
-        let [q, k, v] = ["q_proj", "k_proj", "v_proj"].map(|name| -> Result<Tensor> {
-            let rows = h.matmul(&self.weight(&format!("{path}.{name}.weight"))?.t()?)?;
-            let heads = rows.reshape((n, longest, heads, dim))?.transpose(1, 2)?;
-            Ok(heads.contiguous()?)
-        });
-        let scores = q?.matmul(&k?.t()?)?.broadcast_add(mask)?;
-        let scores = scores
-            .broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?
-            .exp()?;
-        let shares = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-        let seen = shares.matmul(&v?)?.transpose(1, 2)?;
-        self.linear(
-            &seen.reshape((n * longest, d))?,
-            &format!("{path}.out_proj"),
-        )
-    }
-
-    fn linear(&self, x: &Tensor, path: &str) -> Result<Tensor> {
-        let y = x.matmul(&self.weight(&format!("{path}.weight"))?.t()?)?;
-        Ok(y.broadcast_add(self.weight(&format!("{path}.bias"))?)?)
-    }
-
-    /// Layer norm: candle's own has no backward pass.
-    fn norm(&self, x: &Tensor, path: &str) -> Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let spread = (variance + self.config.layer_norm_epsilon)?.sqrt()?;
-        let normed = centred.broadcast_div(&spread)?;
-        let scaled = normed.broadcast_mul(self.weight(&format!("{path}.weight"))?)?;
-        Ok(scaled.broadcast_add(self.weight(&format!("{path}.bias"))?)?)
-    }
+/// Packed rows of several sequences as a rectangle `[n, longest]`.
+struct Rectangle {
+    n: usize,
+    longest: usize,
+    /// How to come and go; none when the rows are a rectangle as they lie.
+    ragged: Option<Ragged>,
 }
 
-/// A batch as a rectangle.
-struct Padded {
-    /// Sequences, and the length of the longest.
-    shape: (usize, usize),
-    /// Tokens `[n * longest]`; what is beyond a sequence's end is not seen by it.
+struct Ragged {
+    /// The row at each place of the rectangle; at a place without one, row 0.
     ids: Tensor,
-    /// The token that follows, `[n * longest, 1]`.
-    targets: Tensor,
-    /// 1 where it is a target, else 0: `[n * longest]`.
-    wanted: Tensor,
+    /// 1 where there is a row, else 0: `[n * longest, 1]`.
+    real: Tensor,
+    /// The place of each row.
+    places: Tensor,
 }
 
-impl Padded {
-    fn new(batch: &Batch, device: &Device) -> Result<Self> {
-        let lens = batch.segments.lens();
-        let longest = lens.iter().copied().max().unwrap_or(0);
-        let size = lens.len() * longest;
-        // The place in the rectangle of every token.
-        let places: Vec<usize> = { lens.iter().enumerate() }
-            .flat_map(|(i, &len)| i * longest..i * longest + len)
-            .collect();
-        let (mut ids, mut targets, mut wanted) = (vec![0; size], vec![0; size], vec![0f32; size]);
-        for (&place, &id) in places.iter().zip(&batch.tokens) {
-            ids[place] = id;
-        }
-        for (&row, &id) in batch.rows.iter().zip(batch.ids.iter()) {
-            let place = places[row as usize];
-            (targets[place], wanted[place]) = (id, 1.0);
-        }
-        Ok(Padded {
-            shape: (lens.len(), longest),
-            ids: Tensor::from_vec(ids, size, device)?,
-            targets: Tensor::from_vec(targets, (size, 1), device)?,
-            wanted: Tensor::from_vec(wanted, size, device)?,
+impl Rectangle {
+    fn new(lens: &[usize], device: &Device) -> Result<Self> {
+        let (n, longest) = (lens.len(), lens.iter().copied().max().unwrap_or(0));
+        let even = lens.iter().all(|len| *len == longest);
+        let lay = || -> Result<Ragged> {
+            let size = n * longest;
+            let (mut ids, mut real, mut places) = (vec![0u32; size], vec![0f32; size], Vec::new());
+            for (i, &len) in lens.iter().enumerate() {
+                for place in i * longest..i * longest + len {
+                    (ids[place], real[place]) = (places.len() as u32, 1.0);
+                    places.push(place as u32);
+                }
+            }
+            let t = places.len();
+            Ok(Ragged {
+                ids: Tensor::from_vec(ids, size, device)?,
+                real: Tensor::from_vec(real, (size, 1), device)?,
+                places: Tensor::from_vec(places, t, device)?,
+            })
+        };
+        Ok(Rectangle {
+            n,
+            longest,
+            ragged: (!even).then(lay).transpose()?,
         })
+    }
+
+    /// Rows `[t, w]` as a rectangle `[n * longest, w]`.
+    fn lay(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.ragged {
+            None => Ok(x.clone()),
+            Some(Ragged { ids, places, .. }) => composed::spread_out(x, ids, places),
+        }
+    }
+
+    /// The opposite.
+    fn pack(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.ragged {
+            None => Ok(x.clone()),
+            Some(Ragged { ids, real, places }) => composed::gather(x, (ids, real), places),
+        }
+    }
+}
+
+impl<'a> Laid<'a> {
+    fn new(config: &Config, pass: &'a Pass<'a>, device: &Device) -> Result<Self> {
+        let segments = pass.segments;
+        let (lens, past) = (segments.lens(), segments.past());
+        let held: Vec<usize> = lens.iter().zip(past.iter()).map(|(n, p)| n + p).collect();
+        let queries = Rectangle::new(lens, device)?;
+        let keys = Rectangle::new(&held, device)?;
+        let angles = match &config.positions {
+            Positions::Rotary(rope) => {
+                let angles = rope.angles(segments);
+                let shape = (segments.tokens(), 1, angles.half);
+                let cos = Tensor::from_vec(angles.cos, shape, device)?;
+                Some((cos, Tensor::from_vec(angles.sin, shape, device)?))
+            }
+            Positions::Learned => None,
+        };
+        let mut masks = BTreeMap::new();
+        for layer in &config.layers {
+            if !masks.contains_key(&layer.window) {
+                let scores = mask(segments, (queries.longest, keys.longest), layer.window);
+                let shape = (queries.n, 1, queries.longest, keys.longest);
+                masks.insert(layer.window, Tensor::from_vec(scores, shape, device)?);
+            }
+        }
+        Ok(Laid {
+            pass,
+            angles,
+            queries,
+            keys,
+            masks,
+        })
+    }
+}
+
+/// The scores `[n, queries, keys]` that take away what a token does not see.
+fn mask(segments: &Segments, (queries, keys): (usize, usize), window: Option<usize>) -> Vec<f32> {
+    let sequences = segments.lens().iter().zip(segments.past().iter());
+    let mut all = Vec::with_capacity(segments.lens().len() * queries * keys);
+    for (_, past) in sequences {
+        for row in 0..queries {
+            let at = past + row;
+            let seen = |key: usize| key <= at && window.is_none_or(|window| at - key < window);
+            all.extend((0..keys).map(|key| if seen(key) { 0.0 } else { composed::UNSEEN }));
+        }
+    }
+    all
+}
+
+impl Decoder {
+    /// [`Decoder::hidden`] on `device`.
+    pub(super) fn composed(
+        &self,
+        device: &Device,
+        (tokens, positions): (&[u32], &[u32]),
+        mut cache: Option<&mut Cache>,
+        pass: &Pass<'_>,
+    ) -> Result<Tensor> {
+        if pass.recompute {
+            return Err(Error::invalid(
+                "only the processor's kernels compute again what they did not keep; leave out \
+                 --recompute",
+            ));
+        }
+        let index = |ids: &[u32]| Tensor::from_slice(ids, ids.len(), device);
+        let mut x = ops::rows(self.tokens.tensor()?, &index(tokens)?)?.to_dtype(DType::F32)?;
+        if self.config.embedding_scale != 1.0 {
+            x = (x * f64::from(self.config.embedding_scale))?;
+        }
+        if let Some(table) = &self.positions {
+            x = (x + ops::rows(table, &index(positions)?)?)?;
+        }
+        let laid = Laid::new(&self.config, pass, device)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.composed(layer, &x, cache.as_deref_mut(), &laid)?;
+        }
+        if let Some(cache) = cache {
+            cache.advance(pass.segments.lens());
+        }
+        Ok(x)
+    }
+}
+
+impl Block {
+    /// The stream `[t, d]` after this block, which is number `layer`.
+    fn composed(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        cache: Option<&mut Cache>,
+        laid: &Laid<'_>,
+    ) -> Result<Tensor> {
+        let h = self.norm(0)?.composed(x)?;
+        let attended = self.attention.composed(layer, &h, cache, laid)?;
+        let mlp = |h: &Tensor| self.mlp.composed(h, laid.pass);
+        Ok(match self.residual {
+            Residual::Sequential => {
+                let x = (x + attended)?;
+                (&x + mlp(&self.norm(1)?.composed(&x)?)?)?
+            }
+            Residual::Sandwich => {
+                let x = (x + self.norm(2)?.composed(&attended)?)?;
+                let made = mlp(&self.norm(1)?.composed(&x)?)?;
+                (&x + self.norm(3)?.composed(&made)?)?
+            }
+            Residual::Parallel => ((x + attended)? + mlp(&self.norm(1)?.composed(x)?)?)?,
+            Residual::Shared => ((x + attended)? + mlp(&h)?)?,
+        })
+    }
+}
+
+impl Attention {
+    fn composed(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        cache: Option<&mut Cache>,
+        laid: &Laid<'_>,
+    ) -> Result<Tensor> {
+        let shape = &self.heads;
+        let (dim, kv, groups) = (
+            shape.dim,
+            shape.kv_heads,
+            shape.heads / shape.kv_heads.max(1),
+        );
+        let (q, k, v) = self.projected(x, laid.pass)?;
+        let [q_norm, k_norm] = match &self.norms {
+            Some((q, k)) => [Some(q), Some(k)],
+            None => [None, None],
+        };
+        let q = turned(&q, q_norm, dim, laid)?;
+        let mut k = turned(&k, k_norm, dim, laid)?;
+        let mut v = v.contiguous()?;
+        if let Some(cache) = cache {
+            (k, v) = cache.append_on(layer, (&k, &v), laid.pass.segments.lens())?;
+        }
+        let (n, rows, keys) = (laid.queries.n, laid.queries.longest, laid.keys.longest);
+        // Heads that share keys come one after another, as more rows of one product.
+        let q = laid.queries.lay(&q)?.reshape((n, rows, kv, groups, dim))?;
+        let q = q.permute((0, 2, 3, 1, 4))?.contiguous()?;
+        let q = q.reshape((n * kv, groups * rows, dim))?;
+        let side = |x: &Tensor| -> Result<Tensor> {
+            let x = laid.keys.lay(x)?.reshape((n, keys, kv, dim))?;
+            Ok(x.transpose(1, 2)?
+                .contiguous()?
+                .reshape((n * kv, keys, dim))?)
+        };
+        let (k, v) = (side(&k)?, side(&v)?);
+        let scores = (q.matmul(&k.t()?)? * f64::from(shape.scale))?;
+        let scores = composed::soft_cap(scores, shape.soft_cap.map(f64::from))?;
+        let scores = scores.reshape((n, kv * groups, rows, keys))?;
+        let mask = laid.masks.get(&shape.window);
+        let mask = mask.ok_or_else(|| Error::invalid("a window without a mask"))?;
+        let shares = composed::softmax(&scores.broadcast_add(mask)?)?;
+        let seen = shares.reshape((n * kv, groups * rows, keys))?.matmul(&v)?;
+        let seen = seen.reshape((n, kv, groups, rows, dim))?;
+        let seen = seen.permute((0, 3, 1, 2, 4))?.contiguous()?;
+        let seen = seen.reshape((n * rows, shape.width()))?;
+        self.out.composed(&laid.queries.pack(&seen)?, laid.pass)
+    }
+
+    /// q, k and v `[t, heads * dim]`.
+    fn projected(&self, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Tensor, Tensor)> {
+        let (q, kv) = (self.heads.width(), self.heads.kv_width());
+        match (self.split, self.qkv.as_slice()) {
+            (Qkv::Separate, [q, k, v]) => Ok((
+                q.composed(x, pass)?,
+                k.composed(x, pass)?,
+                v.composed(x, pass)?,
+            )),
+            (Qkv::Fused, [all]) => {
+                let all = all.composed(x, pass)?;
+                let part = |from, width| all.narrow(1, from, width);
+                Ok((part(0, q)?, part(q, kv)?, part(q + kv, kv)?))
+            }
+            (Qkv::Interleaved, [all]) => {
+                let all = all.composed(x, pass)?;
+                let (t, heads) = (all.dims2()?.0, self.heads.heads);
+                let all = all.reshape((t, heads, 3, self.heads.dim))?;
+                let part = |i| all.narrow(2, i, 1)?.contiguous()?.reshape((t, q));
+                Ok((part(0)?, part(1)?, part(2)?))
+            }
+            _ => Err(Self::odd()),
+        }
+    }
+}
+
+/// q or k `[t, heads * dim]` normed and turned, where the family does so.
+fn turned(x: &Tensor, norm: Option<&Norm>, dim: usize, laid: &Laid<'_>) -> Result<Tensor> {
+    let (t, width) = x.dims2()?;
+    let mut x = x.contiguous()?.reshape((t, width / dim, dim))?;
+    if let Some(norm) = norm {
+        x = norm.composed(&x)?;
+    }
+    if let Some((cos, sin)) = &laid.angles {
+        x = composed::rotate(&x, (cos, sin))?;
+    }
+    Ok(x.reshape((t, width))?)
+}
+
+impl Mlp {
+    fn composed(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let up = self.up.iter().map(|linear| linear.composed(x, pass));
+        let mut up = up.collect::<Result<Vec<_>>>()?;
+        if let (MlpShape::Fused, [both]) = (self.shape, up.as_slice()) {
+            let width = both.dims2()?.1 / 2;
+            up = vec![
+                both.narrow(1, 0, width)?.contiguous()?,
+                both.narrow(1, width, width)?.contiguous()?,
+            ];
+        }
+        let inner = match up.as_slice() {
+            [up] => composed::activation(self.activation, up)?,
+            [gate, up] => (composed::activation(self.activation, gate)? * up)?,
+            _ => return Err(Self::odd()),
+        };
+        self.down.composed(&inner, pass)
+    }
+}
+
+impl Norm {
+    /// [`Norm::forward`] over the last axis of a tensor on any device, differentiable.
+    pub(super) fn composed(&self, x: &Tensor) -> Result<Tensor> {
+        let mut weight = self.weight.tensor()?.clone();
+        if self.plus_one {
+            weight = (weight + 1.0)?;
+        }
+        let bias = self.bias.as_ref().map(|bias| bias.tensor()).transpose()?;
+        composed::norm(x, &weight, bias, f64::from(self.eps))
     }
 }

@@ -27,12 +27,14 @@ pub enum Logits<'a> {
 /// A decoder, frozen or with all its weights as variables.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    config: Config,
-    tokens: Weight,
+    pub(super) config: Config,
+    pub(super) tokens: Weight,
     /// Learned positions `[n, d]`.
-    positions: Option<Tensor>,
-    blocks: Vec<Arc<Block>>,
+    pub(super) positions: Option<Tensor>,
+    pub(super) blocks: Vec<Arc<Block>>,
     head: Head,
+    /// Where all is composed of candle's operations; by the kernels when absent.
+    device: Option<Device>,
 }
 
 impl Decoder {
@@ -73,6 +75,7 @@ impl Decoder {
                 bias,
                 cap,
             },
+            device: source.device().cloned(),
             config,
         })
     }
@@ -80,6 +83,11 @@ impl Decoder {
     /// What this decoder is.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where hidden states, logits and losses are.
+    pub fn device(&self) -> &Device {
+        self.device.as_ref().unwrap_or(&Device::Cpu)
     }
 
     /// An empty cache for `sequences` sequences.
@@ -116,9 +124,9 @@ impl Decoder {
         if rows.iter().any(|&row| row as usize >= tokens.len()) {
             return Err(Error::invalid("a row asked for is not one of the batch's"));
         }
-        if pass.probe.is_some() {
+        if pass.probe.is_some() || self.device.is_some() {
             // Who watches sees every decision.
-            let rows = Tensor::from_slice(rows, rows.len(), &Device::Cpu)?;
+            let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
             return ops::rows(&self.stream(tokens, None, cache, pass)?, &rows);
         }
         let wanted = Arc::new(Wanted::new(rows, pass.segments));
@@ -141,6 +149,9 @@ impl Decoder {
     ) -> Result<Tensor> {
         let positions = pass.segments.positions();
         self.check(tokens, &positions, pass)?;
+        if let Some(device) = &self.device {
+            return self.composed(device, (tokens, &positions), cache, pass);
+        }
         let mut x = self.embed(tokens, &positions)?;
         let angles = match &self.config.positions {
             Positions::Rotary(rope) => Some(Arc::new(rope.angles(pass.segments))),
@@ -175,7 +186,7 @@ impl Decoder {
                 packed.rows(tokens, &mut rows);
                 Tensor::from_vec(rows, (t, self.config.hidden_size), &Device::Cpu)?
             }
-            Weight::Trained(table, _) => ops::rows(table, &index(tokens)?)?,
+            Weight::Plain(table, _) => ops::rows(table, &index(tokens)?)?,
         };
         if self.config.embedding_scale != 1.0 {
             x = (x * f64::from(self.config.embedding_scale))?;
@@ -191,22 +202,30 @@ impl Decoder {
     /// # Errors
     /// When a row is outside `hidden`.
     pub fn logits(&self, hidden: &Tensor, which: Logits<'_>) -> Result<Tensor> {
-        match which {
-            Logits::All => self.head.logits(hidden),
+        let own = match which {
+            Logits::All => hidden.clone(),
             Logits::Rows(rows) => {
-                let rows = Tensor::from_slice(rows, rows.len(), &Device::Cpu)?;
-                self.head.logits(&ops::rows(hidden, &rows)?)
+                let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
+                ops::rows(hidden, &rows)?
             }
+        };
+        match &self.device {
+            Some(_) => self.head.composed(&own),
+            None => self.head.logits(&own),
         }
     }
 
     /// Cross-entropy `[n]` of the tokens `ids` after the hidden states `[n, d]`, differentiable;
-    /// the logits are never whole in memory.
+    /// by the kernels, the logits are never whole in memory.
     ///
     /// # Errors
     /// When there are not as many ids as rows, or an id is outside the vocabulary.
     pub fn losses(&self, hidden: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
-        self.head.losses(hidden, ids)
+        self.head.check(hidden, ids)?;
+        match &self.device {
+            Some(_) => ops::composed::cross_entropy(&self.head.composed(hidden)?, ids),
+            None => self.head.losses(hidden, ids),
+        }
     }
 
     fn check(&self, tokens: &[u32], positions: &[u32], pass: &Pass<'_>) -> Result<()> {

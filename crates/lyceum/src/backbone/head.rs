@@ -10,7 +10,7 @@ use lyceum_kernels::stream;
 use super::norm::Norm;
 use crate::error::{Error, Result};
 use crate::mix::{Vector, Weight};
-use crate::ops::{self, Gradient};
+use crate::ops::{self, Gradient, composed};
 
 /// Values of logits that exist at a time, and some rows' more.
 const CHUNK: usize = 1 << 22;
@@ -27,19 +27,8 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Logits `[n, v]` of hidden states `[n, d]`, differentiable.
-    pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let x = self.norm.over(hidden)?;
-        let mut logits = self.weight.product(&x, self.bias.as_ref())?;
-        if let Some(cap) = self.cap {
-            logits = ((logits / cap)?.tanh()? * cap)?;
-        }
-        Ok(logits)
-    }
-
-    /// Cross-entropy `[n]` of the tokens `ids` after hidden states `[n, d]`, differentiable. The
-    /// logits and their gradient exist only some rows at a time.
-    pub(super) fn losses(&self, hidden: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
+    /// Whether there is a known token for every hidden state `[n, d]`.
+    pub(super) fn check(&self, hidden: &Tensor, ids: &[u32]) -> Result<()> {
         let (n, v) = (hidden.dims2()?.0, self.weight.d_out()?);
         if n != ids.len() || ids.iter().any(|&id| id as usize >= v) {
             return Err(Error::Mismatch(format!(
@@ -47,6 +36,30 @@ impl Head {
                 ids.len()
             )));
         }
+        Ok(())
+    }
+
+    /// [`Head::logits`] on any device.
+    pub(super) fn composed(&self, hidden: &Tensor) -> Result<Tensor> {
+        let x = self.norm.composed(hidden)?;
+        let mut logits = composed::product(&x, self.weight.tensor()?)?;
+        if let Some(bias) = &self.bias {
+            logits = logits.broadcast_add(bias.tensor()?)?;
+        }
+        composed::soft_cap(logits, self.cap)
+    }
+
+    /// Logits `[n, v]` of hidden states `[n, d]`, differentiable.
+    pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let x = self.norm.over(hidden)?;
+        let logits = self.weight.product(&x, self.bias.as_ref())?;
+        composed::soft_cap(logits, self.cap)
+    }
+
+    /// Cross-entropy `[n]` of the tokens `ids` after hidden states `[n, d]`, differentiable. The
+    /// logits and their gradient exist only some rows at a time.
+    pub(super) fn losses(&self, hidden: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
+        let n = ids.len();
         let x = self.norm.over(hidden)?;
         let bias = self.bias.as_ref().and_then(Vector::variable);
         let variables: Vec<Tensor> = self

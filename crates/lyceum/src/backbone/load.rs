@@ -46,6 +46,37 @@ impl std::fmt::Display for Precision {
     }
 }
 
+/// Where a base computes, and how precisely.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    precision: Precision,
+    device: Option<Device>,
+}
+
+impl Place {
+    /// On `device`: the processor's kernels, or candle's operations on a GPU.
+    pub fn new(precision: Precision, device: &Device) -> Self {
+        let device = Some(device.clone()).filter(|device| !device.is_cpu());
+        Place { precision, device }
+    }
+
+    /// In candle's operations on any device, the processor too: slower there, for comparisons.
+    pub fn composed(precision: Precision, device: &Device) -> Self {
+        let device = Some(device.clone());
+        Place { precision, device }
+    }
+}
+
+impl std::convert::From<Precision> for Place {
+    /// The processor.
+    fn from(precision: Precision) -> Self {
+        Place {
+            precision,
+            device: None,
+        }
+    }
+}
+
 /// A frozen base with its tokenizer, ready to be shared.
 #[derive(Debug)]
 pub struct Base {
@@ -72,8 +103,8 @@ impl Base {
     ///
     /// # Errors
     /// When a file is missing or malformed, or shapes do not match the configuration.
-    pub fn open(path: &Path, precision: Precision) -> Result<Self> {
-        Base::new(Parts::open(path)?, precision)
+    pub fn open(path: &Path, place: impl Into<Place>) -> Result<Self> {
+        Base::new(Parts::open(path)?, place.into())
     }
 
     /// Opens a base whose three files are in memory.
@@ -85,7 +116,7 @@ impl Base {
         config: &[u8],
         weights: &[u8],
         tokenizer: &[u8],
-        precision: Precision,
+        place: impl Into<Place>,
     ) -> Result<Self> {
         let weights = Weights::of(weights)?;
         let config = Config::parse(config, "config.json")?;
@@ -99,7 +130,7 @@ impl Base {
             said,
             tokenizer,
         };
-        Base::new(parts, precision)
+        Base::new(parts, place.into())
     }
 
     /// Assembles a base from tensors in f32.
@@ -111,7 +142,7 @@ impl Base {
         config: Config,
         tensors: BTreeMap<String, Tensor>,
         tokenizer: Tokenizer,
-        precision: Precision,
+        place: impl Into<Place>,
     ) -> Result<Self> {
         let weights = Weights::made(tensors);
         let said = Said::default();
@@ -122,10 +153,10 @@ impl Base {
             said,
             tokenizer,
         };
-        Base::new(parts, precision)
+        Base::new(parts, place.into())
     }
 
-    fn new(parts: Parts<'_>, precision: Precision) -> Result<Self> {
+    fn new(parts: Parts<'_>, Place { precision, device }: Place) -> Result<Self> {
         let Parts {
             name,
             config,
@@ -140,11 +171,17 @@ impl Base {
                 config.vocab_size
             )));
         }
+        if precision == Precision::Int8 && device.is_some() {
+            return Err(Error::invalid(
+                "matrices are kept in eight bits on the processor only; use --precision bf16",
+            ));
+        }
         weights.fit(&config)?;
         let fingerprint = weights.fingerprint(&config)?;
         let mut source = Source {
             from: From::Weights(&weights),
             precision,
+            device,
         };
         let decoder = Decoder::new(config, &mut source)?;
         let mut stops = said.stops;
@@ -206,6 +243,7 @@ fn name_of(dir: &Path) -> String {
 pub(crate) struct Source<'a> {
     from: From<'a>,
     precision: Precision,
+    device: Option<Device>,
 }
 
 #[derive(Clone, Copy)]
@@ -216,12 +254,29 @@ enum From<'a> {
 
 impl<'a> Source<'a> {
     /// Trained: the decoder's tensors are these variables, which have the right shapes; products
-    /// round them so.
-    pub(crate) fn trained(vars: &'a BTreeMap<String, Var>, rounding: Rounding) -> Self {
+    /// round them so. Where they are on `device` all is composed there, else the kernels compute.
+    pub(crate) fn trained(
+        vars: &'a BTreeMap<String, Var>,
+        rounding: Rounding,
+        device: Option<&Device>,
+    ) -> Self {
         Source {
             from: From::Vars(vars, rounding),
             precision: Precision::F32,
+            device: device.cloned(),
         }
+    }
+
+    /// Where all is composed of candle's operations; by the kernels when absent.
+    pub(super) fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
+    }
+
+    /// The values of a tensor of the weights on the device.
+    fn placed(&self, weights: &Weights<'_>, name: &str, device: &Device) -> Result<Tensor> {
+        let shape = weights.shape(name)?.to_vec();
+        let values = Tensor::from_vec(weights.values(name)?, shape, &Device::Cpu)?;
+        Ok(values.to_device(device)?)
     }
 
     /// How products round their factors.
@@ -239,10 +294,20 @@ impl<'a> Source<'a> {
             From::Vars(vars, rounding) => {
                 let matrix = var(vars, name)?;
                 let matrix = if transposed { matrix.t()? } else { matrix };
-                return Ok(Weight::Trained(matrix, rounding));
+                return Ok(Weight::Plain(matrix, rounding));
             }
             From::Weights(weights) => weights,
         };
+        if let Some(device) = &self.device {
+            let mut matrix = self.placed(weights, name, device)?;
+            if transposed {
+                matrix = matrix.t()?.contiguous()?;
+            }
+            if self.precision == Precision::Bf16 {
+                matrix = matrix.to_dtype(DType::BF16)?;
+            }
+            return Ok(Weight::Plain(matrix, self.rounding()));
+        }
         let &[mut n_out, mut n_in] = weights.shape(name)? else {
             return Err(Error::Mismatch(format!("tensor `{name}` is no matrix")));
         };
@@ -278,9 +343,12 @@ impl<'a> Source<'a> {
 
     /// A bias or a norm's parameter.
     pub(super) fn vector(&mut self, name: &str) -> Result<Vector> {
-        Ok(match self.from {
-            From::Vars(vars, _) => Vector::Trained(var(vars, name)?),
-            From::Weights(weights) => Vector::Frozen(weights.values(name)?.into()),
+        Ok(match (self.from, &self.device) {
+            (From::Vars(vars, _), _) => Vector::Plain(var(vars, name)?),
+            (From::Weights(weights), None) => Vector::Frozen(weights.values(name)?.into()),
+            (From::Weights(weights), Some(device)) => {
+                Vector::Plain(self.placed(weights, name, device)?)
+            }
         })
     }
 
@@ -289,12 +357,8 @@ impl<'a> Source<'a> {
         match self.from {
             From::Vars(vars, _) => var(vars, name),
             From::Weights(weights) => {
-                let shape = weights.shape(name)?.to_vec();
-                Ok(Tensor::from_vec(
-                    weights.values(name)?,
-                    shape,
-                    &Device::Cpu,
-                )?)
+                let device = self.device.as_ref().unwrap_or(&Device::Cpu);
+                self.placed(weights, name, device)
             }
         }
     }

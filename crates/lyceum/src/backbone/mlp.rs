@@ -40,7 +40,7 @@ impl Mlp {
         self.up.iter().any(|l| l.reads_input(pass))
     }
 
-    fn odd() -> Error {
+    pub(super) fn odd() -> Error {
         Error::invalid("an MLP has the wrong number of matrices")
     }
 

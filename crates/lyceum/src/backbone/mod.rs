@@ -28,13 +28,12 @@ mod weights;
 
 pub use cache::Cache;
 pub use chat::{Chat, Message};
-pub(crate) use composed::Composed;
 pub use config::Config;
 pub use decoder::{Decoder, Logits};
 pub use family::families;
 pub use gpt::{GptNeo, Span};
 pub(crate) use load::Source;
-pub use load::{Base, Precision, write_folder};
+pub use load::{Base, Place, Precision, write_folder};
 pub use rope::{Rope, Scaling};
 pub use summary::{SiteShape, Summary};
 

@@ -12,11 +12,11 @@ use crate::ops::{self, Gradient};
 /// Layer norm, or RMS norm without a bias.
 #[derive(Debug, Clone)]
 pub(super) struct Norm {
-    weight: Vector,
-    bias: Option<Vector>,
-    eps: f32,
+    pub(super) weight: Vector,
+    pub(super) bias: Option<Vector>,
+    pub(super) eps: f32,
     /// Whether 1 is still to be added to the weight.
-    plus_one: bool,
+    pub(super) plus_one: bool,
 }
 
 impl Norm {
@@ -94,7 +94,7 @@ impl Norm {
         Ok(dx)
     }
 
-    /// [`Norm::forward`] of a tensor `[n, d]`, differentiable.
+    /// [`Norm::forward`] of a tensor `[n, d]` in the processor's memory, differentiable.
     pub(super) fn over(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.contiguous()?;
         let y = self.forward(&ops::values(&x)?)?;

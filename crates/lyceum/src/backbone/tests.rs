@@ -33,21 +33,55 @@ fn loss(decoder: &Decoder, recompute: bool) -> Tensor {
     losses.mean_all().unwrap()
 }
 
+/// The variables of a family's golden base.
+fn variables(family: &str) -> (Config, BTreeMap<String, Var>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
+    let dir = root.join(family);
+    let config = Config::read(&dir.join("config.json")).unwrap();
+    let mut weights = Weights::open(&dir).unwrap();
+    weights.fit(&config).unwrap();
+    let var = |(name, shape): (String, Vec<usize>)| {
+        let values = weights.values(&name).unwrap();
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+        (name, Var::from_tensor(&tensor).unwrap())
+    };
+    let vars = config.tensors().into_iter().map(var).collect();
+    (config, vars)
+}
+
+#[test]
+fn composed_of_candles_operations_every_variable_has_the_same_gradient() {
+    for family in families() {
+        let (config, vars) = variables(family);
+        let one = |device| {
+            let source = &mut Source::trained(&vars, Rounding::F32, device);
+            let loss = loss(&Decoder::new(config.clone(), source).unwrap(), false);
+            let gradients = loss.backward().unwrap();
+            (loss.to_scalar::<f32>().unwrap(), gradients)
+        };
+        let (kernels, composed) = (one(None), one(Some(&Device::Cpu)));
+        let near = (kernels.0 - composed.0).abs() < 1e-5;
+        assert!(near, "{family}: {} {}", kernels.0, composed.0);
+        for (name, var) in &vars {
+            let [one, other] = [&kernels.1, &composed.1].map(|all| all.get(var).unwrap());
+            let most = |x: &Tensor| {
+                let x = x.abs().unwrap().flatten_all().unwrap();
+                x.max(0).unwrap().to_scalar::<f32>().unwrap()
+            };
+            let (size, apart) = (most(one), most(&(one - other).unwrap()));
+            assert!(
+                apart < 1e-4 * size.max(1e-2),
+                "{family} {name}: {apart} of {size}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_variable_of_every_family_has_the_gradient_of_the_loss() {
     for family in families() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
-        let dir = root.join(family);
-        let config = Config::read(&dir.join("config.json")).unwrap();
-        let mut weights = Weights::open(&dir).unwrap();
-        weights.fit(&config).unwrap();
-        let var = |(name, shape): (String, Vec<usize>)| {
-            let values = weights.values(&name).unwrap();
-            let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-            (name, Var::from_tensor(&tensor).unwrap())
-        };
-        let vars: BTreeMap<String, Var> = config.tensors().into_iter().map(var).collect();
-        let source = &mut Source::trained(&vars, Rounding::F32);
+        let (config, vars) = variables(family);
+        let source = &mut Source::trained(&vars, Rounding::F32, None);
         let decoder = Decoder::new(config, source).unwrap();
         let gradients = loss(&decoder, false).backward().unwrap();
         let again = loss(&decoder, true).backward().unwrap();

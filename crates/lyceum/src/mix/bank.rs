@@ -1,6 +1,7 @@
 //! Experts stacked along the rank axis: any number, of any rank.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use candle_core::Tensor;
 use lyceum_kernels::delta::{Delta, Factors, Law};
@@ -15,19 +16,21 @@ use crate::ops;
 #[derive(Debug, Clone)]
 pub struct SiteBank {
     /// All A's, `[R, d_in]`.
-    down: Vec<f32>,
+    pub(super) down: Vec<f32>,
     /// All B's turned, `[R, d_out]`.
-    up: Vec<f32>,
+    pub(super) up: Vec<f32>,
     /// Where each expert's rows begin, and where the last one's end.
-    starts: Vec<usize>,
+    pub(super) starts: Vec<usize>,
     /// Each expert's scale; 0 where it does not adapt this site.
-    scales: Vec<f32>,
+    pub(super) scales: Vec<f32>,
     /// Widths of the site: in, out.
-    widths: (usize, usize),
+    pub(super) widths: (usize, usize),
     /// Rank and scale of each expert here; `None` where it does not adapt this site.
     parts: Vec<Option<(usize, f64)>>,
     /// `down`, then `up`, as one flat tensor, if one of them can be trained.
     params: Option<Tensor>,
+    /// `down` and `up` on the device that asked for them first, if they are not trained.
+    pub(super) placed: OnceLock<(Tensor, Tensor)>,
 }
 
 impl SiteBank {
@@ -64,6 +67,7 @@ impl SiteBank {
             widths,
             parts,
             params: trained.then(|| Tensor::cat(&all, 0)).transpose()?,
+            placed: OnceLock::new(),
         })
     }
 
@@ -104,21 +108,31 @@ impl SiteBank {
         gates: &Gates,
         mixing: Mixing,
     ) -> Result<Vec<f32>> {
+        self.check((x.len(), d_out), gates, mixing)?;
+        Ok(self.delta(gates, mixing).project(x))
+    }
+
+    /// Whether `n` values of input, outputs of `d_out` values and `gates` fit these experts.
+    pub(super) fn check(
+        &self,
+        (n, d_out): (usize, usize),
+        gates: &Gates,
+        mixing: Mixing,
+    ) -> Result<()> {
         if mixing == Mixing::Factors {
             self.check_even()?;
         }
         let d_in = self.widths.0;
-        let t = x.len() / d_in.max(1);
-        if x.len() != t * d_in || d_out != self.widths.1 || !gates.fit(t, self.parts.len()) {
+        let t = n / d_in.max(1);
+        if n != t * d_in || d_out != self.widths.1 || !gates.fit(t, self.parts.len()) {
             let text = format!(
-                "gates of {} experts from {d_in} to {} values over {} values, to {d_out}",
+                "gates of {} experts from {d_in} to {} values over {n} values, to {d_out}",
                 self.parts.len(),
                 self.widths.1,
-                x.len(),
             );
             return Err(Error::Mismatch(text));
         }
-        Ok(self.delta(gates, mixing).project(x))
+        Ok(())
     }
 
     /// Adds to `y`, the outputs of some tokens from `first` on, what the experts make of them.

@@ -17,8 +17,9 @@ use crate::ops::{self, Gradient};
 pub enum Weight {
     /// Prepared once; never trained.
     Frozen(Arc<Packed>),
-    /// `[d_out, d_in]`, a variable under full training, and how products round it.
-    Trained(Tensor, Rounding),
+    /// `[d_out, d_in]`, and how products round it: a variable under full training, or a frozen
+    /// matrix on a device that the kernels do not know.
+    Plain(Tensor, Rounding),
 }
 
 impl Weight {
@@ -54,7 +55,7 @@ impl Weight {
     fn shape(&self) -> Result<(usize, usize)> {
         Ok(match self {
             Weight::Frozen(w) => (w.n_out(), w.n_in()),
-            Weight::Trained(w, _) => w.dims2()?,
+            Weight::Plain(w, _) => w.dims2()?,
         })
     }
 
@@ -67,7 +68,7 @@ impl Weight {
     pub(crate) fn variable(&self) -> Option<&Tensor> {
         match self {
             Weight::Frozen(_) => None,
-            Weight::Trained(w, _) => Some(w),
+            Weight::Plain(w, _) => Some(w).filter(|w| w.track_op()),
         }
     }
 
@@ -93,7 +94,7 @@ impl Weight {
         let bias = bias.as_deref();
         match self {
             Weight::Frozen(w) => Ok(w.forward_then(x, Added { bias, rows }, then)),
-            Weight::Trained(w, rounding) => {
+            Weight::Plain(w, rounding) => {
                 let w = w.contiguous()?;
                 let turned = (false, true);
                 let mut y = gemm::matmul(x, &ops::values(&w)?, (t, d_in, d_out), turned, *rounding);
@@ -114,7 +115,7 @@ impl Weight {
         let t = dy.len() / d_out.max(1);
         match self {
             Weight::Frozen(w) => Ok(w.backward_then(dy, then)),
-            Weight::Trained(w, rounding) => {
+            Weight::Plain(w, rounding) => {
                 let w = w.contiguous()?;
                 let (w, plain) = (ops::values(&w)?, (false, false));
                 let dx = gemm::matmul(dy, &w, (t, d_out, d_in), plain, *rounding);
@@ -127,12 +128,12 @@ impl Weight {
     pub(crate) fn gradient(&self, x: &[f32], dy: &[f32]) -> Result<Option<Vec<f32>>> {
         let (d_out, d_in) = self.shape()?;
         let t = dy.len() / d_out.max(1);
-        Ok(match self {
-            Weight::Frozen(_) => None,
-            Weight::Trained(_, rounding) => {
-                let turned = (true, false);
+        let turned = (true, false);
+        Ok(match (self, self.variable()) {
+            (Weight::Plain(_, rounding), Some(_)) => {
                 Some(gemm::matmul(dy, x, (d_out, t, d_in), turned, *rounding))
             }
+            _ => None,
         })
     }
 }
@@ -141,7 +142,7 @@ impl std::fmt::Debug for Weight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Weight::Frozen(w) => write!(f, "Frozen[{}, {}]", w.n_out(), w.n_in()),
-            Weight::Trained(w, _) => write!(f, "Trained{:?}", w.dims()),
+            Weight::Plain(w, _) => write!(f, "Plain{:?}", w.dims()),
         }
     }
 }
@@ -149,8 +150,10 @@ impl std::fmt::Debug for Weight {
 /// A bias or a norm's parameter.
 #[derive(Debug, Clone)]
 pub(crate) enum Vector {
+    /// Never trained.
     Frozen(Arc<[f32]>),
-    Trained(Tensor),
+    /// A variable, or values on a device that the kernels do not know.
+    Plain(Tensor),
 }
 
 impl Vector {
@@ -158,7 +161,7 @@ impl Vector {
     pub(crate) fn values(&self) -> Result<Cow<'_, [f32]>> {
         Ok(match self {
             Vector::Frozen(v) => Cow::Borrowed(v),
-            Vector::Trained(v) => Cow::Owned(v.to_vec1()?),
+            Vector::Plain(v) => Cow::Owned(v.to_vec1()?),
         })
     }
 
@@ -166,7 +169,7 @@ impl Vector {
     pub(crate) fn variable(&self) -> Option<&Tensor> {
         match self {
             Vector::Frozen(_) => None,
-            Vector::Trained(v) => Some(v),
+            Vector::Plain(v) => Some(v).filter(|v| v.track_op()),
         }
     }
 }
@@ -184,9 +187,9 @@ pub(crate) struct Routed {
 /// A linear layer: the base's own output plus what the pass's experts add to it.
 #[derive(Debug, Clone)]
 pub struct RoutedLinear {
-    site: Site,
-    weight: Weight,
-    bias: Option<Vector>,
+    pub(super) site: Site,
+    pub(super) weight: Weight,
+    pub(super) bias: Option<Vector>,
 }
 
 impl RoutedLinear {
@@ -199,7 +202,7 @@ impl RoutedLinear {
         &self.site
     }
 
-    fn experts<'a>(&self, pass: &Pass<'a>) -> Option<(&'a Mixture, &'a SiteBank)> {
+    pub(super) fn experts<'a>(&self, pass: &Pass<'a>) -> Option<(&'a Mixture, &'a SiteBank)> {
         let mixture = pass.mixture?;
         Some((mixture, mixture.bank.site(&self.site)?))
     }

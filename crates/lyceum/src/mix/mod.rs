@@ -5,6 +5,7 @@
 //! only what has a gradient is a tensor.
 
 mod bank;
+mod composed;
 mod gates;
 mod linear;
 mod segments;
@@ -41,6 +42,30 @@ pub trait Router: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When this router cannot decide, for example a task that no expert knows.
     fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates>;
+
+    /// Whether the gates depend on the input; where they do not, [`Router::gates`] may be given
+    /// none.
+    fn reads_input(&self) -> bool {
+        true
+    }
+
+    /// The gates for an input on any device, and their weights there as a tensor `[t, per]`, if
+    /// they can be trained. By default the input is read back.
+    ///
+    /// # Errors
+    /// As [`Router::gates`], and when the device fails.
+    fn gates_on(
+        &self,
+        site: &Site,
+        x: &Tensor,
+        pass: &Pass<'_>,
+    ) -> Result<(Gates, Option<Tensor>)> {
+        let x = match self.reads_input() {
+            true => x.detach().flatten_all()?.to_vec1()?,
+            false => Vec::new(),
+        };
+        Ok((self.gates(site, &x, pass)?, None))
+    }
 
     /// What the gates at `site` depend on and can be trained, if anything: one flat tensor.
     fn params(&self, _: &Site) -> Option<&Tensor> {

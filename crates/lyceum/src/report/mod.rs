@@ -191,7 +191,7 @@ impl Provenance {
         Provenance {
             lyceum: env!("CARGO_PKG_VERSION").into(),
             seed,
-            device: "cpu".into(),
+            device: crate::device::name(base.decoder.device()),
             precision: base.precision.to_string(),
             threads: rayon::current_num_threads(),
             mixing: String::new(),

@@ -21,6 +21,10 @@ impl Fixed {
 }
 
 impl Router for Fixed {
+    fn reads_input(&self) -> bool {
+        false
+    }
+
     fn gates(&self, _: &Site, _: &[f32], _: &Pass<'_>) -> Result<Gates> {
         Ok(self.0.clone())
     }

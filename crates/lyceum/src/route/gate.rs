@@ -45,8 +45,9 @@ impl TrainedGates {
     }
 }
 
-impl Router for TrainedGates {
-    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
+impl TrainedGates {
+    /// The expert of every token, `[t]`, for `n` values of input at `site`.
+    fn experts(&self, site: &Site, n: usize, pass: &Pass<'_>) -> Result<Vec<u32>> {
         let index = |name: &Name| {
             let found = self.owners.iter().position(|owner| owner == name);
             let found = found.map(|e| e as u32);
@@ -54,14 +55,36 @@ impl Router for TrainedGates {
         };
         let chosen: Vec<u32> = pass.tasks.iter().map(index).collect::<Result<_>>()?;
         let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
-        let vectors = ops::values(self.vectors(site)?)?;
-        if x.len() * self.owners.len() != vectors.len() * experts.len() {
+        if n * self.owners.len() != self.vectors(site)?.elem_count() * experts.len() {
             return Err(Error::Mismatch(format!(
                 "the gates at `{site}` have another width"
             )));
         }
-        let weights = route::gate(&vectors, &experts, x);
+        Ok(experts)
+    }
+}
+
+impl Router for TrainedGates {
+    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
+        let experts = self.experts(site, x.len(), pass)?;
+        let weights = route::gate(&ops::values(self.vectors(site)?)?, &experts, x);
         Ok(Gates::chosen(1, experts, weights))
+    }
+
+    fn gates_on(
+        &self,
+        site: &Site,
+        x: &Tensor,
+        pass: &Pass<'_>,
+    ) -> Result<(Gates, Option<Tensor>)> {
+        let experts = self.experts(site, x.elem_count(), pass)?;
+        let vectors = self.vectors(site)?.to_device(x.device())?;
+        let vectors = vectors.reshape((self.owners.len(), x.dims2()?.1))?;
+        let own = Tensor::from_slice(&experts, experts.len(), x.device())?;
+        let dots = (x * vectors.index_select(&own, 0)?)?.sum_keepdim(1)?;
+        let weights = ops::composed::sigmoid(&dots)?; // [t, 1]
+        let known = weights.flatten_all()?.to_vec1()?;
+        Ok((Gates::chosen(1, experts, known), Some(weights)))
     }
 
     fn params(&self, site: &Site) -> Option<&Tensor> {

@@ -44,6 +44,10 @@ impl Oracle {
 }
 
 impl Router for Oracle {
+    fn reads_input(&self) -> bool {
+        false
+    }
+
     fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         if pass.tasks.len() != pass.segments.lens().len() {
             return Err(Error::invalid(

@@ -5,8 +5,9 @@
 //! Equal logits go to the expert whose name comes first.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
-use candle_core::Tensor;
+use candle_core::{D, Device, Tensor};
 use lyceum_kernels::{norm, route};
 
 use crate::artifact::Artifact;
@@ -38,6 +39,31 @@ struct Directions {
     /// `[e, d_in]`, zero rows for experts that do not adapt the site.
     rows: Vec<f32>,
     here: Vec<bool>,
+    /// `rows` on the device that asked for them first.
+    placed: OnceLock<Tensor>,
+}
+
+impl Directions {
+    /// Width of the input.
+    fn width(&self) -> usize {
+        self.rows.len() / self.here.len().max(1)
+    }
+
+    /// `rows` `[e, d_in]` on `device`.
+    fn on(&self, device: &Device) -> Result<Tensor> {
+        match self
+            .placed
+            .get()
+            .filter(|rows| rows.device().same_device(device))
+        {
+            Some(rows) => Ok(rows.clone()),
+            None => {
+                let shape = (self.here.len(), self.width());
+                let rows = Tensor::from_slice(&self.rows, shape, device)?;
+                Ok(self.placed.get_or_init(|| rows.clone()).clone())
+            }
+        }
+    }
 }
 
 /// A router over per-expert, per-site directions.
@@ -94,7 +120,8 @@ impl Prototypes {
                 Score::Absolute { .. } => rows,
                 Score::Standardised { .. } => standardise(&rows, d),
             };
-            sites.insert(site.clone(), Directions { rows, here });
+            let placed = OnceLock::new();
+            sites.insert(site.clone(), Directions { rows, here, placed });
         }
         Ok(Prototypes {
             sites,
@@ -104,15 +131,21 @@ impl Prototypes {
     }
 }
 
-impl Router for Prototypes {
-    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
+impl Prototypes {
+    /// The directions at `site` for `n` values of input over the tokens of `pass`, how they are
+    /// compared, what divides the scores, and how many are chosen.
+    fn at(
+        &self,
+        site: &Site,
+        n: usize,
+        pass: &Pass<'_>,
+    ) -> Result<(&Directions, route::Score, f64, usize)> {
         let directions = self
             .sites
             .get(site)
             .ok_or_else(|| Error::Mismatch(format!("the router has no prototypes at `{site}`")))?;
-        let experts = directions.here.len();
-        let d = directions.rows.len() / experts.max(1);
-        if x.len() != pass.segments.tokens() * d {
+        let d = directions.width();
+        if n != pass.segments.tokens() * d {
             return Err(Error::Mismatch(format!(
                 "the prototypes at `{site}` have another width"
             )));
@@ -124,16 +157,46 @@ impl Router for Prototypes {
                 (score, temperature.unwrap_or((d as f64).sqrt()))
             }
         };
+        let here = directions.here.iter().filter(|here| **here).count();
+        let k = self.top_k.unwrap_or(here).min(here);
+        Ok((directions, score, temperature, k))
+    }
+}
+
+impl Router for Prototypes {
+    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
+        let (directions, score, temperature, k) = self.at(site, x.len(), pass)?;
         let to = route::Directions {
             rows: &directions.rows,
             here: &directions.here,
             score,
             temperature: temperature as f32,
         };
-        let here = directions.here.iter().filter(|here| **here).count();
-        let k = self.top_k.unwrap_or(experts).min(here);
         let (experts, weights) = route::choose(&to, x, k);
         Ok(Gates::chosen(k, experts, weights))
+    }
+
+    fn gates_on(
+        &self,
+        site: &Site,
+        x: &Tensor,
+        pass: &Pass<'_>,
+    ) -> Result<(Gates, Option<Tensor>)> {
+        let (directions, score, temperature, k) = self.at(site, x.elem_count(), pass)?;
+        let (x, rows) = (x.detach(), directions.on(x.device())?.t()?);
+        let scores = match score {
+            route::Score::Absolute => x.matmul(&rows)?.abs()?,
+            route::Score::Standardised { eps } => {
+                let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+                let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
+                let spread = (variance + f64::from(eps))?.sqrt()?;
+                x.broadcast_div(&spread)?.matmul(&rows)?
+            }
+        };
+        // Only the scores come back: one rule says which of equal ones wins.
+        let scores = (scores / temperature)?.flatten_all()?.to_vec1::<f32>()?;
+        let (experts, weights) = route::choose_among(&scores, &directions.here, k);
+        Ok((Gates::chosen(k, experts, weights), None))
     }
 }
 

@@ -68,6 +68,10 @@ impl Job {
 pub(super) struct Own(pub(super) Vec<Name>);
 
 impl Router for Own {
+    fn reads_input(&self) -> bool {
+        false
+    }
+
     fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         let own = |task: &Name| {
             let found = self.0.iter().position(|name| name == task);
@@ -181,7 +185,7 @@ impl Feed {
         for (target, &o) in owners.iter().enumerate() {
             weights[o * n + target] = 1.0 / counts[o];
         }
-        let weights = Tensor::from_vec(weights, (counts.len(), n), &Device::Cpu)?;
+        let weights = Tensor::from_vec(weights, (counts.len(), n), each.device())?;
         let losses = weights.matmul(&each.unsqueeze(1)?)?.squeeze(1)?;
         Ok(Part {
             learners: part.learners.clone(),

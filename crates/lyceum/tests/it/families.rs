@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use lyceum::backbone::{Base, Cache, Logits, Precision, families};
+use lyceum::backbone::{Base, Cache, Logits, Place, Precision, families};
 use lyceum::lora::Lora;
 use lyceum::mix::{Bank, Mixing, Mixture, Pass, Segments};
 use lyceum::route::Fixed;
@@ -27,17 +27,35 @@ pub(crate) fn tensors(path: &Path) -> Tensors {
     all.into_iter().collect()
 }
 
+/// A family's base at one of [`places`], with another configuration, if there is one.
+pub(crate) fn placed(family: &str, config: Option<&[u8]>, place: Place) -> Base {
+    let read = |name: &str| std::fs::read(folder(family).join(name)).unwrap();
+    let own = read("config.json");
+    let (config, weights) = (config.unwrap_or(&own), read("model.safetensors"));
+    Base::from_bytes(family, config, &weights, TOKENIZER.as_bytes(), place).unwrap()
+}
+
 pub(crate) fn base_of(family: &str, config: &[u8]) -> Base {
-    let weights = std::fs::read(folder(family).join("model.safetensors")).unwrap();
-    let tokenizer = TOKENIZER.as_bytes();
-    Base::from_bytes(family, config, &weights, tokenizer, Precision::F32).unwrap()
+    placed(family, Some(config), Precision::F32.into())
 }
 
 pub(crate) fn base(family: &str) -> Base {
-    base_of(
-        family,
-        &std::fs::read(folder(family).join("config.json")).unwrap(),
-    )
+    placed(family, None, Precision::F32.into())
+}
+
+/// The kernels, and candle's operations, both on the processor.
+pub(crate) fn places() -> [Place; 2] {
+    let composed = Place::composed(Precision::F32, &Device::Cpu);
+    [Precision::F32.into(), composed]
+}
+
+/// Every family's base at both places, and its golden.
+fn bases() -> impl Iterator<Item = (&'static str, Base, Tensors)> {
+    let both = |family| places().map(|place| (family, place));
+    families().flat_map(both).map(|(family, place)| {
+        let golden = tensors(&folder(family).join("golden.safetensors"));
+        (family, placed(family, None, place), golden)
+    })
 }
 
 /// The two sequences of a golden.
@@ -120,11 +138,7 @@ fn mixture(sites: &BTreeMap<Site, (Var, Var)>, scale: f64) -> Mixture {
 
 #[test]
 fn logits_equal_the_reference_ragged_and_one_by_one() {
-    for family in families() {
-        let (base, golden) = (
-            base(family),
-            tensors(&folder(family).join("golden.safetensors")),
-        );
+    for (family, base, golden) in bases() {
         let both = sequences(&golden);
         let got = logits(&base, &both, None);
         let off = apart(&got, &golden["logits"]);
@@ -140,11 +154,7 @@ fn logits_equal_the_reference_ragged_and_one_by_one() {
 
 #[test]
 fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
-    for family in families() {
-        let (base, golden) = (
-            base(family),
-            tensors(&folder(family).join("golden.safetensors")),
-        );
+    for (family, base, golden) in bases() {
         let (sites, scale) = adapter(family);
         let known: Vec<Site> = base
             .decoder
@@ -204,11 +214,7 @@ fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
 
 #[test]
 fn adapters_imported_from_peft_route_as_peft_computes() {
-    for family in families() {
-        let (base, golden) = (
-            base(family),
-            tensors(&folder(family).join("golden.safetensors")),
-        );
+    for (family, base, golden) in bases() {
         let name = Name::new("imported").unwrap();
         let expert = lyceum::peft::import(&folder(family), &name, Some(&base.host())).unwrap();
         let mixture = Mixture {
@@ -236,11 +242,7 @@ fn in_pieces(base: &Base, cache: &mut Cache, tokens: &[u32], some: usize) -> Ten
 
 #[test]
 fn greedy_continuations_with_a_cache_are_the_references() {
-    for family in families() {
-        let (base, golden) = (
-            base(family),
-            tensors(&folder(family).join("golden.safetensors")),
-        );
+    for (family, base, golden) in bases() {
         let [long, _] = sequences(&golden);
         let want: Vec<i64> = golden["greedy"].to_vec1().unwrap();
         let mut cache = base.decoder.cache(1);
@@ -269,9 +271,11 @@ fn variants_of_the_same_weights_equal_the_reference() {
     for (name, config) in configs {
         let family = name.split('/').next().unwrap();
         let golden = tensors(&folder(family).join("golden.safetensors"));
-        let base = base_of(family, config.to_string().as_bytes());
-        let off = apart(&logits(&base, &sequences(&golden), None), &want[&name]);
-        assert!(off < 2e-4, "{name}: {off}");
+        for place in places() {
+            let base = placed(family, Some(config.to_string().as_bytes()), place);
+            let off = apart(&logits(&base, &sequences(&golden), None), &want[&name]);
+            assert!(off < 2e-4, "{name}: {off}");
+        }
         let plain = apart(&want[&name], &golden["logits"]);
         assert!(plain > 0.01, "{name}: the variant does nothing");
     }

@@ -8,6 +8,7 @@
 )]
 
 mod bases;
+mod composed;
 mod families;
 mod faults;
 mod floors;

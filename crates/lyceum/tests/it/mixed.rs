@@ -29,7 +29,7 @@ fn config(rank: usize, alpha: f64, rslora: bool, targets: &[&str]) -> LoraConfig
 
 /// Three experts that differ in everything; the second has been through bf16, the third has
 /// ranks and alphas of its own at some layers.
-fn experts() -> Vec<Expert> {
+pub(crate) fn experts() -> Vec<Expert> {
     let mut patterned = config(
         3,
         4.0,

@@ -5,7 +5,6 @@
 //! an uninterrupted one would.
 
 mod corpus;
-mod net;
 mod ngram;
 mod overlap;
 mod questions;
@@ -21,12 +20,11 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
 use super::{Schedule, Watch};
-use crate::backbone::{GptNeo, Precision, write_folder};
+use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
 use crate::error::{Error, Result};
-use crate::model::Batch;
+use crate::model::{Batch, losses};
 use crate::rng::Rng;
 use corpus::Corpus;
-use net::Net;
 
 /// A pre-training recipe: `recipes/base.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -216,18 +214,24 @@ pub fn pretrain(
     let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
     progress.pass_tokens = corpus.tokens();
     progress.avoided = corpus.avoided;
-    let net = Net::new((config.clone(), described), &vars, how.rounding()?, device)?;
+    let rounding = how.rounding()?;
+    let on = Some(device).filter(|device| !device.is_cpu());
+    if on.is_some() {
+        // A GPU's own rounding of factors (TF32) is finer than bf16 and costs no more.
+        candle_core::cuda::set_gemm_reduced_precision_f32(rounding == Rounding::Bf16);
+    }
+    let decoder = Decoder::new(described, &mut Source::trained(&vars, rounding, on))?;
     let schedule = how.schedule();
     let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
     for step in progress.losses.len()..how.steps {
         let parts = &plan[step * how.accumulate..][..how.accumulate];
-        let (loss, gradients, tokens) = gradients(&net, &corpus, parts, &list, step)?;
+        let (loss, gradients, tokens) = gradients(&decoder, &corpus, parts, &list, step)?;
         optimiser.update(&list, &gradients, schedule.rate(step), how.clip)?;
         progress.losses.push(loss);
         watch.step(step + 1, how.steps, loss, tokens);
         let last = step + 1 == how.steps;
         if (step + 1) % how.save_every == 0 || last {
-            let nats = held_out(&net, &corpus, how)?;
+            let nats = held_out(&decoder, &corpus, how)?;
             progress
                 .held_out
                 .push((step + 1, nats.0, corpus.bits_per_byte(nats.1)));
@@ -253,7 +257,7 @@ type Gradients = Vec<Option<Vec<f32>>>;
 
 /// Mean loss over the targets of all `parts`, its gradient by variable, and the tokens read.
 fn gradients(
-    net: &Net,
+    decoder: &Decoder,
     corpus: &Corpus,
     parts: &[Vec<usize>],
     vars: &[Var],
@@ -267,7 +271,7 @@ fn gradients(
     let mut sums: Gradients = vec![None; vars.len()];
     let (mut total, mut tokens) = (0.0, 0);
     for batch in &batches {
-        let loss = (net.losses(batch)?.sum_all()? / targets as f64)?;
+        let loss = (losses(decoder, batch, None, None, false)?.sum_all()? / targets as f64)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
             let text = format!("the loss is not finite at step {}; lower lr", step + 1);
@@ -291,10 +295,10 @@ fn gradients(
 }
 
 /// Held-out nats: per token, and over all tokens.
-fn held_out(net: &Net, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
+fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
     let (mut sum, mut n) = (0.0, 0);
     for batch in corpus.held_out(how.batch_tokens)? {
-        let losses = net.losses(&batch)?.to_vec1::<f32>()?;
+        let losses = losses(decoder, &batch, None, None, false)?.to_vec1::<f32>()?;
         sum += losses.into_iter().map(f64::from).sum::<f64>();
         n += batch.ids.len();
     }

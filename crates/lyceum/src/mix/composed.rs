@@ -1,0 +1,140 @@
+//! The mixing law in candle's operations, for devices whose memory the kernels cannot read.
+
+use candle_core::{Device, Tensor};
+
+use super::{Gates, Mixing, Pass, RoutedLinear, SiteBank, Vector, Weight};
+use crate::error::{Context, Error, Result};
+use crate::ops::composed as ops;
+
+impl Weight {
+    /// The matrix `[d_out, d_in]` as a tensor.
+    pub(crate) fn tensor(&self) -> Result<&Tensor> {
+        match self {
+            Weight::Plain(w, _) => Ok(w),
+            Weight::Frozen(_) => Err(prepared()),
+        }
+    }
+}
+
+impl Vector {
+    /// The values `[d]` as a tensor.
+    pub(crate) fn tensor(&self) -> Result<&Tensor> {
+        match self {
+            Vector::Plain(v) => Ok(v),
+            Vector::Frozen(_) => Err(prepared()),
+        }
+    }
+}
+
+fn prepared() -> Error {
+    Error::invalid("what was prepared for the processor's kernels is no tensor of a device")
+}
+
+impl RoutedLinear {
+    /// [`RoutedLinear::forward`] of a tensor `x` `[t, d_in]` on any device, differentiable.
+    ///
+    /// # Errors
+    /// When widths disagree, the router cannot decide or the device fails.
+    pub(crate) fn composed(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let mut y = ops::product(x, self.weight.tensor()?)?;
+        if let Some(bias) = &self.bias {
+            y = y.broadcast_add(bias.tensor()?)?;
+        }
+        let Some((mixture, bank)) = self.experts(pass) else {
+            return Ok(y);
+        };
+        let (gates, trained) = mixture.router.gates_on(&self.site, x, pass)?;
+        if let Some(probe) = pass.probe {
+            probe.see(&self.site, &gates, pass)?;
+        }
+        let d_out = self.weight.d_out()?;
+        let delta = bank.composed((x, d_out), (&gates, trained.as_ref()), mixture.mixing);
+        Ok((y + delta.context(|| format!("at {}", self.site))?)?)
+    }
+}
+
+impl SiteBank {
+    /// What the experts add, `[t, d_out]`, for `x` `[t, d_in]` on any device; `trained` are the
+    /// weights of `gates` as a tensor `[t, per]`, if they can be trained.
+    fn composed(
+        &self,
+        (x, d_out): (&Tensor, usize),
+        (gates, trained): (&Gates, Option<&Tensor>),
+        mixing: Mixing,
+    ) -> Result<Tensor> {
+        self.check((x.elem_count(), d_out), gates, mixing)?;
+        let device = x.device();
+        let (experts, ranks) = (self.scales.len(), self.starts[self.starts.len() - 1]);
+        let (down, up) = self.factors(device)?;
+        let low = x.matmul(&down.t()?)?; // [t, R]
+        let shares = dense(gates, trained, experts, device)?; // [t or 1, E]
+        match mixing {
+            Mixing::Outputs => {
+                // The scale of each expert at its own ranks: [E, R].
+                let mut spread = vec![0.0; experts * ranks];
+                for (e, &scale) in self.scales.iter().enumerate() {
+                    spread[e * ranks..][self.starts[e]..self.starts[e + 1]].fill(scale);
+                }
+                let spread = Tensor::from_vec(spread, (experts, ranks), device)?;
+                Ok(low.broadcast_mul(&shares.matmul(&spread)?)?.matmul(&up)?)
+            }
+            Mixing::Factors => {
+                let t = low.dims2()?.0;
+                let shares = shares.unsqueeze(2)?; // [t or 1, E, 1]
+                let low = low.reshape((t, experts, ranks / experts.max(1)))?;
+                let mean = low.broadcast_mul(&shares)?.sum_keepdim(1)?; // [t, 1, r]
+                let both = mean.broadcast_mul(&shares)?.reshape((t, ranks))?;
+                let scale = self.scales.first().copied().unwrap_or(0.0);
+                Ok((both.matmul(&up)? * f64::from(scale))?)
+            }
+        }
+    }
+
+    /// `down` `[R, d_in]` and `up` `[R, d_out]` on `device`, differentiable where they are trained.
+    fn factors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        let ((d_in, d_out), ranks) = (self.widths, self.starts[self.starts.len() - 1]);
+        if let Some(params) = self.params() {
+            let params = params.to_device(device)?;
+            let down = params.narrow(0, 0, ranks * d_in)?;
+            let up = params.narrow(0, ranks * d_in, ranks * d_out)?;
+            return Ok((down.reshape((ranks, d_in))?, up.reshape((ranks, d_out))?));
+        }
+        let placed = self.placed.get();
+        if let Some(placed) = placed.filter(|(down, _)| down.device().same_device(device)) {
+            return Ok(placed.clone());
+        }
+        let down = Tensor::from_slice(&self.down, (ranks, d_in), device)?;
+        let up = Tensor::from_slice(&self.up, (ranks, d_out), device)?;
+        self.placed.get_or_init(|| (down.clone(), up.clone()));
+        Ok((down, up))
+    }
+}
+
+/// The weight of every expert, `[t, experts]`, or `[1, experts]` when all tokens choose alike.
+fn dense(
+    gates: &Gates,
+    trained: Option<&Tensor>,
+    experts: usize,
+    device: &Device,
+) -> Result<Tensor> {
+    let per = gates.per();
+    let rows = gates.experts().len().checked_div(per).unwrap_or(1);
+    let Some(weights) = trained else {
+        let all = gates.rows(rows, experts).concat();
+        return Ok(Tensor::from_vec(all, (rows, experts), device)?);
+    };
+    let mut sum: Option<Tensor> = None;
+    for i in 0..per {
+        let mut chosen = vec![0f32; rows * experts];
+        for row in 0..rows {
+            chosen[row * experts + gates.experts()[row * per + i] as usize] = 1.0;
+        }
+        let chosen = Tensor::from_vec(chosen, (rows, experts), device)?;
+        let part = chosen.broadcast_mul(&weights.narrow(1, i, 1)?)?;
+        sum = Some(match sum {
+            Some(sum) => (sum + part)?,
+            None => part,
+        });
+    }
+    sum.ok_or_else(|| Error::invalid("gates without a choice"))
+}
