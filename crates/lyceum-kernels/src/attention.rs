@@ -133,7 +133,9 @@ math::dispatch! {
                     scores[head * n + at] = h.score(product).0;
                 }
             }
-            scores.chunks_mut(n).for_each(softmax);
+            for scores in scores.chunks_mut(n) {
+                softmax(scores);
+            }
             let values = span.parts.iter().flat_map(|part| part.v.chunks(kv_width));
             for (at, v) in values.take(to).skip(from).enumerate() {
                 for (head, out) in out.chunks_mut(h.dim).enumerate() {
@@ -249,8 +251,16 @@ math::dispatch! {
             let last = start + i - from;
             let seen = &mut row[first..=last];
             match (h.soft_cap, slopes.as_deref_mut()) {
-                (None, _) => seen.iter_mut().for_each(|x| *x *= h.scale),
-                (Some(_), None) => seen.iter_mut().for_each(|x| *x = h.score(*x).0),
+                (None, _) => {
+                    for x in seen {
+                        *x *= h.scale;
+                    }
+                }
+                (Some(_), None) => {
+                    for x in seen {
+                        *x = h.score(*x).0;
+                    }
+                }
                 (Some(_), Some(slopes)) => {
                     let slopes = &mut slopes[i * step + first..];
                     for (x, slope) in seen.iter_mut().zip(slopes) {

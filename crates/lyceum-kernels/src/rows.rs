@@ -4,7 +4,7 @@
 //! nor on the level: what has fused multiply-adds gives the same bits.
 
 use crate::cpu::Level;
-use crate::vector::{Plain, Vector};
+use crate::vector::{Plain, SIDE, Vector};
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Wide, Widest};
 
@@ -55,7 +55,8 @@ struct Rows<P> {
 /// `out[t][n] = x[t] . rows[n]` over `width` values.
 ///
 /// # Safety
-/// The processor must have the level of `V`; `x` has `T` rows, `rows` has `N`.
+/// The processor must have the level of `V`; `x` has `T` rows, `rows` has `N`, at most [`SIDE`]
+/// results in all.
 #[inline(always)]
 unsafe fn dots<V: Vector, const T: usize, const N: usize>(
     x: Rows<*const f32>,
@@ -85,13 +86,24 @@ unsafe fn dots<V: Vector, const T: usize, const N: usize>(
             }
             at += SPAN;
         }
-        for (t, (out, sums)) in out.iter_mut().zip(&sums).enumerate() {
-            for (n, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                let mut lanes = [0f32; SPAN];
-                for part in 0..SPAN / V::LANES {
-                    sum[part].store(lanes[part * V::LANES..].as_mut_ptr());
+        // The lanes of each result as a row; their sums in the order of the lanes, side by side.
+        let mut lanes = [[[0f32; SIDE]; SIDE]; SPAN / SIDE];
+        for (result, sum) in sums.iter().flatten().enumerate() {
+            for part in 0..SPAN / V::LANES {
+                let mut own = [0f32; SPAN];
+                sum[part].store(own.as_mut_ptr());
+                for (i, half) in own[..V::LANES].as_chunks().0.iter().enumerate() {
+                    lanes[part * V::LANES / SIDE + i][result] = *half;
                 }
-                *out = lanes.iter().sum();
+            }
+        }
+        let mut totals = [0f32; SIDE];
+        for column in lanes.iter().flat_map(|block| V::turned(block)) {
+            totals.iter_mut().zip(column).for_each(|(sum, x)| *sum += x);
+        }
+        for (t, out) in out.iter_mut().enumerate() {
+            for (n, out) in out.iter_mut().enumerate() {
+                *out = totals[t * N + n];
                 for at in whole..width {
                     *out += *x.first.add(t * x.pitch + at) * *rows.first.add(n * rows.pitch + at);
                 }
@@ -175,7 +187,10 @@ pub(crate) unsafe fn all_dots<V: Vector>(
         };
         let mut j = 0;
         while j < n {
-            let some = if j + 4 <= n { 4 } else { 1 };
+            let some = match n - j {
+                4.. => 4,
+                left => left.min(2),
+            };
             let rows = Rows {
                 first: rows[j * width..].as_ptr(),
                 pitch: width,
@@ -184,8 +199,10 @@ pub(crate) unsafe fn all_dots<V: Vector>(
             unsafe {
                 match (own, some) {
                     (2, 4) => put(&dots::<V, 2, 4>(x, rows, width), out, (i, j), step),
+                    (2, 2) => put(&dots::<V, 2, 2>(x, rows, width), out, (i, j), step),
                     (2, _) => put(&dots::<V, 2, 1>(x, rows, width), out, (i, j), step),
                     (_, 4) => put(&dots::<V, 1, 4>(x, rows, width), out, (i, j), step),
+                    (_, 2) => put(&dots::<V, 1, 2>(x, rows, width), out, (i, j), step),
                     _ => put(&dots::<V, 1, 1>(x, rows, width), out, (i, j), step),
                 }
             }

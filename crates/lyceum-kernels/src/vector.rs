@@ -32,6 +32,14 @@ pub(crate) trait Vector: Copy {
     /// The processor must have this level; any address is fine.
     #[inline(always)]
     unsafe fn expect(_at: *const f32) {}
+    /// Rows as columns.
+    ///
+    /// # Safety
+    /// The processor must have this level.
+    #[inline(always)]
+    unsafe fn turned(block: &Block) -> Block {
+        std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
+    }
 }
 
 /// Rows and columns of a [`Block`].
@@ -116,6 +124,11 @@ mod x86 {
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: the processor has FMA, says the caller.
             Wide(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn turned(block: &Block) -> Block {
+            // SAFETY: the processor has AVX2, says the caller.
+            unsafe { turn(block) }
         }
         #[inline(always)]
         unsafe fn halves(from: *const u32) -> (Self, Self) {
@@ -247,6 +260,11 @@ mod x86 {
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: the processor has AVX-512, says the caller.
             Widest(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn turned(block: &Block) -> Block {
+            // SAFETY: the processor has AVX-512, and so AVX2, says the caller.
+            unsafe { turn(block) }
         }
         #[inline(always)]
         unsafe fn halves(from: *const u32) -> (Self, Self) {
