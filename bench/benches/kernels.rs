@@ -10,7 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use lyceum::rng::Rng;
 use lyceum_kernels::activation::{self, Activation};
-use lyceum_kernels::attention::{self, Heads, Part, Span, Stretch};
+use lyceum_kernels::attention::{self, Heads, Part, Rows, Span, Stretch};
 use lyceum_kernels::gemm::{Added, Packed, Rounding};
 use lyceum_kernels::rope::{self, Angles, Turn};
 use lyceum_kernels::{loss, norm};
@@ -113,7 +113,10 @@ fn attend(c: &mut Criterion) {
     let spans: Vec<Span<'_>> = { k.chunks(len * D).zip(v.chunks(len * D)) }
         .map(|(k, v)| Span {
             rows: len,
-            parts: vec![Part { k, v }],
+            parts: vec![Part {
+                k: Rows::F32(k),
+                v: Rows::F32(v),
+            }],
         })
         .collect();
     flops(&mut group, "forward", count, || {

@@ -5,12 +5,13 @@
 
 mod backward;
 
+use half::bf16;
 use rayon::prelude::*;
 
 pub use self::backward::{Gradients, Stretch, backward};
 use crate::cpu::Level;
 use crate::gemm::Rounding;
-use crate::math::{self, LANES};
+use crate::math::{self, LANES, Number};
 use crate::pack::Panels;
 use crate::product::{Place, part};
 use crate::tile::Output;
@@ -51,6 +52,12 @@ impl Heads {
         self.rounding == Rounding::Bf16 && level.pairs()
     }
 
+    /// Whether the products of many rows round keys and values to bf16 here: a cache may keep them
+    /// so.
+    pub fn rounds(&self) -> bool {
+        self.halves(Level::best())
+    }
+
     fn check(&self) {
         let shared = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads);
         assert!(shared, "as many heads to each of keys and values");
@@ -75,13 +82,31 @@ impl Heads {
     }
 }
 
-/// Some keys and values, rows `[n, kv_heads * dim]`.
+/// Keys or values, rows `[n, kv_heads * dim]`, as they are kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    /// As they were computed.
+    F32(&'a [f32]),
+    /// Rounded: half as much to keep and to read.
+    Bf16(&'a [bf16]),
+}
+
+impl Rows<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Rows::F32(rows) => rows.len(),
+            Rows::Bf16(rows) => rows.len(),
+        }
+    }
+}
+
+/// Some keys and values.
 #[derive(Debug, Clone, Copy)]
 pub struct Part<'a> {
     /// Keys.
-    pub k: &'a [f32],
+    pub k: Rows<'a>,
     /// Values.
-    pub v: &'a [f32],
+    pub v: Rows<'a>,
 }
 
 /// One sequence: `rows` queries, and all the keys they may see. The queries are the last `rows`
@@ -126,22 +151,62 @@ math::dispatch! {
             let n = to - from;
             scores.clear();
             scores.resize(h.heads * n, 0.0);
-            let keys = span.parts.iter().flat_map(|part| part.k.chunks(kv_width));
-            for (at, k) in keys.take(to).skip(from).enumerate() {
-                for (head, q) in q.chunks(h.dim).enumerate() {
-                    let product = math::dot(q, &k[h.kv_at(head)..][..h.dim]);
-                    scores[head * n + at] = h.score(product).0;
+            for (at, part, rows) in pieces(span, kv_width, (from, to)) {
+                match part.k {
+                    Rows::F32(k) => all_scores(q, &k[rows], h, n, &mut scores[at..]),
+                    Rows::Bf16(k) => all_scores(q, &k[rows], h, n, &mut scores[at..]),
                 }
             }
             for scores in scores.chunks_mut(n) {
                 softmax(scores);
             }
-            let values = span.parts.iter().flat_map(|part| part.v.chunks(kv_width));
-            for (at, v) in values.take(to).skip(from).enumerate() {
-                for (head, out) in out.chunks_mut(h.dim).enumerate() {
-                    math::axpy(scores[head * n + at], &v[h.kv_at(head)..][..h.dim], out);
+            for (at, part, rows) in pieces(span, kv_width, (from, to)) {
+                match part.v {
+                    Rows::F32(v) => all_values(&scores[at..], &v[rows], h, n, out),
+                    Rows::Bf16(v) => all_values(&scores[at..], &v[rows], h, n, out),
                 }
             }
+        }
+    }
+}
+
+/// The keys `from..to` of a span, part by part: how many came before, and the range of values.
+#[inline(always)]
+fn pieces<'a>(
+    span: &'a Span<'_>,
+    width: usize,
+    (from, to): (usize, usize),
+) -> impl Iterator<Item = (usize, &'a Part<'a>, std::ops::Range<usize>)> {
+    let mut start = 0;
+    span.parts.iter().filter_map(move |part| {
+        let end = start + part.k.len() / width;
+        let own = from.max(start)..to.min(end);
+        let piece = (own.start < own.end).then(|| {
+            let rows = (own.start - start) * width..(own.end - start) * width;
+            (own.start - from, part, rows)
+        });
+        start = end;
+        piece
+    })
+}
+
+/// Scores of the keys `k`, those of a head `n` values after the last one's.
+#[inline(always)]
+fn all_scores<T: Number>(q: &[f32], k: &[T], h: &Heads, n: usize, scores: &mut [f32]) {
+    for (at, k) in k.chunks(h.kv_width()).enumerate() {
+        for (head, q) in q.chunks(h.dim).enumerate() {
+            let product = math::dot(q, &k[h.kv_at(head)..][..h.dim]);
+            scores[head * n + at] = h.score(product).0;
+        }
+    }
+}
+
+/// Adds the values `v`, weighted by scores that lie as above.
+#[inline(always)]
+fn all_values<T: Number>(scores: &[f32], v: &[T], h: &Heads, n: usize, out: &mut [f32]) {
+    for (at, v) in v.chunks(h.kv_width()).enumerate() {
+        for (head, out) in out.chunks_mut(h.dim).enumerate() {
+            math::axpy(scores[head * n + at], &v[h.kv_at(head)..][..h.dim], out);
         }
     }
 }
@@ -170,18 +235,29 @@ impl Head {
 /// if they lie in several parts.
 fn own_columns<'a>(
     span: &Span<'a>,
-    of: impl Fn(&Part<'a>) -> &'a [f32],
+    of: impl Fn(&Part<'a>) -> Rows<'a>,
     kv_at: usize,
     h: &Heads,
     joined: &'a mut Vec<f32>,
 ) -> View<'a> {
     let width = h.kv_width();
-    if let [one] = span.parts.as_slice() {
-        let rows = of(one);
-        return View::new(&rows[kv_at..], rows.len() / width, h.dim, width);
+    let own = kv_at..kv_at + h.dim;
+    for part in &span.parts {
+        match of(part) {
+            Rows::F32(rows) if span.parts.len() == 1 => {
+                return View::new(&rows[kv_at..], rows.len() / width, h.dim, width);
+            }
+            Rows::F32(rows) => {
+                let rows = rows.chunks(width);
+                rows.for_each(|row| joined.extend_from_slice(&row[own.clone()]));
+            }
+            Rows::Bf16(rows) => {
+                let rows = rows.chunks(width);
+                let values = rows.flat_map(|row| row[own.clone()].iter().map(|x| x.value()));
+                joined.extend(values);
+            }
+        }
     }
-    let rows = span.parts.iter().flat_map(|part| of(part).chunks(width));
-    rows.for_each(|row| joined.extend_from_slice(&row[kv_at..kv_at + h.dim]));
     View::whole(joined, joined.len() / h.dim, h.dim)
 }
 

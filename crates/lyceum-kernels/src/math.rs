@@ -1,5 +1,7 @@
 //! Loops the compiler vectorises, compiled once for the baseline and once for wider registers.
 
+use half::bf16;
+
 /// Defines `fn name(args)` that runs `body` compiled for AVX-512, AVX2 or the baseline, whichever
 /// this processor has.
 ///
@@ -103,20 +105,40 @@ pub(crate) fn round(x: f32) -> f32 {
 /// Running sums of a loop over a row, and values that are taken together.
 pub(crate) const LANES: usize = 16;
 
+/// A number as it is kept.
+pub(crate) trait Number: Copy {
+    /// Its value.
+    fn value(self) -> f32;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        self
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 /// Sum of products, in sixteen running sums.
 #[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot<T: Number>(a: &[f32], b: &[T]) -> f32 {
     let mut sums = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest: f32 = a_chunks
         .remainder()
         .iter()
         .zip(b_chunks.remainder())
-        .map(|(x, y)| x * y)
+        .map(|(x, y)| x * y.value())
         .sum();
     for (x, y) in a_chunks.zip(b_chunks) {
         for i in 0..LANES {
-            sums[i] = x[i].mul_add(y[i], sums[i]);
+            sums[i] = x[i].mul_add(y[i].value(), sums[i]);
         }
     }
     together(sums, |a, b| a + b) + rest
@@ -199,9 +221,9 @@ pub(crate) fn largest(row: &[f32]) -> f32 {
 
 /// `y += scale * x`.
 #[inline(always)]
-pub(crate) fn axpy(scale: f32, x: &[f32], y: &mut [f32]) {
+pub(crate) fn axpy<T: Number>(scale: f32, x: &[T], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y = scale.mul_add(*x, *y);
+        *y = scale.mul_add(x.value(), *y);
     }
 }
 

@@ -67,13 +67,13 @@ fn ragged_grouped_windowed_and_capped_attention_equals_the_formula() {
             // Split the keys in two parts, as a cache with a prefix does.
             let cut = start + len / 2;
             let part = |from: usize, to: usize| Part {
-                k: &k[from * kv..to * kv],
-                v: &v[from * kv..to * kv],
+                k: Rows::F32(&k[from * kv..to * kv]),
+                v: Rows::F32(&v[from * kv..to * kv]),
             };
             let parts = vec![part(start, cut), part(cut, end)];
             spans.push(Span { rows: len, parts });
-            let whole = part(start, end);
-            want.extend(naive(&q[start * width..end * width], whole.k, whole.v, &h));
+            let (k, v) = (&k[start * kv..end * kv], &v[start * kv..end * kv]);
+            want.extend(naive(&q[start * width..end * width], k, v, &h));
             start = end;
         }
         let out = forward(&q, &spans, &h);
@@ -82,8 +82,8 @@ fn ragged_grouped_windowed_and_capped_attention_equals_the_formula() {
         }
         // The last rows of a longer past.
         let part = Part {
-            k: &k[kv..8 * kv],
-            v: &v[kv..8 * kv],
+            k: Rows::F32(&k[kv..8 * kv]),
+            v: Rows::F32(&v[kv..8 * kv]),
         };
         let last = Span {
             rows: 2,
@@ -92,6 +92,40 @@ fn ragged_grouped_windowed_and_capped_attention_equals_the_formula() {
         let tail = forward(&q[6 * width..8 * width], &[last], &h);
         for (a, b) in tail.iter().zip(&want[6 * width..8 * width]) {
             assert!((f64::from(*a) - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_that_are_kept_rounded_are_read_as_what_they_are() {
+    for h in SHAPES.map(shape) {
+        for rows in [1, 3, MANY + 2] {
+            let (n, kv) = (rows + 150, h.kv_width());
+            let q = values(rows * h.width(), 1);
+            let halves = [2, 3].map(|seed| -> Vec<bf16> {
+                let all = values(n * kv, seed);
+                all.into_iter().map(bf16::from_f32).collect()
+            });
+            let floats = halves
+                .each_ref()
+                .map(|all| -> Vec<f32> { all.iter().map(|x| x.to_f32()).collect() });
+            // In two pages.
+            let cut = 64 * kv;
+            let part = |own: std::ops::Range<usize>| Part {
+                k: Rows::F32(&floats[0][own.clone()]),
+                v: Rows::F32(&floats[1][own]),
+            };
+            let half = |own: std::ops::Range<usize>| Part {
+                k: Rows::Bf16(&halves[0][own.clone()]),
+                v: Rows::Bf16(&halves[1][own]),
+            };
+            let (first, last) = (0..cut, cut..n * kv);
+            let out = [
+                vec![part(first.clone()), part(last.clone())],
+                vec![half(first), half(last)],
+            ]
+            .map(|parts| forward(&q, &[Span { rows, parts }], &h));
+            assert_eq!(out[0], out[1]);
         }
     }
 }
@@ -213,7 +247,11 @@ fn rounded_factors_change_results_by_no_more_than_their_rounding() {
         let (n, m) = (t * h.width(), t * h.kv_width());
         let (q, k, v, w) = (values(n, 1), values(m, 2), values(m, 3), values(n, 4));
         let both = |h: &Heads| {
-            let part = Part { k: &k, v: &v };
+            let (k_rows, v_rows) = (Rows::F32(&k), Rows::F32(&v));
+            let part = Part {
+                k: k_rows,
+                v: v_rows,
+            };
             let span = Span {
                 rows: t,
                 parts: vec![part],

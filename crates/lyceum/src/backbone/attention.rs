@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::attention::{self as kernel, Heads, Part, Span, Stretch};
+use lyceum_kernels::attention::{self as kernel, Heads, Part, Rows, Span, Stretch};
 use lyceum_kernels::rope::{self, Angles, Turn};
 use lyceum_kernels::stream;
 
@@ -227,8 +227,8 @@ impl Attention {
             let range = start * width..(start + own.before + own.rows) * width;
             start += own.keys;
             let part = Part {
-                k: &k[range.clone()],
-                v: &v[range],
+                k: Rows::F32(&k[range.clone()]),
+                v: Rows::F32(&v[range]),
             };
             Span {
                 rows: own.rows,

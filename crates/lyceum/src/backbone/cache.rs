@@ -3,18 +3,61 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::attention::{Part, Span};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use lyceum_kernels::attention::{Part, Rows, Span};
 
 use crate::error::Result;
 
 /// Tokens per page: a sequence that grows copies nothing, and wastes less than a page.
 const PAGE: usize = 64;
 
+/// Keys or values.
+#[derive(Debug, Clone)]
+enum Kept {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+impl Kept {
+    fn with_room(values: usize, rounded: bool) -> Self {
+        match rounded {
+            false => Kept::F32(Vec::with_capacity(values)),
+            true => Kept::Bf16(Vec::with_capacity(values)),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Kept::F32(all) => all.len(),
+            Kept::Bf16(all) => all.len(),
+        }
+    }
+
+    fn append(&mut self, values: &[f32]) {
+        match self {
+            Kept::F32(all) => all.extend_from_slice(values),
+            Kept::Bf16(all) => {
+                let held = all.len();
+                all.resize(held + values.len(), bf16::ZERO);
+                all[held..].convert_from_f32_slice(values);
+            }
+        }
+    }
+
+    fn first(&self, values: usize) -> Rows<'_> {
+        match self {
+            Kept::F32(all) => Rows::F32(&all[..values]),
+            Kept::Bf16(all) => Rows::Bf16(&all[..values]),
+        }
+    }
+}
+
 /// Keys and values of up to [`PAGE`] consecutive tokens of one sequence in one layer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Page {
-    k: Vec<f32>,
-    v: Vec<f32>,
+    k: Kept,
+    v: Kept,
 }
 
 /// Keys and values of one sequence in one layer: pages shared with others, then its own; or, on a
@@ -28,14 +71,14 @@ struct Past {
 }
 
 impl Past {
-    fn append(&mut self, mut k: &[f32], mut v: &[f32], width: usize) {
+    fn append(&mut self, mut k: &[f32], mut v: &[f32], (width, rounded): (usize, bool)) {
         while !k.is_empty() {
             if self
                 .own
                 .last()
                 .is_none_or(|page| page.k.len() >= PAGE * width)
             {
-                let room = || Vec::with_capacity(PAGE * width);
+                let room = || Kept::with_room(PAGE * width, rounded);
                 self.own.push(Page {
                     k: room(),
                     v: room(),
@@ -45,8 +88,8 @@ impl Past {
                 return;
             };
             let some = k.len().min(PAGE * width - page.k.len());
-            page.k.extend_from_slice(&k[..some]);
-            page.v.extend_from_slice(&v[..some]);
+            page.k.append(&k[..some]);
+            page.v.append(&v[..some]);
             (k, v) = (&k[some..], &v[some..]);
         }
     }
@@ -63,15 +106,19 @@ pub struct Cache {
     lens: Vec<usize>,
     /// Values per token's key.
     width: usize,
+    /// Whether keys and values are kept in bf16.
+    rounded: bool,
 }
 
 impl Cache {
-    /// An empty cache for `sequences` sequences, with `width` values per token's key.
-    pub(super) fn new(layers: usize, sequences: usize, width: usize) -> Self {
+    /// An empty cache for `sequences` sequences, with `width` values per token's key, kept in bf16
+    /// if `rounded`.
+    pub(super) fn new(layers: usize, sequences: usize, (width, rounded): (usize, bool)) -> Self {
         Cache {
             layers: vec![vec![Past::default(); sequences]; layers],
             lens: vec![0; sequences],
             width,
+            rounded,
         }
     }
 
@@ -99,6 +146,7 @@ impl Cache {
             layers: self.layers.into_iter().map(fork_layer).collect(),
             lens,
             width: self.width,
+            rounded: self.rounded,
         }
     }
 
@@ -125,7 +173,7 @@ impl Cache {
         let mut start = 0;
         for (past, len) in self.layers[layer].iter_mut().zip(lens) {
             let range = start * self.width..(start + len) * self.width;
-            past.append(&k[range.clone()], &v[range], self.width);
+            past.append(&k[range.clone()], &v[range], (self.width, self.rounded));
             start += len;
         }
     }
@@ -179,8 +227,8 @@ impl Cache {
         let lens: Vec<usize> = past.pages().map(part).collect();
         let parts = past.pages().zip(lens).filter(|(_, own)| *own > 0);
         let parts = parts.map(|(page, own)| Part {
-            k: &page.k[..own],
-            v: &page.v[..own],
+            k: page.k.first(own),
+            v: page.v.first(own),
         });
         Span {
             rows,
@@ -202,15 +250,27 @@ mod tests {
     use super::*;
 
     fn keys(span: &Span<'_>) -> Vec<f32> {
-        span.parts.iter().flat_map(|part| part.k.to_vec()).collect()
+        let values = |part: &Part<'_>| match part.k {
+            Rows::F32(k) => k.to_vec(),
+            Rows::Bf16(k) => k.iter().map(|x| x.to_f32()).collect(),
+        };
+        span.parts.iter().flat_map(values).collect()
     }
 
     #[test]
     fn pages_hold_what_was_appended_and_are_shared() {
+        // Whole numbers up to 256 are the same in bf16.
+        pages(false);
+        pages(true);
+    }
+
+    fn pages(rounded: bool) {
         let rows = |from: usize, n: usize| -> Vec<f32> {
-            (2 * from..2 * (from + n)).map(|x| x as f32).collect()
+            (2 * from..2 * (from + n))
+                .map(|x| (x % 250) as f32)
+                .collect()
         };
-        let mut cache = Cache::new(1, 1, 2);
+        let mut cache = Cache::new(1, 1, (2, rounded));
         cache.append(0, (&rows(0, 100), &rows(0, 100)), &[100]);
         cache.advance(&[100]);
         cache.append(0, (&rows(100, 50), &rows(100, 50)), &[50]);

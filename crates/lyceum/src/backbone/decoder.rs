@@ -93,7 +93,12 @@ impl Decoder {
     /// An empty cache for `sequences` sequences.
     pub fn cache(&self, sequences: usize) -> Cache {
         let width = self.config.attention.kv_heads * self.config.attention.dim;
-        Cache::new(self.blocks.len(), sequences, width)
+        // Rounded where the products of many rows round them anyway.
+        let rounded = self
+            .blocks
+            .iter()
+            .all(|block| block.attention.heads.rounds());
+        Cache::new(self.blocks.len(), sequences, (width, rounded))
     }
 
     /// The last hidden states `[t, d]` of packed `tokens`, before the final norm and the head.
@@ -141,6 +146,17 @@ impl Decoder {
     }
 
     fn stream(
+        &self,
+        tokens: &[u32],
+        wanted: Option<&Arc<Wanted>>,
+        cache: Option<&mut Cache>,
+        pass: &Pass<'_>,
+    ) -> Result<Tensor> {
+        ops::on_the_pool(|| self.stream_here(tokens, wanted, cache, pass))
+    }
+
+    /// [`Decoder::stream`] on this thread.
+    fn stream_here(
         &self,
         tokens: &[u32],
         wanted: Option<&Arc<Wanted>>,

@@ -23,6 +23,7 @@ use super::{Schedule, Watch};
 use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
 use crate::error::{Error, Result};
 use crate::model::{Batch, losses};
+use crate::ops;
 use crate::rng::Rng;
 use corpus::Corpus;
 
@@ -279,7 +280,7 @@ fn gradients(
         }
         total += value;
         tokens += batch.tokens.len();
-        let store = loss.backward()?;
+        let store = ops::on_the_pool(|| loss.backward())?;
         for (sum, var) in sums.iter_mut().zip(vars) {
             let Some(gradient) = store.get(var) else {
                 continue;
