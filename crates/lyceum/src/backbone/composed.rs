@@ -3,7 +3,7 @@
 //! Rows stay packed, as everywhere; only attention lays them out as a rectangle of sequences, because
 //! a GPU's time goes into starting operations and one product per sequence would start many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -107,14 +107,13 @@ impl<'a> Laid<'a> {
             }
             Positions::Learned => None,
         };
-        let mut masks = BTreeMap::new();
-        for layer in &config.layers {
-            if !masks.contains_key(&layer.window) {
-                let scores = mask(segments, (queries.longest, keys.longest), layer.window);
-                let shape = (queries.n, 1, queries.longest, keys.longest);
-                masks.insert(layer.window, Tensor::from_vec(scores, shape, device)?);
-            }
-        }
+        let windows: BTreeSet<_> = config.layers.iter().map(|layer| layer.window).collect();
+        let mask = |window| {
+            let scores = mask(segments, (queries.longest, keys.longest), window);
+            let shape = (queries.n, 1, queries.longest, keys.longest);
+            Ok((window, Tensor::from_vec(scores, shape, device)?))
+        };
+        let masks = windows.into_iter().map(mask).collect::<Result<_>>()?;
         Ok(Laid {
             pass,
             angles,
