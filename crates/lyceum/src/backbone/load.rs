@@ -28,8 +28,8 @@ pub enum Precision {
     /// Weights and products in f32.
     #[default]
     F32,
-    /// Weights and the inputs of products rounded to bf16, those of attention where that is faster;
-    /// sums in f32.
+    /// Weights and the inputs of products rounded to bf16, those of attention where that is faster,
+    /// and so keys and values that are kept; sums in f32.
     Bf16,
     /// Weights rounded to eight bits, each 32 along a row to a scale of their own; products in
     /// f32.
