@@ -25,7 +25,5 @@ pub fn keep_freed() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
-        // One heap for all threads: what one frees another uses.
-        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }

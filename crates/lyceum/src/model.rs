@@ -328,7 +328,9 @@ impl Model {
                 return Ok(out);
             }
             let own: Vec<Name> = live.iter().filter_map(|&i| tasks.get(i).cloned()).collect();
-            let next = self.step(&tokens, &lens, &own, &mut cache)?;
+            // A step is many short pieces of parallel work: on a thread of the pool none of them waits
+            // for another thread to wake up.
+            let next = rayon::scope(|_| self.step(&tokens, &lens, &own, &mut cache))?;
             let held = cache.lens().to_vec();
             let keep: Vec<bool> = (0..live.len())
                 .map(|i| {

@@ -42,12 +42,6 @@ pub fn cross_entropy(logits: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
     })
 }
 
-/// Does `work` on a thread of the pool: many short pieces of parallel work begin there without a
-/// thread of their own to wait for.
-pub(crate) fn on_the_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| work())
-}
-
 /// The rows of `table` `[n, d]` at `ids` `[t]`: `[t, d]`.
 ///
 /// # Errors

@@ -149,17 +149,6 @@ impl Decoder {
         &self,
         tokens: &[u32],
         wanted: Option<&Arc<Wanted>>,
-        cache: Option<&mut Cache>,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        ops::on_the_pool(|| self.stream_here(tokens, wanted, cache, pass))
-    }
-
-    /// [`Decoder::stream`] on this thread.
-    fn stream_here(
-        &self,
-        tokens: &[u32],
-        wanted: Option<&Arc<Wanted>>,
         mut cache: Option<&mut Cache>,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {

@@ -21,7 +21,6 @@ use adamw::AdamW;
 use expert::{Feed, FeedPart};
 
 use crate::error::{Error, Result};
-use crate::ops;
 
 /// Watches a long run: called after every step.
 pub trait Watch {
@@ -165,8 +164,7 @@ pub(crate) fn fit(
         for dealt in feed.parts(&active) {
             let part = part(feed, &dealt, step)?;
             let losses = part.losses.to_vec1::<f32>()?;
-            let loss = part.losses.sum_all()?;
-            let gradients = ops::on_the_pool(|| loss.backward())?;
+            let gradients = part.losses.sum_all()?.backward()?;
             for (&i, loss) in part.learners.iter().zip(losses) {
                 let learner = &mut learners[i];
                 let lr = learner.schedule.rate(step);

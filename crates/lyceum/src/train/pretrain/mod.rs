@@ -23,7 +23,6 @@ use super::{Schedule, Watch};
 use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
 use crate::error::{Error, Result};
 use crate::model::{Batch, losses};
-use crate::ops;
 use crate::rng::Rng;
 use corpus::Corpus;
 
@@ -280,7 +279,7 @@ fn gradients(
         }
         total += value;
         tokens += batch.tokens.len();
-        let store = ops::on_the_pool(|| loss.backward())?;
+        let store = loss.backward()?;
         for (sum, var) in sums.iter_mut().zip(vars) {
             let Some(gradient) = store.get(var) else {
                 continue;
