@@ -35,7 +35,7 @@ pub(crate) struct Common {
     /// Use no network: remote places are read from the cache (HF_HUB_OFFLINE=1 does so for hf://)
     #[arg(long, global = true)]
     pub(crate) offline: bool,
-    /// Where the base computes: cpu, or cuda or cuda:N in a build with `--features cuda`
+    /// Where the base computes: cpu; cuda or cuda:N in a build with `--features cuda`; metal
     #[arg(long, global = true, default_value = "cpu")]
     pub(crate) device: String,
 }
