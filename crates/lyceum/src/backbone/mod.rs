@@ -20,6 +20,7 @@ mod llama;
 mod load;
 mod mlp;
 mod norm;
+mod place;
 mod rope;
 mod stored;
 mod summary;
@@ -33,7 +34,8 @@ pub use decoder::{Decoder, Logits};
 pub use family::families;
 pub use gpt::{GptNeo, Span};
 pub(crate) use load::Source;
-pub use load::{Base, Place, Precision, write_folder};
+pub use load::{Base, write_folder};
+pub use place::{Place, Precision};
 pub use rope::{Rope, Scaling};
 pub use summary::{SiteShape, Summary};
 
