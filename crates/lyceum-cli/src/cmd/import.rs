@@ -32,7 +32,7 @@ pub(crate) fn import(source: &Path, to: &str, base: &BaseArgs, format: Format) -
     if let Some(host) = &host {
         for expert in experts {
             expert.check_base(host)?;
-            expert.card.base = Some(host.fingerprint.clone());
+            expert.record_base(host);
         }
     } else {
         let text = "the base is not known, so nothing was checked against it; --base DIR does, and \

@@ -17,7 +17,7 @@ use super::stored::bad;
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Context, Error, Result};
-use crate::expert::Host;
+use crate::expert::{BaseMatch, Host};
 use crate::mix::{Vector, Weight};
 
 /// A frozen base with its tokenizer, ready to be shared.
@@ -39,6 +39,8 @@ pub struct Base {
     pub stops: BTreeSet<u32>,
     /// How conversations are written, if the base says so.
     pub chat: Option<Chat>,
+    /// Which experts it accepts.
+    pub accepts: BaseMatch,
 }
 
 impl Base {
@@ -140,7 +142,15 @@ impl Base {
             precision,
             stops,
             chat: said.chat,
+            accepts: BaseMatch::default(),
         })
+    }
+
+    /// The same base, accepting these experts.
+    #[must_use]
+    pub fn accepting(mut self, accepts: BaseMatch) -> Self {
+        self.accepts = accepts;
+        self
     }
 
     /// This base as an expert sees it.
@@ -149,6 +159,7 @@ impl Base {
             name: self.name.clone(),
             fingerprint: self.fingerprint.clone(),
             family_fingerprint: self.family_fingerprint.clone(),
+            accepts: self.accepts,
             sites: self.decoder.config().sites().into_iter().collect(),
         }
     }

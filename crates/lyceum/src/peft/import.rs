@@ -70,6 +70,7 @@ fn read(dir: &Path, name: &Name, base: Option<&Host>) -> Result<Expert> {
     let card = Card {
         name: name.clone(),
         base: base.map(|host| host.fingerprint.clone()),
+        base_family: base.map(|host| host.family_fingerprint.clone()),
         base_name: base_name.unwrap_or_default(),
         tasks: vec![name.clone()],
         lora: LoraConfig::of(&parts, config.rslora, targets)?,
