@@ -78,7 +78,7 @@ fn a_recipe_leaves_a_whole_report() {
     assert!(place.path("out/report.md").exists());
     assert!(
         place
-            .path("out/predictions/arrow-private-outputs.jsonl")
+            .path("out/predictions/arrow-k2-private-outputs.jsonl")
             .exists()
     );
     place.ok("plot out/report.json --out again");

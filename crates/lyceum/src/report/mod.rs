@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::backbone::Base;
 use crate::error::{Error, Result};
-use crate::figure::{Curve, Routing, Row, Similarity};
+use crate::figure::{Curve, Cut, Routing, Row, Similarity};
 
 /// A run's results with everything needed to judge and repeat them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,8 +61,34 @@ pub struct Provenance {
     pub libraries: BTreeMap<String, String>,
     /// Versions of what matters.
     pub versions: BTreeMap<String, String>,
-    /// The recipe as run.
+    /// The recipe as run, or what was evaluated and how.
     pub spec: Value,
+    /// What was read: data, questions, and for an evaluation the library.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
+    /// What there was no room for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<Cut>,
+    /// When it was made (UTC); an evaluation says so, a recipe's report repeats byte for byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    /// The command it was made by, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+/// Something that was read, and which state of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `library`, `data`, `questions`.
+    pub what: String,
+    /// Its path or address; `embedded` for what is shipped.
+    pub place: String,
+    /// The version that was read, of what has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Hex SHA-256 of its content.
+    pub fingerprint: String,
 }
 
 /// A step of the run.
@@ -100,7 +126,8 @@ impl Report {
         charts::charts(self)
     }
 
-    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`.
+    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`. Charts of the
+    /// report that was there before, and that this one has not, go.
     ///
     /// # Errors
     /// When a chart cannot be drawn or a file cannot be written.
@@ -109,8 +136,14 @@ impl Report {
             serde_json::to_vec_pretty(self).map_err(|e| Error::format("report.json", e))?;
         json.push(b'\n');
         let charts = self.charts();
+        let before = Report::read(&dir.join("report.json"));
         for chart in &charts {
             chart.write(&dir.join("plots"))?;
+        }
+        for old in before.iter().flat_map(Report::charts) {
+            if !charts.iter().any(|chart| chart.name == old.name) {
+                remove_chart(&dir.join("plots"), &old.name)?;
+            }
         }
         let page = html::render(self, &charts)?;
         crate::file::write(&dir.join("report.html"), page.as_bytes())?;
@@ -133,6 +166,7 @@ impl Report {
     pub fn comparable(&self) -> Report {
         let mut report = self.clone();
         report.provenance.threads = 0;
+        (report.provenance.date, report.provenance.command) = (None, None);
         for stage in &mut report.stages {
             (stage.seconds, stage.peak_memory_mib) = (0.0, 0.0);
             (stage.tokens, stage.resumed) = (0, false);
@@ -142,46 +176,33 @@ impl Report {
 
     /// What the figures say of the tutorial's story, in plain sentences.
     pub fn story(&self) -> Vec<String> {
+        let means: Vec<&Row> = { self.rows.iter() }
+            .filter(|r| r.task == "mean" && r.metric == "rouge-l")
+            .collect();
         let mut lines = Vec::new();
-        let mut compare = |a: Option<&Row>, b: Option<&Row>| {
-            if let (Some(a), Some(b)) = (a, b) {
-                lines.push(sentence(a, b));
-            }
+        let mut compare = |a: &Row, b: Option<&&Row>| lines.extend(b.map(|b| sentence(a, b)));
+        let of = |method: &str, library: &str| -> Vec<&Row> {
+            let wanted = |r: &&Row| r.method == method && r.library == library;
+            means.iter().copied().filter(wanted).collect()
         };
-        let base = self.mean("base", "", "");
-        compare(self.mean("oracle", "private", ""), base);
+        for oracle in of("oracle", "private") {
+            compare(oracle, of("base", "").first());
+        }
         for library in ["private", "mbc"] {
-            for mixing in ["outputs", "factors"] {
-                let uniform = self.mean("uniform", library, mixing);
-                for method in ["arrow", "phatgoose"] {
-                    compare(self.mean(method, library, mixing), uniform);
+            let even = of("uniform", library);
+            for method in ["arrow", "phatgoose"] {
+                for row in of(method, library) {
+                    compare(row, even.iter().find(|r| r.mixing == row.mixing));
                 }
             }
         }
-        for (method, mixing) in [
-            ("oracle", ""),
-            ("uniform", "outputs"),
-            ("uniform", "factors"),
-            ("arrow", "outputs"),
-            ("arrow", "factors"),
-            ("phatgoose", "outputs"),
-        ] {
-            compare(
-                self.mean(method, "mbc", mixing),
-                self.mean(method, "private", mixing),
-            );
+        for method in ["oracle", "uniform", "arrow", "phatgoose"] {
+            let private = of(method, "private");
+            for row in of(method, "mbc") {
+                compare(row, private.iter().find(|r| r.same_method(row)));
+            }
         }
         lines
-    }
-
-    fn mean(&self, method: &str, library: &str, mixing: &str) -> Option<&Row> {
-        self.rows.iter().find(|r| {
-            r.method == method
-                && r.library == library
-                && r.mixing == mixing
-                && r.task == "mean"
-                && r.metric == "rouge-l"
-        })
     }
 }
 
@@ -200,6 +221,10 @@ impl Provenance {
             libraries: BTreeMap::new(),
             versions: BTreeMap::from([("candle".into(), "0.11".into())]),
             spec,
+            sources: Vec::new(),
+            cuts: Vec::new(),
+            date: None,
+            command: None,
         }
     }
 }
@@ -220,6 +245,18 @@ impl Stage {
     pub fn tokens_per_second(&self) -> f64 {
         self.tokens as f64 / self.seconds.max(1e-9)
     }
+}
+
+/// Removes the pictures of the chart `name` in `plots`, as far as they are there.
+fn remove_chart(plots: &Path, name: &str) -> Result<()> {
+    for ending in ["svg", "png"] {
+        let path = plots.join(format!("{name}.{ending}"));
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn sentence(a: &Row, b: &Row) -> String {
