@@ -90,6 +90,9 @@ pub struct Routing {
     pub experts: Vec<String>,
     /// Share of the gate weight per expert; sums to 1.
     pub load: Vec<f64>,
+    /// Mean number of experts a token goes to; 0 where it is not known.
+    #[serde(default)]
+    pub chosen: f64,
 }
 
 /// Where one block sent tokens.
@@ -131,6 +134,11 @@ pub fn mean_stderr(values: &[f64]) -> (f64, f64) {
 }
 
 impl Row {
+    /// Whether both are of one method, over whichever libraries.
+    pub fn same_method(&self, other: &Row) -> bool {
+        (&self.method, &self.mixing) == (&other.method, &other.mixing)
+    }
+
     /// Method, library and mixing in a line.
     pub fn label(&self) -> String {
         let parts = [self.library.as_str(), self.mixing.as_str()];

@@ -13,8 +13,8 @@ use super::{Method, Recipe};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
 use crate::error::{Error, Result};
+use crate::eval::{ACCURACIES, answer_rows, chance, choose, mean_losses, prediction_rows, rouge_l};
 use crate::eval::{Answer, Prediction, RoutingProbe};
-use crate::eval::{answer_rows, choose, mean_losses, prediction_rows, rouge_l};
 use crate::figure::{Curve, Similarity, Subject};
 use crate::library::Library;
 use crate::mix::Mixing;
@@ -246,6 +246,8 @@ impl Run<'_> {
         self.report
             .rows
             .extend(prediction_rows(&subject, &predictions));
+        let scores = predictions.iter().map(|p| p.score);
+        self.report.scores(&subject, "mean", "rouge-l", scores);
         self.losses(&model, &subject, library, test)?;
         if method.downstream && label == PRIVATE && !questions.is_empty() {
             let path = file(format!("{tag}-downstream.jsonl"));
@@ -257,6 +259,11 @@ impl Run<'_> {
             self.report
                 .rows
                 .extend(answer_rows(&subject, &task, &answers));
+            for (metric, score) in ACCURACIES {
+                let scores = answers.iter().map(score);
+                self.report.scores(&subject, &task, metric, scores);
+            }
+            self.report.chance.insert(task, chance(&answers));
         }
         Ok(())
     }
