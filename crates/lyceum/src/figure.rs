@@ -130,6 +130,9 @@ pub struct Routing {
     pub experts: Vec<String>,
     /// Share of the gate weight per expert; sums to 1.
     pub load: Vec<f64>,
+    /// Mean number of experts a token goes to; 0 where it is not known.
+    #[serde(default)]
+    pub chosen: f64,
 }
 
 /// Where one block sent tokens.

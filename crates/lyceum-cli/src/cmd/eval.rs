@@ -46,6 +46,10 @@ struct Found {
     rows: Vec<Row>,
     stage: Stage,
     cut: Cut,
+    /// Task, metric, and the value of each example.
+    scores: Vec<(String, &'static str, Vec<f64>)>,
+    /// The accuracy of a blind choice, of questions.
+    chance: Option<f64>,
     /// Every example's own result as JSON lines.
     predictions: String,
 }
@@ -189,6 +193,12 @@ impl Task {
                     rows: eval::prediction_rows(subject, &predictions),
                     stage: ended("rouge-l", watch),
                     cut: limits.cut(positions, &predictions),
+                    scores: vec![(
+                        "mean".into(),
+                        "rouge-l",
+                        predictions.iter().map(|p| p.score).collect(),
+                    )],
+                    chance: None,
                     predictions: json_lines(&predictions)?,
                 })
             }
@@ -200,6 +210,12 @@ impl Task {
                     rows: eval::answer_rows(subject, name, &answers),
                     stage: ended(name, watch),
                     cut: eval::questions_cut(tokenizer, name, questions, positions)?,
+                    scores: eval::ACCURACIES
+                        .map(|(metric, score)| {
+                            (name.clone(), metric, answers.iter().map(score).collect())
+                        })
+                        .into(),
+                    chance: Some(eval::chance(&answers)),
                     predictions: json_lines(&answers)?,
                 })
             }
@@ -246,6 +262,11 @@ fn write(
     report.notes = found.cut.sentences();
     report.rows.clone_from(&found.rows);
     report.stages = vec![found.stage.clone()];
+    for (task, metric, values) in &found.scores {
+        report.scores(&chosen.subject(), task, metric, values.iter().copied());
+        let chance = found.chance.map(|chance| (task.clone(), chance));
+        report.chance.extend(chance);
+    }
     lyceum::file::write(&out.join("predictions.jsonl"), found.predictions.as_bytes())?;
     Ok(report.write(out)?)
 }

@@ -102,6 +102,8 @@ fn curves(progress: &Progress, every: usize) -> Chart {
                 ("training".into(), means.map(mean).collect()),
                 ("held out".into(), held.collect()),
             ],
+            whole: true,
+            ..Lines::default()
         }),
     }
 }

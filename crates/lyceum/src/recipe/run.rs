@@ -13,9 +13,8 @@ use super::{Method, Recipe, downstream_name};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
 use crate::error::{Error, Result};
-use crate::eval::rouge_l;
-use crate::eval::{Answer, Prediction, RoutingProbe};
-use crate::eval::{answer_rows, choose, losses_cut, mean_losses, prediction_rows, questions_cut};
+use crate::eval::{ACCURACIES, Answer, Prediction, RoutingProbe, answer_rows, chance, choose};
+use crate::eval::{losses_cut, mean_losses, prediction_rows, questions_cut, rouge_l};
 use crate::expert::Card;
 use crate::figure::{Curve, Cut, Similarity, Subject};
 use crate::library::Library;
@@ -340,6 +339,8 @@ impl Run<'_> {
         self.cut(limits.cut(positions, &predictions));
         let rows = prediction_rows(subject, &predictions);
         self.report.rows.extend(rows);
+        let scores = predictions.iter().map(|p| p.score);
+        self.report.scores(subject, "mean", "rouge-l", scores);
         Ok(())
     }
 
@@ -358,6 +359,11 @@ impl Run<'_> {
         })?;
         let rows = answer_rows(subject, &task, &answers);
         self.report.rows.extend(rows);
+        for (metric, score) in ACCURACIES {
+            let scores = answers.iter().map(score);
+            self.report.scores(subject, &task, metric, scores);
+        }
+        self.report.chance.insert(task, chance(&answers));
         Ok(())
     }
 

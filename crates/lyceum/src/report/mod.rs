@@ -1,10 +1,23 @@
 //! What a run found, as data, as text and as a page with charts.
 
+mod axis;
+mod bars;
+mod canvas;
 pub mod chart;
 mod charts;
+mod colour;
+mod face;
+mod heat;
 mod html;
+pub mod json;
+mod lines;
 mod markdown;
+pub mod paired;
+mod raster;
 mod seeds;
+mod story;
+mod svg;
+mod table;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +29,7 @@ use serde_json::Value;
 use crate::backbone::Base;
 use crate::error::{Error, Result};
 use crate::figure::{Curve, Cut, Routing, Row, Similarity};
+use paired::Scores;
 
 /// A run's results with everything needed to judge and repeat them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +50,15 @@ pub struct Report {
     pub curves: Vec<Curve>,
     /// What a reader should know.
     pub notes: Vec<String>,
+    /// By task of multiple choice, the accuracy of a blind choice.
+    #[serde(default)]
+    pub chance: BTreeMap<String, f64>,
+    /// The seeds of the runs it is the mean of; empty for a single run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<u64>,
+    /// The values behind the rows that are compared.
+    #[serde(default)]
+    pub scores: Vec<Scores>,
 }
 
 /// Seed, device, versions, fingerprints.
@@ -118,6 +141,9 @@ impl Report {
             routing: Vec::new(),
             curves: Vec::new(),
             notes: Vec::new(),
+            chance: BTreeMap::new(),
+            seeds: Vec::new(),
+            scores: Vec::new(),
         }
     }
 
@@ -132,9 +158,8 @@ impl Report {
     /// # Errors
     /// When a chart cannot be drawn or a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let mut json =
-            serde_json::to_vec_pretty(self).map_err(|e| Error::format("report.json", e))?;
-        json.push(b'\n');
+        let mut json = json::pretty(self)?;
+        json.push('\n');
         let charts = self.charts();
         let before = Report::read(&dir.join("report.json"));
         for chart in &charts {
@@ -148,7 +173,7 @@ impl Report {
         let page = html::render(self, &charts)?;
         crate::file::write(&dir.join("report.html"), page.as_bytes())?;
         crate::file::write(&dir.join("report.md"), markdown::render(self).as_bytes())?;
-        crate::file::write(&dir.join("report.json"), &json)
+        crate::file::write(&dir.join("report.json"), json.as_bytes())
     }
 
     /// Reads `report.json`.
@@ -174,35 +199,36 @@ impl Report {
         report
     }
 
-    /// What the figures say of the tutorial's story, in plain sentences.
-    pub fn story(&self) -> Vec<String> {
-        let means: Vec<&Row> = { self.rows.iter() }
-            .filter(|r| r.task == "mean" && r.metric == "rouge-l")
-            .collect();
-        let mut lines = Vec::new();
-        let mut compare = |a: &Row, b: Option<&&Row>| lines.extend(b.map(|b| sentence(a, b)));
-        let of = |method: &str, library: &str| -> Vec<&Row> {
-            let wanted = |r: &&Row| r.method == method && r.library == library;
-            means.iter().copied().filter(wanted).collect()
-        };
-        for oracle in of("oracle", "private") {
-            compare(oracle, of("base", "").first());
+    /// What was run with what, in a few words each.
+    fn facts(&self) -> Vec<String> {
+        let p = &self.provenance;
+        let mut facts = vec![
+            format!("Lyceum {}", p.lyceum),
+            format!("base {}", p.base),
+            format!("{} on {}", p.precision, p.device),
+            match self.seeds.as_slice() {
+                [] => format!("seed {}", p.seed),
+                seeds => format!("{} seeds", seeds.len()),
+            },
+        ];
+        facts.extend(self.told("date"));
+        let seconds: f64 = self.stages.iter().map(|stage| stage.seconds).sum();
+        if seconds > 0.0 {
+            facts.push(format!("{seconds:.0} s"));
         }
-        for library in ["private", "mbc"] {
-            let even = of("uniform", library);
-            for method in ["arrow", "phatgoose"] {
-                for row in of(method, library) {
-                    compare(row, even.iter().find(|r| r.mixing == row.mixing));
-                }
-            }
-        }
-        for method in ["oracle", "uniform", "arrow", "phatgoose"] {
-            let private = of(method, "private");
-            for row in of(method, "mbc") {
-                compare(row, private.iter().find(|r| r.same_method(row)));
-            }
-        }
-        lines
+        facts
+    }
+
+    /// The command that does it again, where it is known.
+    fn command(&self) -> Option<String> {
+        self.told("command")
+    }
+
+    /// A word of the provenance, where it has one of this name.
+    fn told(&self, name: &str) -> Option<String> {
+        let all = serde_json::to_value(&self.provenance).ok()?;
+        let text = all.get(name)?.as_str()?;
+        (!text.is_empty()).then(|| text.to_owned())
     }
 }
 
@@ -259,22 +285,31 @@ fn remove_chart(plots: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn sentence(a: &Row, b: &Row) -> String {
-    let difference = a.mean - b.mean;
-    let error = a.stderr.hypot(b.stderr);
-    let verdict = match difference {
-        d if d.abs() < 2.0 * error => "is not distinguishable from",
-        d if d > 0.0 => "is above",
-        _ => "is below",
-    };
-    let (a, b) = (a.label(), b.label());
-    format!("{a} {verdict} {b}: {difference:+.1} ROUGE-L (standard error {error:.1}).")
-}
-
 /// The most memory this process has held, in MiB; 0 where the system does not say.
 fn peak_memory_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
+}
+
+#[cfg(test)]
+fn provenance_for_tests() -> Provenance {
+    Provenance {
+        lyceum: "0".into(),
+        seed: 1,
+        device: "CPU".into(),
+        precision: "f32".into(),
+        threads: 1,
+        mixing: String::new(),
+        base: "tiny".into(),
+        base_fingerprint: "0".into(),
+        libraries: BTreeMap::new(),
+        versions: BTreeMap::new(),
+        spec: Value::Null,
+        sources: Vec::new(),
+        cuts: Vec::new(),
+        date: None,
+        command: None,
+    }
 }
