@@ -30,7 +30,7 @@ pub(crate) fn show<T: Serialize>(
     text: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
     let text = match format {
-        Format::Json => serde_json::to_string_pretty(value)?,
+        Format::Json => lyceum::report::json::pretty(value)?,
         Format::Text => text(value),
     };
     let mut stdout = std::io::stdout().lock();
