@@ -194,14 +194,16 @@ pub(crate) enum Command {
     },
     /// Merge experts into one and add it to a library
     #[command(
-        after_help = "Examples:\n  lyceum merge experts --method cat --name all\n  lyceum merge \
-                            experts --method ties --density 0.2 --name ties --library merged\n  \
-                            lyceum merge experts --method linear --experts boolq,squad --weights \
-                            boolq=0.7,squad=0.3 --name mix\nMethods:\n  linear  weighted mean of \
-                            the A's and of the B's (as MTTL)\n  ties    keep the largest values, \
-                            elect a sign each, average those that agree\n  wudi    least \
-                            interference with every expert, by gradient descent\n  cat     exact \
-                            weighted sum of the outputs; any ranks, scales and layers"
+        after_help = "Examples:\n  lyceum merge experts --method linear --name all\n  lyceum merge \
+                            experts --method linear --experts boolq,squad --weights \
+                            boolq=1,squad=-0.5 --rank 8 --name mix\n  lyceum merge experts --method \
+                            ties --density 0.2 --name ties --library merged\nMethods:\n  \
+                            linear         exact weighted sum of the updates; any ranks, scales \
+                            and layers\n  cat            the same by concatenation: the ranks add \
+                            up\n  ties           keep the largest values, elect a sign each, \
+                            average those that agree\n  wudi           least interference with \
+                            every expert, by gradient descent\n  factor-linear  mean of the A's \
+                            and of the B's apart (MTTL's linear): quadratic in the weights"
     )]
     Merge(MergeArgs),
     /// Derive what a router needs: `arrow` prototypes or `phatgoose` gates
