@@ -338,5 +338,8 @@ pub(crate) enum BaseCommand {
     Show {
         /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
         dir: Option<PathBuf>,
+        /// Every linear on a line of its own, not those of all blocks together
+        #[arg(long)]
+        all: bool,
     },
 }

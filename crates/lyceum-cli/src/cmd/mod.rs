@@ -85,8 +85,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::eval(&args, &device, format),
         Command::Save { model, out } => model::save(&model, &out),
         Command::Base {
-            command: BaseCommand::Show { dir },
-        } => base::show(dir.as_deref(), format),
+            command: BaseCommand::Show { dir, all },
+        } => base::show(dir.as_deref(), all, format),
         Command::Generate {
             model,
             prompt,

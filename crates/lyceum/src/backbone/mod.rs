@@ -20,6 +20,7 @@ mod llama;
 mod load;
 mod mlp;
 mod norm;
+mod pattern;
 mod rope;
 mod stored;
 mod summary;
@@ -34,6 +35,7 @@ pub use family::families;
 pub use gpt::{GptNeo, Span};
 pub(crate) use load::Source;
 pub use load::{Base, Place, Precision, write_folder};
+pub use pattern::SitePattern;
 pub use rope::{Rope, Scaling};
 pub use summary::{SiteShape, Summary};
 
