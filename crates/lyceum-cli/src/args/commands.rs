@@ -130,6 +130,22 @@ pub(crate) struct DeriveArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too); or
+    /// hf://owner/name
+    pub(crate) source: PathBuf,
+    /// The library they are added to
+    pub(crate) destination: String,
+    /// Folder or GGUF file of the base they were trained on, or hf://owner/name[@revision]: they
+    /// are checked against it and bound to it; neither when absent
+    #[arg(long)]
+    pub(crate) base: Option<PathBuf>,
+    /// What a single PEFT adapter is to be called; its folder's name when absent
+    #[arg(long)]
+    pub(crate) name: Option<lyceum::Name>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
     /// The library
     pub(crate) uri: String,

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use commands::{DeriveArgs, EvalArgs, ListArgs, MergeArgs, RunArgs, TrainArgs};
+pub(crate) use commands::{
+    DeriveArgs, EvalArgs, ImportArgs, ListArgs, MergeArgs, RunArgs, TrainArgs,
+};
 pub(crate) use model::{BaseArgs, ModelArgs};
 pub(crate) use values::FormatArg;
 use values::{bytes, grace};
@@ -99,17 +101,10 @@ pub(crate) enum Command {
     /// Import experts made by MTTL or PEFT, without executing anything
     #[command(
         after_help = "Examples:\n  lyceum import mttl-library experts --base gpt-neo-125m\n  lyceum \
-                            import my-adapter experts"
+                            import my-adapter experts --base gpt-neo-125m --name qa\nOf many \
+                            adapters those that cannot be taken are left out and listed (exit code 1)"
     )]
-    Import {
-        /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too); or
-        /// hf://owner/name
-        source: PathBuf,
-        /// The library they are added to
-        destination: String,
-        #[command(flatten)]
-        base: BaseArgs,
-    },
+    Import(ImportArgs),
     /// Write a library for other tools
     #[command(
         after_help = "Examples:\n  lyceum export experts mttl-library --format mttl\n  lyceum export \

@@ -75,11 +75,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let how = lyceum::transform::Mbc { k, sparsity, seed };
             library::cluster(&uri, &how, &out, format)
         }
-        Command::Import {
-            source,
-            destination,
-            base,
-        } => import::import(&source, &destination, &base, format),
+        Command::Import(args) => import::import(&args, format),
         Command::Export { uri, out } => export::export(&uri, &out, asked),
         Command::Check { uri, base } => check::check(&uri, &base, format),
         Command::Eval(args) => eval::eval(&args, &device, format),
