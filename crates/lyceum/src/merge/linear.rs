@@ -38,23 +38,25 @@ pub(super) fn sum(terms: &[(&Lora, f64)], rank: Option<usize>) -> Result<Sum> {
         [] => {
             let zeros = |shape: (usize, usize)| Tensor::zeros(shape, first.a.dtype(), &Device::Cpu);
             let lora = Lora::new(zeros((1, d_in))?, zeros((d_out, 1))?, 1.0)?;
-            Ok(whole(lora))
+            uncut(lora)
         }
         // One adapter stays what it is, its weight and scale in B.
         [(lora, weight)] if small(lora) => {
             let b = (&lora.b * (weight * lora.scale))?;
-            Ok(whole(Lora::new(lora.a.clone(), b, 1.0)?))
+            uncut(Lora::new(lora.a.clone(), b, 1.0)?)
         }
         _ => cut(&stacked(&terms)?, rank),
     }
 }
 
-fn whole(lora: Lora) -> Sum {
-    Sum {
+/// A sum of which nothing is lost.
+fn uncut(lora: Lora) -> Result<Sum> {
+    let whole = lora.norm()?.powi(2);
+    Ok(Sum {
         lora,
-        whole: 0.0,
+        whole,
         lost: 0.0,
-    }
+    })
 }
 
 /// `A^T` `[d_in, R]` and `B` `[d_out, R]` of all terms, weights and scales in B.

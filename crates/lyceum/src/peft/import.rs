@@ -269,16 +269,27 @@ fn left_out(
     naming: &Naming,
     base: Beside<'_>,
 ) -> Result<Vec<String>> {
-    let mut notes = Vec::new();
     for copy in copies {
         let name = naming.base(&copy.name);
         let name = name.as_deref().unwrap_or(&copy.name);
         copies::check((&copy.said, name), &copy.tensor, base.tensors)?;
-        notes.push(format!(
-            "tensor `{}` is the base's own: left out",
-            copy.said
-        ));
     }
+    let first: Vec<String> = { copies.iter().take(3) }
+        .map(|copy| format!("`{}`", copy.said))
+        .collect();
+    let more = match copies.len().saturating_sub(3) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let note = format!(
+        "saved along, and the base's own: left out {}{more}",
+        first.join(", ")
+    );
+    let notes = if copies.is_empty() {
+        Vec::new()
+    } else {
+        vec![note]
+    };
     let there = |module: &String| {
         let of = |copy: &Copy| {
             copy.name
