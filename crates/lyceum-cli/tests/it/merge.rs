@@ -23,6 +23,7 @@ fn add(library: &Library, name: &str, rank: usize) {
     let card = Card {
         name: Name::new(name).unwrap(),
         base: Some("b".into()),
+        base_family: None,
         base_name: "base".into(),
         tasks: vec![Name::new(name).unwrap()],
         lora: LoraConfig {

@@ -6,76 +6,19 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use lyceum_kernels::gemm::{Keep, Packed, Rounding};
-use serde::{Deserialize, Serialize};
 
 use super::chat::{Chat, Said};
 use super::config::Config;
 use super::decoder::Decoder;
 use super::gguf;
 use super::gpt::GptNeo;
+use super::place::{Place, Precision};
 use super::stored::bad;
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Context, Error, Result};
-use crate::expert::Host;
+use crate::expert::{BaseMatch, Host};
 use crate::mix::{Vector, Weight};
-
-/// How the frozen matrices are kept and multiplied. Everything else is f32. Matrices that are
-/// quantised on disk stay as they are, whatever is asked for; products of many rows round as asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Weights and products in f32.
-    #[default]
-    F32,
-    /// Weights and the inputs of products rounded to bf16, those of attention where that is faster,
-    /// and so keys and values that are kept; sums in f32.
-    Bf16,
-    /// Weights rounded to eight bits, each 32 along a row to a scale of their own; products in
-    /// f32.
-    Int8,
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Int8 => "int8",
-        })
-    }
-}
-
-/// Where a base computes, and how precisely.
-#[derive(Debug, Clone, Default)]
-pub struct Place {
-    precision: Precision,
-    device: Option<Device>,
-}
-
-impl Place {
-    /// On `device`: the processor's kernels, or candle's operations on a GPU.
-    pub fn new(precision: Precision, device: &Device) -> Self {
-        let device = Some(device.clone()).filter(|device| !device.is_cpu());
-        Place { precision, device }
-    }
-
-    /// In candle's operations on any device, the processor too: slower there, for comparisons.
-    pub fn composed(precision: Precision, device: &Device) -> Self {
-        let device = Some(device.clone());
-        Place { precision, device }
-    }
-}
-
-impl std::convert::From<Precision> for Place {
-    /// The processor.
-    fn from(precision: Precision) -> Self {
-        Place {
-            precision,
-            device: None,
-        }
-    }
-}
 
 /// A frozen base with its tokenizer, ready to be shared.
 #[derive(Debug)]
@@ -84,6 +27,8 @@ pub struct Base {
     pub name: String,
     /// Hex SHA-256 over configuration and weights; experts remember it.
     pub fingerprint: String,
+    /// Hex SHA-256 over the architecture alone: the same network in other bytes has the same one.
+    pub family_fingerprint: String,
     /// The decoder.
     pub decoder: Decoder,
     /// Its tokenizer.
@@ -94,6 +39,8 @@ pub struct Base {
     pub stops: BTreeSet<u32>,
     /// How conversations are written, if the base says so.
     pub chat: Option<Chat>,
+    /// Which experts it accepts.
+    pub accepts: BaseMatch,
 }
 
 impl Base {
@@ -189,12 +136,21 @@ impl Base {
         Ok(Base {
             name,
             fingerprint,
+            family_fingerprint: decoder.config().family_fingerprint()?,
             decoder,
             tokenizer,
             precision,
             stops,
             chat: said.chat,
+            accepts: BaseMatch::default(),
         })
+    }
+
+    /// The same base, accepting these experts.
+    #[must_use]
+    pub fn accepting(mut self, accepts: BaseMatch) -> Self {
+        self.accepts = accepts;
+        self
     }
 
     /// This base as an expert sees it.
@@ -202,6 +158,8 @@ impl Base {
         Host {
             name: self.name.clone(),
             fingerprint: self.fingerprint.clone(),
+            family_fingerprint: self.family_fingerprint.clone(),
+            accepts: self.accepts,
             sites: self.decoder.config().sites().into_iter().collect(),
         }
     }

@@ -4,6 +4,7 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
+mod architecture;
 mod attention;
 mod block;
 mod cache;
@@ -22,6 +23,7 @@ mod mlp;
 mod norm;
 mod own;
 mod pattern;
+mod place;
 mod rope;
 mod stored;
 mod summary;
@@ -35,9 +37,10 @@ pub use decoder::{Decoder, Logits};
 pub use family::families;
 pub use gpt::{GptNeo, Span};
 pub(crate) use load::Source;
-pub use load::{Base, Place, Precision, write_folder};
+pub use load::{Base, write_folder};
 pub use own::OwnTensors;
 pub use pattern::SitePattern;
+pub use place::{Place, Precision};
 pub use rope::{Rope, Scaling};
 pub use summary::{SiteShape, Summary};
 

@@ -69,6 +69,7 @@ fn composed_of_candles_operations_every_variable_has_the_same_gradient() {
                 x.max(0).unwrap().to_scalar::<f32>().unwrap()
             };
             let (size, apart) = (most(one), most(&(one - other).unwrap()));
+            // A key's bias changes no share: its gradient is rounding alone.
             assert!(
                 apart < 1e-4 * size.max(1e-2),
                 "{family} {name}: {apart} of {size}"

@@ -160,7 +160,9 @@ fn bind(contents: &mut Contents, host: Option<&Host>) {
     let mut refuse = Vec::new();
     let mut fits = |mut expert: Expert| match expert.check_base(host) {
         Ok(()) => {
-            expert.card.base = Some(host.fingerprint.clone());
+            if expert.card.base.is_none() {
+                expert.record_base(host);
+            }
             Some(expert)
         }
         Err(why) => {

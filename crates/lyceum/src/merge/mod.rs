@@ -97,6 +97,7 @@ pub fn merge(experts: &[Expert], spec: &MergeSpec, name: &Name) -> Result<Expert
     let card = Card {
         name: name.clone(),
         base: first.card.base.clone(),
+        base_family: first.card.base_family.clone(),
         base_name: first.card.base_name.clone(),
         tasks: tasks.into_iter().collect(),
         lora,

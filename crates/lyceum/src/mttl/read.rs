@@ -228,6 +228,7 @@ fn expert(path: &Path, name: &str) -> Result<(Expert, bool)> {
     let card = Card {
         name,
         base: None,
+        base_family: None,
         base_name: meta.model,
         tasks: meta.tasks,
         lora,

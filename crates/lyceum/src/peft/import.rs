@@ -140,6 +140,7 @@ fn expert(layers: Layers, config: &Config, name: &Name, host: Option<&Host>) -> 
     let card = Card {
         name: name.clone(),
         base: host.map(|host| host.fingerprint.clone()),
+        base_family: host.map(|host| host.family_fingerprint.clone()),
         base_name: base_name.unwrap_or_default(),
         tasks: vec![name.clone()],
         lora: LoraConfig::of(&parts, config.rslora, targets)?,
@@ -164,6 +165,7 @@ fn sealed(mut expert: Expert, dir: &Path, notes: &mut Vec<String>) -> Result<Exp
             expert.card.losses = card.losses;
             if card.base.is_some() {
                 expert.card.base = card.base;
+                expert.card.base_family = card.base_family;
                 expert.card.base_name = card.base_name;
             }
         }
