@@ -47,3 +47,50 @@ pub fn probe(dir: &Path) -> Result<()> {
     let written = file.write_all(b"probe");
     written.map_err(|e| Error::io(dir, e))
 }
+
+/// What `bytes` are when they stand where a file of data should be and are something else: a
+/// pointer of git-LFS or git-annex, a web page, or nothing; the text says what to do.
+pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    let starts = |with: &str| {
+        let first = bytes.get(..with.len());
+        first.is_some_and(|first| first.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    if bytes.is_empty() {
+        return Some("it is empty: it was not written or downloaded whole");
+    }
+    if starts("version https://git-lfs.github.com/spec/") {
+        return Some(
+            "it is a pointer of git-LFS, not the file itself: run `git lfs pull` in its folder, or \
+             download the file",
+        );
+    }
+    if starts("/annex/objects/") {
+        return Some("it is a pointer of git-annex, not the file itself: run `git annex get`");
+    }
+    let page = starts("<!doctype html") || starts("<html");
+    page.then_some("it is a web page, not the file itself: download the file again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_for_a_file_is_told() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+        assert!(stand_in(pointer).unwrap().contains("git lfs pull"));
+        assert!(
+            stand_in(b"/annex/objects/MD5-x\n")
+                .unwrap()
+                .contains("annex")
+        );
+        assert!(
+            stand_in(b"<!DOCTYPE HTML><p>")
+                .unwrap()
+                .contains("web page")
+        );
+        assert!(stand_in(b"").unwrap().contains("empty"));
+        assert_eq!(stand_in(b"version 1"), None);
+        assert_eq!(stand_in(b"{}"), None);
+    }
+}

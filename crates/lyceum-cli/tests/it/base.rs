@@ -37,7 +37,13 @@ fn a_base_shows_what_it_is() {
     let text = place.ok("base show stories");
     assert!(text.contains("8 of 8, 4 of keys and values"), "{text}");
     assert!(
-        text.contains("model.layers.4.mlp.down_proj [64, 172]"),
+        text.contains("model.layers.{0..4}.mlp.down_proj [64, 172] x5\n"),
+        "{text}"
+    );
+    assert!(!text.contains("model.layers.4."), "{text}");
+    let text = place.ok("base show stories --all");
+    assert!(
+        text.contains("model.layers.4.mlp.down_proj [64, 172]\n") && !text.contains('{'),
         "{text}"
     );
     assert!(place.ok("base show").contains("gpt_neo"));

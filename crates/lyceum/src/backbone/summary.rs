@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::config::Config;
 use super::load::{Base, Parts};
+use super::pattern::SitePattern;
 use crate::error::Result;
 
 /// A base, described.
@@ -44,6 +45,11 @@ pub struct SiteShape {
 }
 
 impl Summary {
+    /// The linears an expert can adapt, those together that differ in their numbers only.
+    pub fn patterns(&self) -> Vec<SitePattern> {
+        super::pattern::patterns(&self.sites)
+    }
+
     /// Looks at a folder or a GGUF file. Weights are read once, for the fingerprint, and not
     /// kept.
     ///

@@ -7,6 +7,7 @@
     reason = "tests may"
 )]
 
+mod adapters;
 mod bases;
 mod composed;
 mod families;
