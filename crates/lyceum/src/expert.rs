@@ -40,6 +40,8 @@ pub struct Host {
     pub name: String,
     /// Its fingerprint.
     pub fingerprint: String,
+    /// The fingerprint of its architecture, which other bytes of the same network share.
+    pub family_fingerprint: String,
     /// Every linear an expert can adapt, with (d_out, d_in).
     pub sites: BTreeMap<Site, (usize, usize)>,
 }

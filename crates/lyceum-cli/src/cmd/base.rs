@@ -11,7 +11,7 @@ use crate::out::{Format, show as print};
 pub(crate) fn show(dir: Option<&Path>, format: Format) -> Result<()> {
     let summary = match dir {
         Some(dir) => Summary::open(&fetched(dir, Wanted::Base)?)?,
-        None => Summary::of(&lyceum::assets::base(Precision::F32)?),
+        None => Summary::of(&lyceum::assets::base(Precision::F32)?)?,
     };
     print(format, &summary, text)
 }
@@ -37,6 +37,7 @@ fn text(base: &Summary) -> String {
         ("stops at", stops.join(", ")),
         ("chat", if base.chat { "yes" } else { "no" }.into()),
         ("fingerprint", base.fingerprint.clone()),
+        ("architecture", base.family_fingerprint.clone()),
     ];
     let mut text = format!("{} ({})\n", base.name, base.family);
     for (name, value) in lines {

@@ -84,6 +84,8 @@ pub struct Base {
     pub name: String,
     /// Hex SHA-256 over configuration and weights; experts remember it.
     pub fingerprint: String,
+    /// Hex SHA-256 over the architecture alone: the same network in other bytes has the same one.
+    pub family_fingerprint: String,
     /// The decoder.
     pub decoder: Decoder,
     /// Its tokenizer.
@@ -189,6 +191,7 @@ impl Base {
         Ok(Base {
             name,
             fingerprint,
+            family_fingerprint: decoder.config().family_fingerprint()?,
             decoder,
             tokenizer,
             precision,
@@ -202,6 +205,7 @@ impl Base {
         Host {
             name: self.name.clone(),
             fingerprint: self.fingerprint.clone(),
+            family_fingerprint: self.family_fingerprint.clone(),
             sites: self.decoder.config().sites().into_iter().collect(),
         }
     }

@@ -4,6 +4,7 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
+mod architecture;
 mod attention;
 mod block;
 mod cache;

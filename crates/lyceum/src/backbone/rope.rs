@@ -248,7 +248,7 @@ impl Rope {
 
     /// Radians per position of every pair in a sequence of `len` tokens, `[dims / 2]`, and what
     /// multiplies cosines and sines.
-    fn frequencies(&self, len: usize) -> (Vec<f32>, f32) {
+    pub(super) fn frequencies(&self, len: usize) -> (Vec<f32>, f32) {
         let dims = self.dims as f64;
         let plain = |theta: f64| -> Vec<f32> {
             let pairs = 0..self.dims / 2;

@@ -20,6 +20,8 @@ pub struct Summary {
     pub parameters: usize,
     /// What experts remember it by.
     pub fingerprint: String,
+    /// The same for every base of this architecture, whatever its weights.
+    pub family_fingerprint: String,
     /// Tokens that end a text.
     pub stops: BTreeSet<u32>,
     /// Whether it says how conversations are written.
@@ -60,11 +62,14 @@ impl Summary {
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
         let stops = (stops, said.chat.is_some());
-        Ok(Summary::new(name, fingerprint, stops, config))
+        Summary::new(name, fingerprint, stops, config)
     }
 
     /// What `base` is.
-    pub fn of(base: &Base) -> Self {
+    ///
+    /// # Errors
+    /// When its description cannot be written as JSON.
+    pub fn of(base: &Base) -> Result<Self> {
         let stops = (base.stops.clone(), base.chat.is_some());
         let config = base.decoder.config().clone();
         Summary::new(base.name.clone(), base.fingerprint.clone(), stops, config)
@@ -75,7 +80,7 @@ impl Summary {
         fingerprint: String,
         (stops, chat): (BTreeSet<u32>, bool),
         config: Config,
-    ) -> Self {
+    ) -> Result<Self> {
         let count = |(_, shape): (_, Vec<usize>)| shape.iter().product::<usize>();
         let sites = config
             .sites()
@@ -85,15 +90,16 @@ impl Summary {
                 d_out,
                 d_in,
             });
-        Summary {
+        Ok(Summary {
             name,
             family: config.model_type.clone(),
             parameters: config.tensors().into_iter().map(count).sum(),
             fingerprint,
+            family_fingerprint: config.family_fingerprint()?,
             stops,
             chat,
             sites: sites.collect(),
             config,
-        }
+        })
     }
 }

@@ -229,6 +229,17 @@ fn fingerprints_stay_what_they_are() {
     assert_eq!(got, want);
 }
 
+#[test]
+fn family_fingerprints_stay_what_they_are() {
+    // Cards remember them beside the fingerprints of the bytes.
+    let read = std::fs::read(folder("family_fingerprints.json")).unwrap();
+    let want: BTreeMap<String, String> = serde_json::from_slice(&read).unwrap();
+    let got: BTreeMap<String, String> = families()
+        .map(|family| (family.into(), base(family).family_fingerprint))
+        .collect();
+    assert_eq!(got, want);
+}
+
 const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}\n    {%- if m['role'] == 'system' %}\
     <|sys|>{{ m['content'].strip() }}\n    {%- elif m.role == 'user' %}<|user|>\
     {{ m.content | trim }}{% else %}{{ raise_exception('no ' + m.role) }}{% endif %}\
