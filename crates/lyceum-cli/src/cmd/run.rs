@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use lyceum::backbone::{Base, Place};
+use lyceum::backbone::Place;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
-use lyceum::store::{Wanted, fetched};
 use lyceum::train::{Pretrain, Progress};
 
 use super::model;
@@ -28,7 +27,7 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     let embedded = Path::new("embedded");
     let base = match recipe.base == embedded {
         true => lyceum::assets::base(place)?,
-        false => Base::open(&fetched(&recipe.base, Wanted::Base)?, place)?,
+        false => model::opened(&recipe.base, place)?,
     };
     let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
     let mut questions = match &recipe.downstream {

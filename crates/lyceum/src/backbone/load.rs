@@ -9,6 +9,7 @@ use lyceum_kernels::gemm::{Keep, Packed, Rounding};
 use serde::{Deserialize, Serialize};
 
 use super::chat::{Chat, Said};
+use super::checkpoint;
 use super::config::Config;
 use super::decoder::Decoder;
 use super::gguf;
@@ -96,6 +97,9 @@ pub struct Base {
     pub stops: BTreeSet<u32>,
     /// How conversations are written, if the base says so.
     pub chat: Option<Chat>,
+    /// What its owner may not expect: how contradictions in its files were settled, and what in
+    /// them is not used. For people, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Base {
@@ -131,6 +135,7 @@ impl Base {
             weights,
             said,
             tokenizer,
+            notes: Vec::new(),
         };
         Base::new(parts, place.into())
     }
@@ -154,6 +159,7 @@ impl Base {
             weights,
             said,
             tokenizer,
+            notes: Vec::new(),
         };
         Base::new(parts, place.into())
     }
@@ -161,10 +167,11 @@ impl Base {
     fn new(parts: Parts<'_>, Place { precision, device }: Place) -> Result<Self> {
         let Parts {
             name,
-            config,
+            mut config,
             mut weights,
             said,
             tokenizer,
+            mut notes,
         } = parts;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
@@ -178,7 +185,9 @@ impl Base {
                 "matrices are kept in eight bits on the processor only; use --precision bf16",
             ));
         }
-        weights.fit(&config)?;
+        weights.fit(&mut config)?;
+        notes.append(&mut config.notes);
+        notes.append(&mut weights.notes);
         let fingerprint = weights.fingerprint(&config)?;
         let mut source = Source {
             from: From::Weights(&weights),
@@ -197,6 +206,7 @@ impl Base {
             precision,
             stops,
             chat: said.chat,
+            notes,
         })
     }
 
@@ -218,6 +228,8 @@ pub(super) struct Parts<'a> {
     pub(super) weights: Weights<'a>,
     pub(super) said: Said,
     pub(super) tokenizer: Tokenizer,
+    /// As [`Base::notes`].
+    pub(super) notes: Vec<String>,
 }
 
 impl Parts<'static> {
@@ -227,12 +239,28 @@ impl Parts<'static> {
         if path.is_file() {
             return gguf::open(path).context(opening);
         }
+        let config = path.join("config.json");
+        if path.is_dir() && !config.exists() {
+            return Err(Error::invalid(format!(
+                "{} holds no config.json, which says what the base is{}",
+                path.display(),
+                checkpoint::instead(path)
+            )));
+        }
+        for name in [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "generation_config.json",
+        ] {
+            crate::file::check_start(&path.join(name))?;
+        }
         Ok(Parts {
             name: name_of(path),
-            config: Config::read(&path.join("config.json")).context(opening)?,
+            config: Config::read(&config).context(opening)?,
             weights: Weights::open(path)?,
             said: Said::open(path)?,
             tokenizer: Tokenizer::open(path)?,
+            notes: Vec::new(),
         })
     }
 }

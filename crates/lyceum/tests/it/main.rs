@@ -8,7 +8,9 @@
 )]
 
 mod bases;
+mod checkpoints;
 mod composed;
+mod config_fields;
 mod families;
 mod faults;
 mod floors;
