@@ -9,7 +9,9 @@
 
 mod adapters;
 mod bases;
+mod checkpoints;
 mod composed;
+mod config_fields;
 mod families;
 mod faults;
 mod floors;
