@@ -318,7 +318,7 @@ fn a_file_that_says_nothing_or_something_else_is_told_apart() {
             "true or false",
         ),
         (
-            r#"{"model_type":"llama","rope_scaling":3}"#,
+            r#"{"model_type":"llama","hidden_size":64,"rope_scaling":3}"#,
             "`rope_scaling`",
         ),
         ("{\"model_type\":\"llama\",\n", "ends in the middle (line 2"),
