@@ -227,6 +227,7 @@ pub(super) const OFF: &[(&str, &[&str])] = &[
     ("logit_scale", &["1"]),
     ("logits_scaling", &["1"]),
     ("mlp_bias", &["false"]),
+    ("mlp_only_layers", &["[]"]),
     ("n_routed_experts", &["0"]),
     ("no_rope_layers", &["[]"]),
     ("num_experts", &["0"]),
