@@ -119,6 +119,11 @@ pub(super) fn instead(dir: &Path) -> String {
         format!("; it holds `{name}`, the form before conversion: convert it with transformers")
     } else if ending(".incomplete").is_some() {
         "; it holds files of a download that was cut off: download it again".into()
+    } else if let Some(name) = ending(".safetensors").or(ending(".bin")) {
+        format!(
+            "; it holds `{name}`, which has another name: add the index that names the shards, or \
+             rename a file that is the whole"
+        )
     } else {
         String::new()
     }

@@ -65,6 +65,9 @@ fn all_slide(f: &mut Fields, c: &mut Config) -> Result<()> {
              agree"
         )));
     }
+    if window.is_none() {
+        f.skip(&["max_window_layers"]);
+    }
     c.layers.iter_mut().for_each(|layer| layer.window = window);
     same_layers(f, &c.layers)
 }

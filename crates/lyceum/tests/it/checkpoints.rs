@@ -349,6 +349,8 @@ fn files_that_are_not_what_they_should_be_are_recognised() {
     std::fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
     let said = why(Base::open(dir.path(), Precision::F32));
     assert!(said.contains("adapter"), "{said}");
+    let shard = "model-00001-of-00002.safetensors";
+    assert!(put(shard, b"x").contains("the index that names the shards"));
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("m.gguf"), "GGUF").unwrap();
     let said = why(Base::open(dir.path(), Precision::F32));

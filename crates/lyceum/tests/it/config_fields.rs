@@ -144,6 +144,7 @@ fn bookkeeping_never_stops_a_base_from_opening() {
         "max_new_tokens": 8, "min_p": 0.1, "cache_implementation": "hybrid", "is_causal": true,
         "use_bidirectional_attention": false, "pruned_heads": {}, "num_experts_per_tok": 0,
         "embedding_multiplier": 1.0, "use_qkv_bias": false, "attn_output_gate": true,
+        "mlp_only_layers": [], "quantize_kv_cache": false, "pallas_runtime": false,
         "layer_types": null, "clip_qkv": null, "per_layer_config": {}, "some_null": null,
         "gradient_checkpointing": true, "auto_map": {}, "architectures": ["X"]
     }"#;
@@ -318,7 +319,7 @@ fn a_file_that_says_nothing_or_something_else_is_told_apart() {
             "true or false",
         ),
         (
-            r#"{"model_type":"llama","rope_scaling":3}"#,
+            r#"{"model_type":"llama","hidden_size":64,"rope_scaling":3}"#,
             "`rope_scaling`",
         ),
         ("{\"model_type\":\"llama\",\n", "ends in the middle (line 2"),

@@ -94,6 +94,14 @@ fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
             "`mamba`",
         ),
         (
+            put("general.type", Value::String("adapter".into())),
+            "`adapter`",
+        ),
+        (
+            put("llama.rope.scaling.attn_factor", Value::F32(2.0)),
+            "attn_factor",
+        ),
+        (
             put("llama.expert_count", Value::U32(8)),
             "`llama.expert_count`",
         ),
@@ -163,6 +171,42 @@ fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
     std::fs::write(&path, b"no such thing").unwrap();
     let said = Base::open(&path, Precision::F32).map_or_else(|e| whole(&e), |_| String::new());
     assert!(said.contains("no GGUF file"), "{said}");
+}
+
+#[test]
+fn stretched_contexts_are_read_as_llama_cpp_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = |more: &[(&'static str, Value)]| {
+        let mut fields = fields();
+        fields.extend(more.iter().cloned());
+        let path = write(dir.path(), &fields, &wide(), |_| GgmlDType::F32);
+        Base::open(&path, Precision::F32).unwrap().fingerprint
+    };
+    let kind = |kind: &str| ("llama.rope.scaling.type", Value::String(kind.into()));
+    let factor = |x: f32| ("llama.rope.scaling.factor", Value::F32(x));
+    let older = |x: f32| ("llama.rope.scale_linear", Value::F32(x));
+    let sharper = |x: f32| ("llama.rope.scaling.attn_factor", Value::F32(x));
+    let (plain, linear) = (base(&[]), base(&[kind("linear"), factor(4.0)]));
+    assert_ne!(plain, linear);
+    // A type that is not said is linear; `none` is none, whatever the factor; 0 is no factor.
+    assert_eq!(base(&[factor(4.0)]), linear);
+    assert_eq!(base(&[older(4.0)]), linear);
+    assert_eq!(base(&[factor(4.0), older(2.0)]), linear);
+    for none in [
+        &[kind("none"), factor(4.0)][..],
+        &[factor(1.0)],
+        &[factor(0.0)],
+        &[kind("linear")],
+        &[sharper(1.0)],
+    ] {
+        assert_eq!(base(none), plain);
+    }
+    // What is said of attention under yarn multiplies what follows from the factor.
+    let yarn = [kind("yarn"), factor(4.0)];
+    let with = |x: f32| base(&[yarn[0].clone(), yarn[1].clone(), sharper(x)]);
+    assert_ne!(base(&yarn), linear);
+    assert_eq!(with(1.0), base(&yarn));
+    assert_ne!(with(1.5), base(&yarn));
 }
 
 #[test]
