@@ -32,8 +32,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What `bytes` are when they stand where a file of data should be and are something else: a
-/// pointer of git-LFS or git-annex, a web page, or nothing; the text says what to do.
+/// Recognises bytes that stand in for a file of data: a pointer of git-LFS or git-annex, a web page,
+/// or nothing; the text says what to do.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     let starts = |with: &str| {
         let first = bytes.get(..with.len());
