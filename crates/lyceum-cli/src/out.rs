@@ -30,7 +30,7 @@ pub(crate) fn show<T: Serialize>(
     text: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
     let text = match format {
-        Format::Json => serde_json::to_string_pretty(value)?,
+        Format::Json => lyceum::report::json::pretty(value)?,
         Format::Text => text(value),
     };
     let mut stdout = std::io::stdout().lock();
@@ -47,6 +47,13 @@ pub(crate) fn stream(text: &str) {
 /// A line on stderr.
 pub(crate) fn say(text: &str) {
     eprintln!("{text}");
+}
+
+/// What a base's owner may not expect, a line each on stderr.
+pub(crate) fn warn(notes: &[String]) {
+    notes
+        .iter()
+        .for_each(|note| say(&format!("warning: {note}")));
 }
 
 /// The whole chain of causes in one line.

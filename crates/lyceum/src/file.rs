@@ -1,6 +1,6 @@
 //! Writing files so that a reader sees the old bytes or the new ones, never half.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -32,11 +32,28 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Makes the folder `dir` if there is none, and a file in it for a moment: whether it can be written
+/// is known before anything long begins.
+///
+/// # Errors
+/// [`Error::Io`] when the system says no.
+pub fn probe(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+    let mut builder = tempfile::Builder::new();
+    let mut file = builder
+        .prefix(".tmp-")
+        .tempfile_in(dir)
+        .map_err(|e| Error::io(dir, e))?;
+    let written = file.write_all(b"probe");
+    written.map_err(|e| Error::io(dir, e))
+}
+
 /// Recognises bytes that stand in for a file of data: a pointer of git-LFS or git-annex, a web page,
 /// or nothing; the text says what to do.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    let start = bytes.trim_ascii_start();
     let starts = |with: &str| {
-        let first = bytes.get(..with.len());
+        let first = start.get(..with.len());
         first.is_some_and(|first| first.eq_ignore_ascii_case(with.as_bytes()))
     };
     if bytes.is_empty() {
@@ -53,6 +70,50 @@ pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     }
     let page = starts("<!doctype html") || starts("<html");
     page.then_some("it is a web page, not the file itself: download the file again")
+}
+
+/// Why the bytes of a file called `what` cannot be what was asked for, whatever that is: nothing,
+/// a pointer of Git LFS, a web page.
+///
+/// # Errors
+/// [`Error::Format`] saying which.
+pub fn check(what: &str, bytes: &[u8]) -> Result<()> {
+    match stand_in(bytes) {
+        Some(why) => Err(Error::format(what, why)),
+        None => Ok(()),
+    }
+}
+
+/// The same of a file that may not be there, by its first bytes.
+///
+/// # Errors
+/// As [`check`], or when it cannot be read.
+pub fn check_start(path: &Path) -> Result<()> {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
+    match read {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(path, e)),
+        Ok(_) => check(&path.display().to_string(), &start),
+    }
+}
+
+/// The JSON of a file called `what`; a byte order mark before it is taken off.
+///
+/// # Errors
+/// [`Error::Format`] with the place where it stops being JSON.
+pub fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    check(what, bytes)?;
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(text).map_err(|e| {
+        let at = format!("line {}, column {}", e.line(), e.column());
+        let why = match e.classify() {
+            serde_json::error::Category::Eof => format!("ends in the middle ({at})"),
+            serde_json::error::Category::Data => format!("is not what it should hold ({at})"),
+            _ => format!("is not JSON ({at})"),
+        };
+        Error::format(what, why)
+    })
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@ use anyhow::Result;
 use lyceum::backbone::{Precision, Summary};
 use lyceum::store::{Wanted, fetched};
 
-use crate::out::{Format, show as print};
+use crate::out::{Format, show as print, warn};
 
 pub(crate) fn show(dir: Option<&Path>, all: bool, format: Format) -> Result<()> {
     let summary = match dir {
         Some(dir) => Summary::open(&fetched(dir, Wanted::Base)?)?,
         None => Summary::of(&lyceum::assets::base(Precision::F32)?)?,
     };
+    warn(&summary.notes);
     print(format, &summary, |base| text(base, all))
 }
 

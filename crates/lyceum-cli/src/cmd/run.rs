@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use lyceum::backbone::{Base, Place};
+use lyceum::backbone::Place;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
-use lyceum::store::{Wanted, fetched};
 use lyceum::train::{Pretrain, Progress};
 
 use super::model;
@@ -24,18 +23,20 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     if let Some(precision) = args.kept() {
         recipe.precision = precision;
     }
+    // Whatever can be known beforehand is known before the base is opened.
+    lyceum::file::probe(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
     let place = Place::new(recipe.precision, device);
     let embedded = Path::new("embedded");
-    let base = match recipe.base == embedded {
-        true => lyceum::assets::base(place)?,
-        false => Base::open(&fetched(&recipe.base, Wanted::Base)?, place)?,
-    };
     let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
     let mut questions = match &recipe.downstream {
-        Some(path) => model::questions(path)?,
+        Some(path) => model::questions(path).context("the recipe's `downstream`")?,
         None => Vec::new(),
     };
     questions.truncate(recipe.downstream_limit.unwrap_or(usize::MAX));
+    let base = match recipe.base == embedded {
+        true => lyceum::assets::base(place)?,
+        false => model::opened(&recipe.base, place)?,
+    };
     let mut progress = Stages {
         quiet: format == Format::Json,
     };
@@ -46,18 +47,13 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
         &mut progress,
     )?;
     show(format, &report, |report| {
+        let means = { report.rows.iter() }.filter(|r| r.task == "mean" && r.metric == "rouge-l");
+        let means: Vec<_> = means.map(|row| (row.label(), row)).collect();
+        let width = means.iter().map(|(label, _)| label.chars().count()).max();
+        let width = width.unwrap_or_default();
         let mut text = String::new();
-        for row in report
-            .rows
-            .iter()
-            .filter(|r| r.task == "mean" && r.metric == "rouge-l")
-        {
-            text += &format!(
-                "{:<32} {:>6.2} ± {:.2}\n",
-                row.label(),
-                row.mean,
-                row.stderr
-            );
+        for (label, row) in means {
+            text += &format!("{label:<width$} {:>6.2} ± {:.2}\n", row.mean, row.stderr);
         }
         for line in report.story() {
             text += &format!("{line}\n");
@@ -105,6 +101,8 @@ fn curves(progress: &Progress, every: usize) -> Chart {
                 ("training".into(), means.map(mean).collect()),
                 ("held out".into(), held.collect()),
             ],
+            whole: true,
+            ..Lines::default()
         }),
     }
 }

@@ -52,6 +52,27 @@ fn a_base_shows_what_it_is() {
 }
 
 #[test]
+fn what_a_bases_owner_may_not_expect_is_said_once() {
+    let place = place();
+    let path = place.path("stories/config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, config.replacen('{', "{\"sliding_window\": 77,", 1)).unwrap();
+    for line in [
+        "base show stories",
+        "generate --base stories --prompt Once --max-new 1",
+    ] {
+        let output = place.output(line);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.matches("warning: ").count(), 1, "{said}");
+        assert!(said.contains("`sliding_window` (77)"), "{said}");
+    }
+    let shown = place.json("base show stories");
+    let note = shown["notes"][0].as_str().unwrap();
+    assert!(note.contains("`sliding_window` (77)"), "{note}");
+}
+
+#[test]
 fn a_prompt_is_continued_and_a_conversation_needs_a_template() {
     let place = place();
     let told = place.json("generate --base stories --prompt Once --max-new 40");

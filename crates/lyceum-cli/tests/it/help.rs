@@ -31,10 +31,31 @@ fn every_subcommand_has_help_with_an_example() {
     assert!(names.len() >= 12, "{names:?}");
     for name in names {
         let text = help(&[name]);
-        assert!(text.contains("Example"), "`{name}` has no example:\n{text}");
-        assert!(
-            text.contains(&format!("lyceum {name}")),
-            "`{name}`:\n{text}"
-        );
+        let examples = examples(&text);
+        assert!(!examples.is_empty(), "`{name}` has no example:\n{text}");
+        for example in examples {
+            let of = example.strip_prefix(&format!("lyceum {name}"));
+            let of = of.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+            assert!(of, "`{name}` shows `{example}`");
+        }
     }
+}
+
+/// The command lines shown as examples at the end of a help text.
+fn examples(help: &str) -> Vec<&str> {
+    let heading = |line: &&str| !(line.starts_with("Example: ") || *line == "Examples:");
+    help.lines()
+        .skip_while(heading)
+        .map(|line| line.trim_start_matches("Example: ").trim())
+        .filter(|line| line.starts_with("lyceum"))
+        .collect()
+}
+
+#[test]
+fn a_usage_line_is_no_example() {
+    let text = "Usage: lyceum run [OPTIONS]\n\n  --batch  Examples per step, lyceum run";
+    assert!(examples(text).is_empty());
+    let text = "Usage: lyceum run\n\nExamples:\n  lyceum run a\n  lyceum run b\n";
+    assert_eq!(examples(text), ["lyceum run a", "lyceum run b"]);
+    assert_eq!(examples("Example: lyceum run a"), ["lyceum run a"]);
 }

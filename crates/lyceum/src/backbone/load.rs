@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use lyceum_kernels::gemm::{Keep, Packed, Rounding};
 
 use super::chat::{Chat, Said};
+use super::checkpoint;
 use super::config::Config;
 use super::decoder::Decoder;
 use super::gguf;
@@ -41,6 +42,9 @@ pub struct Base {
     pub chat: Option<Chat>,
     /// Which experts it accepts.
     pub accepts: BaseMatch,
+    /// What its owner may not expect: how contradictions in its files were settled, and what in
+    /// them is not used. For people, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Base {
@@ -76,6 +80,7 @@ impl Base {
             weights,
             said,
             tokenizer,
+            notes: Vec::new(),
         };
         Base::new(parts, place.into())
     }
@@ -99,6 +104,7 @@ impl Base {
             weights,
             said,
             tokenizer,
+            notes: Vec::new(),
         };
         Base::new(parts, place.into())
     }
@@ -106,10 +112,11 @@ impl Base {
     fn new(parts: Parts<'_>, Place { precision, device }: Place) -> Result<Self> {
         let Parts {
             name,
-            config,
+            mut config,
             mut weights,
             said,
             tokenizer,
+            mut notes,
         } = parts;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
@@ -123,7 +130,9 @@ impl Base {
                 "matrices are kept in eight bits on the processor only; use --precision bf16",
             ));
         }
-        weights.fit(&config)?;
+        weights.fit(&mut config)?;
+        notes.append(&mut config.notes);
+        notes.append(&mut weights.notes);
         let fingerprint = weights.fingerprint(&config)?;
         let mut source = Source {
             from: From::Weights(&weights),
@@ -143,6 +152,7 @@ impl Base {
             stops,
             chat: said.chat,
             accepts: BaseMatch::default(),
+            notes,
         })
     }
 
@@ -172,6 +182,8 @@ pub(super) struct Parts<'a> {
     pub(super) weights: Weights<'a>,
     pub(super) said: Said,
     pub(super) tokenizer: Tokenizer,
+    /// As [`Base::notes`].
+    pub(super) notes: Vec<String>,
 }
 
 impl Parts<'static> {
@@ -181,12 +193,28 @@ impl Parts<'static> {
         if path.is_file() {
             return gguf::open(path).context(opening);
         }
+        let config = path.join("config.json");
+        if path.is_dir() && !config.exists() {
+            return Err(Error::invalid(format!(
+                "{} holds no config.json, which says what the base is{}",
+                path.display(),
+                checkpoint::instead(path)
+            )));
+        }
+        for name in [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "generation_config.json",
+        ] {
+            crate::file::check_start(&path.join(name))?;
+        }
         Ok(Parts {
             name: name_of(path),
-            config: Config::read(&path.join("config.json")).context(opening)?,
+            config: Config::read(&config).context(opening)?,
             weights: Weights::open(path)?,
             said: Said::open(path)?,
             tokenizer: Tokenizer::open(path)?,
+            notes: Vec::new(),
         })
     }
 }

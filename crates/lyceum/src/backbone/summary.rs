@@ -31,6 +31,8 @@ pub struct Summary {
     pub sites: Vec<SiteShape>,
     /// What it computes.
     pub config: Config,
+    /// What its owner may not expect, as [`Base::notes`].
+    pub notes: Vec<String>,
 }
 
 /// A linear an expert can adapt.
@@ -58,17 +60,20 @@ impl Summary {
     pub fn open(path: &Path) -> Result<Self> {
         let Parts {
             name,
-            config,
+            mut config,
             mut weights,
             said,
             tokenizer,
+            mut notes,
         } = Parts::open(path)?;
-        weights.fit(&config)?;
+        weights.fit(&mut config)?;
+        notes.append(&mut config.notes);
+        notes.append(&mut weights.notes);
         let fingerprint = weights.fingerprint(&config)?;
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
         let stops = (stops, said.chat.is_some());
-        Summary::new(name, fingerprint, stops, config)
+        Summary::new(name, fingerprint, stops, config, notes)
     }
 
     /// What `base` is.
@@ -78,7 +83,9 @@ impl Summary {
     pub fn of(base: &Base) -> Result<Self> {
         let stops = (base.stops.clone(), base.chat.is_some());
         let config = base.decoder.config().clone();
-        Summary::new(base.name.clone(), base.fingerprint.clone(), stops, config)
+        let fingerprint = base.fingerprint.clone();
+        let notes = base.notes.clone();
+        Summary::new(base.name.clone(), fingerprint, stops, config, notes)
     }
 
     fn new(
@@ -86,6 +93,7 @@ impl Summary {
         fingerprint: String,
         (stops, chat): (BTreeSet<u32>, bool),
         config: Config,
+        notes: Vec<String>,
     ) -> Result<Self> {
         let count = |(_, shape): (_, Vec<usize>)| shape.iter().product::<usize>();
         let sites = config
@@ -106,6 +114,7 @@ impl Summary {
             chat,
             sites: sites.collect(),
             config,
+            notes,
         })
     }
 }

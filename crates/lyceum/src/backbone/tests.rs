@@ -37,9 +37,9 @@ fn loss(decoder: &Decoder, recompute: bool) -> Tensor {
 fn variables(family: &str) -> (Config, BTreeMap<String, Var>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
     let dir = root.join(family);
-    let config = Config::read(&dir.join("config.json")).unwrap();
+    let mut config = Config::read(&dir.join("config.json")).unwrap();
     let mut weights = Weights::open(&dir).unwrap();
-    weights.fit(&config).unwrap();
+    weights.fit(&mut config).unwrap();
     let var = |(name, shape): (String, Vec<usize>)| {
         let values = weights.values(&name).unwrap();
         let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();

@@ -56,17 +56,28 @@ impl Answer {
     }
 }
 
+/// The accuracies reports show, by metric.
+pub const ACCURACIES: [(&str, fn(&Answer) -> f64); 3] = [
+    ("acc", Answer::acc),
+    ("acc_norm", Answer::acc_norm),
+    ("acc_tok", Answer::acc_tok),
+];
+
+/// The accuracy of a blind choice: the mean of one over the number of options.
+pub fn chance(answers: &[Answer]) -> f64 {
+    let blind = answers
+        .iter()
+        .map(|a| 1.0 / a.log_probs.len().max(1) as f64);
+    blind.sum::<f64>() / answers.len().max(1) as f64
+}
+
 /// The accuracies that `answers` to the questions called `task` make.
 pub fn answer_rows(subject: &Subject, task: &str, answers: &[Answer]) -> Vec<Row> {
-    let row = |metric: &str, score: fn(&Answer) -> f64| {
+    let row = |(metric, score): (&str, fn(&Answer) -> f64)| {
         let values: Vec<f64> = answers.iter().map(score).collect();
         subject.row(task, metric, &values)
     };
-    vec![
-        row("acc", Answer::acc),
-        row("acc_norm", Answer::acc_norm),
-        row("acc_tok", Answer::acc_tok),
-    ]
+    ACCURACIES.map(row).into()
 }
 
 /// Answers `questions`, `batch` at a time.

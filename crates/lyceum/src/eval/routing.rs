@@ -14,6 +14,7 @@ struct Sums {
     own_weight: f64,
     entropy: f64,
     tokens: f64,
+    chosen: f64,
     load: Vec<f64>,
 }
 
@@ -51,6 +52,8 @@ impl RoutingProbe {
                 .for_each(|(total, x)| *total += x);
         }
         let total: f64 = load.iter().sum();
+        let sum = |pick: fn(&Sums) -> f64| layers.values().map(pick).sum::<f64>();
+        let chosen = sum(|s| s.chosen) / sum(|s| s.tokens).max(1.0);
         load.iter_mut()
             .for_each(|x| *x /= total.max(f64::MIN_POSITIVE));
         let layer = |(number, sums): (&usize, &Sums)| LayerRouting {
@@ -65,6 +68,7 @@ impl RoutingProbe {
             layers: layers.iter().map(layer).collect(),
             experts: self.experts.iter().map(ToString::to_string).collect(),
             load,
+            chosen,
         }
     }
 }
@@ -92,6 +96,7 @@ impl Probe for RoutingProbe {
             for (load, &g) in sums.load.iter_mut().zip(row) {
                 let g = f64::from(g);
                 *load += g;
+                sums.chosen += f64::from(u8::from(g > 0.0));
                 sums.entropy -= if g > 0.0 { g * g.ln() } else { 0.0 };
             }
         }

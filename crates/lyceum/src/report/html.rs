@@ -4,134 +4,171 @@ use std::fmt::Write;
 
 use super::Report;
 use super::chart::Chart;
-use crate::error::Result;
-use crate::figure::Row;
+use super::svg::escape;
+use super::table::{self, Table};
+use crate::error::{Error, Result};
 
 const STYLE: &str = "
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #212529; background: #f6f7f9; margin: 0; }
-main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+:root { color-scheme: light dark; --ink: #212529; --soft: #59636e; --page: #f6f7f9;
+  --card: #fff; --line: #dfe3e8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7eb; --soft: #a3adb8; --page: #14171a; --card: #1d2126; --line: #343b43; }
+  svg rect.paper { fill: #1d2126; }
+  svg text.ink { fill: #e4e7eb; }
+  svg text.muted { fill: #a3adb8; }
+  svg polyline.ink { stroke: #e4e7eb; }
+  svg polyline.muted { stroke: #a3adb8; }
+  svg polyline.faint { stroke: #343b43; }
+}
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  margin: 0; }
+main { max-width: 64rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; }
-.facts { color: #59636e; margin: 0 0 1.5rem; }
-figure { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; margin: 1.2rem 0;
-  padding: .8rem; overflow-x: auto; }
-figure svg { max-width: 100%; height: auto; display: block; margin: 0 auto; }
-figcaption { color: #59636e; font-size: .9rem; padding: .5rem .3rem 0; }
-table { border-collapse: collapse; font-size: .9rem; background: #fff; width: 100%; }
-th, td { border-bottom: 1px solid #e6e9ed; padding: .3rem .6rem; text-align: left; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; border: 1px solid #dfe3e8; border-radius: 8px; }
+h2, figure { scroll-margin-top: 1rem; }
+nav { margin: 1rem 0; }
+nav ul { list-style: none; padding: 0; margin: 0; columns: 16rem; }
+a { color: inherit; }
+.facts, .note { color: var(--soft); }
+.facts { margin: 0 0 .6rem; }
+.note { margin: 0 0 .6rem; font-size: .9rem; }
+figure { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  margin: 1.2rem 0; padding: .5rem; overflow-x: auto; }
+figure svg { max-width: 100%; min-width: 640px; height: auto; display: block; }
+figcaption { color: var(--soft); font-size: .9rem; padding: .3rem 1rem .5rem; }
+table { border-collapse: collapse; font-size: .9rem; background: var(--card); width: 100%; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
+details summary { cursor: pointer; margin: 0 0 .6rem; color: var(--soft); }
 code, pre { font: .85rem/1.45 ui-monospace, monospace; }
-pre { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: .8rem;
-  overflow-x: auto; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: .8rem; overflow-x: auto; }
 ";
+
+/// A part of the page.
+struct Section {
+    title: String,
+    body: String,
+}
 
 /// The whole page, with `charts` in it.
 pub(super) fn render(report: &Report, charts: &[Chart]) -> Result<String> {
-    let p = &report.provenance;
-    let mut out = String::new();
+    let mut sections = Vec::new();
+    sections.extend(list("What the figures say", &report.story()));
+    sections.extend(list("Notes", &report.notes));
+    sections.extend(pictures(charts)?);
+    let open = [table::means(report), table::differences(report)];
+    sections.extend(open.iter().filter_map(|table| tabled(table, false)));
+    let folded = [table::by_task(report), table::figures(report)];
+    sections.extend(folded.iter().filter_map(|table| tabled(table, true)));
+    for table in [
+        table::clusters(report),
+        table::settings(report),
+        table::stages(report),
+    ] {
+        sections.extend(tabled(&table, false));
+    }
+    sections.push(provenance(report)?);
+
     let title = escape(&report.title);
-    let _ = write!(
-        out,
+    let facts = escape(&report.facts().join(" · "));
+    let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{title}</title><style>{STYLE}</style></head><body><main>\n<h1>{title}</h1>\n\
-         <p class=\"facts\">Lyceum {} · base {} · {} on {} · seed {}</p>\n",
-        escape(&p.lyceum),
-        escape(&p.base),
-        escape(&p.precision),
-        escape(&p.device),
-        p.seed
+         <p class=\"facts\">{facts}</p>\n"
     );
-    list(&mut out, "What the figures say", &report.story());
-    list(&mut out, "Notes", &report.notes);
-    if !charts.is_empty() {
-        out += "<h2>Charts</h2>\n";
+    if let Some(command) = report.command() {
+        let _ = writeln!(out, "<pre>{}</pre>", escape(&command));
     }
-    for chart in charts {
-        let (svg, caption) = (chart.svg()?, escape(&chart.caption));
-        let _ = writeln!(
-            out,
-            "<figure>{svg}<figcaption>{caption}</figcaption></figure>"
-        );
+    out += "<nav aria-label=\"Contents\"><ul>\n";
+    for section in &sections {
+        let (id, title) = (id(&section.title), escape(&section.title));
+        let _ = writeln!(out, "<li><a href=\"#{id}\">{title}</a></li>");
     }
-    figures(&mut out, &report.rows);
-    stages(&mut out, report);
-    provenance(&mut out, report)?;
+    out += "</ul></nav>\n";
+    for section in &sections {
+        let (id, title) = (id(&section.title), escape(&section.title));
+        let _ = write!(out, "<h2 id=\"{id}\">{title}</h2>\n{}", section.body);
+    }
     out += "</main></body></html>\n";
     Ok(out)
 }
 
-fn list(out: &mut String, title: &str, lines: &[String]) {
-    if lines.is_empty() {
-        return;
-    }
-    let _ = write!(out, "<h2>{title}</h2>\n<ul>\n");
+/// A title as the name of a place in the page.
+fn id(title: &str) -> String {
+    let letters = title.chars().map(|c| match c.is_ascii_alphanumeric() {
+        true => c.to_ascii_lowercase(),
+        false => '-',
+    });
+    letters.collect()
+}
+
+fn list(title: &str, lines: &[String]) -> Option<Section> {
+    let mut body = "<ul>\n".to_owned();
     for line in lines {
-        let _ = writeln!(out, "<li>{}</li>", escape(line));
+        let _ = writeln!(body, "<li>{}</li>", escape(line));
     }
-    out.push_str("</ul>\n");
+    body += "</ul>\n";
+    let title = title.to_owned();
+    (!lines.is_empty()).then_some(Section { title, body })
 }
 
-fn figures(out: &mut String, rows: &[Row]) {
-    *out += "<h2>All figures</h2>\n<div class=\"scroll\"><table><tr><th>method</th><th>task</th>\
-             <th>metric</th><th>mean</th><th>standard error</th><th>n</th></tr>\n";
-    for row in rows {
+fn pictures(charts: &[Chart]) -> Result<Option<Section>> {
+    let mut body = String::new();
+    for chart in charts {
+        let (svg, caption) = (chart.svg()?, escape(&chart.caption));
+        let id = id(&chart.name);
         let _ = writeln!(
-            out,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{:.4}</td>\
-             <td class=\"n\">{:.4}</td><td class=\"n\">{}</td></tr>",
-            escape(&row.label()),
-            escape(&row.task),
-            escape(&row.metric),
-            row.mean,
-            row.stderr,
-            row.n
+            body,
+            "<figure id=\"{id}\">{svg}<figcaption>{caption}</figcaption></figure>"
         );
     }
-    *out += "</table></div>\n";
+    let title = "Charts".to_owned();
+    Ok((!charts.is_empty()).then_some(Section { title, body }))
 }
 
-fn stages(out: &mut String, report: &Report) {
-    *out += "<h2>Stages</h2>\n<div class=\"scroll\"><table><tr><th>stage</th><th>seconds</th>\
-             <th>tokens/s</th><th>peak memory, MiB</th><th></th></tr>\n";
-    for s in &report.stages {
-        let _ = writeln!(
-            out,
-            "<tr><td>{}</td><td class=\"n\">{:.1}</td><td class=\"n\">{:.0}</td>\
-             <td class=\"n\">{:.0}</td><td>{}</td></tr>",
-            escape(&s.name),
-            s.seconds,
-            s.tokens_per_second(),
-            s.peak_memory_mib,
-            if s.resumed { "reused" } else { "" }
-        );
+fn tabled(table: &Table, folded: bool) -> Option<Section> {
+    if table.rows.is_empty() {
+        return None;
     }
-    *out += "</table></div>\n";
+    let mut body = String::new();
+    if !table.note.is_empty() {
+        let _ = writeln!(body, "<p class=\"note\">{}</p>", escape(&table.note));
+    }
+    if folded {
+        let count = table.rows.len();
+        let _ = writeln!(body, "<details><summary>{count} rows</summary>");
+    }
+    body += "<div class=\"scroll\"><table>\n";
+    row(&mut body, &table.head, "th", table.words);
+    for cells in &table.rows {
+        row(&mut body, cells, "td", table.words);
+    }
+    body += "</table></div>\n";
+    if folded {
+        body += "</details>\n";
+    }
+    let title = table.title.to_owned();
+    Some(Section { title, body })
 }
 
-fn provenance(out: &mut String, report: &Report) -> Result<()> {
+fn row(out: &mut String, cells: &[String], tag: &str, words: usize) {
+    *out += "<tr>";
+    for (i, cell) in cells.iter().enumerate() {
+        let class = if i < words { "" } else { " class=\"n\"" };
+        let _ = write!(out, "<{tag}{class}>{}</{tag}>", escape(cell));
+    }
+    *out += "</tr>\n";
+}
+
+fn provenance(report: &Report) -> Result<Section> {
     let text = serde_json::to_string_pretty(&report.provenance)
-        .map_err(|e| crate::error::Error::format("report.html", e))?;
+        .map_err(|e| Error::format("report.html", e))?;
     let text = escape(&text);
-    let _ = write!(out, "<h2>Provenance</h2>\n<pre>{text}</pre>\n");
-    Ok(())
-}
-
-/// Text as HTML shows it.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn markup_in_names_is_shown_not_obeyed() {
-        let shown = super::escape("<script>\"&");
-        assert_eq!(shown, "&lt;script&gt;&quot;&amp;");
-    }
+    Ok(Section {
+        title: "Provenance".into(),
+        body: format!("<details><summary>JSON</summary>\n<pre>{text}</pre></details>\n"),
+    })
 }

@@ -1,10 +1,23 @@
 //! What a run found, as data, as text and as a page with charts.
 
+mod axis;
+mod bars;
+mod canvas;
 pub mod chart;
 mod charts;
+mod colour;
+mod face;
+mod heat;
 mod html;
+pub mod json;
+mod lines;
 mod markdown;
+pub mod paired;
+mod raster;
 mod seeds;
+mod story;
+mod svg;
+mod table;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +28,8 @@ use serde_json::Value;
 
 use crate::backbone::Base;
 use crate::error::{Error, Result};
-use crate::figure::{Curve, Routing, Row, Similarity};
+use crate::figure::{Curve, Cut, Routing, Row, Similarity};
+use paired::Scores;
 
 /// A run's results with everything needed to judge and repeat them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +50,15 @@ pub struct Report {
     pub curves: Vec<Curve>,
     /// What a reader should know.
     pub notes: Vec<String>,
+    /// By task of multiple choice, the accuracy of a blind choice.
+    #[serde(default)]
+    pub chance: BTreeMap<String, f64>,
+    /// The seeds of the runs it is the mean of; empty for a single run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<u64>,
+    /// The values behind the rows that are compared.
+    #[serde(default)]
+    pub scores: Vec<Scores>,
 }
 
 /// Seed, device, versions, fingerprints.
@@ -61,8 +84,34 @@ pub struct Provenance {
     pub libraries: BTreeMap<String, String>,
     /// Versions of what matters.
     pub versions: BTreeMap<String, String>,
-    /// The recipe as run.
+    /// The recipe as run, or what was evaluated and how.
     pub spec: Value,
+    /// What was read: data, questions, and for an evaluation the library.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
+    /// What there was no room for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<Cut>,
+    /// When it was made (UTC); an evaluation says so, a recipe's report repeats byte for byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    /// The command it was made by, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+/// Something that was read, and which state of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `library`, `data`, `questions`.
+    pub what: String,
+    /// Its path or address; `embedded` for what is shipped.
+    pub place: String,
+    /// The version that was read, of what has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Hex SHA-256 of its content.
+    pub fingerprint: String,
 }
 
 /// A step of the run.
@@ -92,6 +141,9 @@ impl Report {
             routing: Vec::new(),
             curves: Vec::new(),
             notes: Vec::new(),
+            chance: BTreeMap::new(),
+            seeds: Vec::new(),
+            scores: Vec::new(),
         }
     }
 
@@ -100,22 +152,28 @@ impl Report {
         charts::charts(self)
     }
 
-    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`.
+    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`. Charts of the
+    /// report that was there before, and that this one has not, go.
     ///
     /// # Errors
     /// When a chart cannot be drawn or a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let mut json =
-            serde_json::to_vec_pretty(self).map_err(|e| Error::format("report.json", e))?;
-        json.push(b'\n');
+        let mut json = json::pretty(self)?;
+        json.push('\n');
         let charts = self.charts();
+        let before = Report::read(&dir.join("report.json"));
         for chart in &charts {
             chart.write(&dir.join("plots"))?;
+        }
+        for old in before.iter().flat_map(Report::charts) {
+            if !charts.iter().any(|chart| chart.name == old.name) {
+                remove_chart(&dir.join("plots"), &old.name)?;
+            }
         }
         let page = html::render(self, &charts)?;
         crate::file::write(&dir.join("report.html"), page.as_bytes())?;
         crate::file::write(&dir.join("report.md"), markdown::render(self).as_bytes())?;
-        crate::file::write(&dir.join("report.json"), &json)
+        crate::file::write(&dir.join("report.json"), json.as_bytes())
     }
 
     /// Reads `report.json`.
@@ -133,6 +191,7 @@ impl Report {
     pub fn comparable(&self) -> Report {
         let mut report = self.clone();
         report.provenance.threads = 0;
+        (report.provenance.date, report.provenance.command) = (None, None);
         for stage in &mut report.stages {
             (stage.seconds, stage.peak_memory_mib) = (0.0, 0.0);
             (stage.tokens, stage.resumed) = (0, false);
@@ -140,48 +199,36 @@ impl Report {
         report
     }
 
-    /// What the figures say of the tutorial's story, in plain sentences.
-    pub fn story(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut compare = |a: Option<&Row>, b: Option<&Row>| {
-            if let (Some(a), Some(b)) = (a, b) {
-                lines.push(sentence(a, b));
-            }
-        };
-        let base = self.mean("base", "", "");
-        compare(self.mean("oracle", "private", ""), base);
-        for library in ["private", "mbc"] {
-            for mixing in ["outputs", "factors"] {
-                let uniform = self.mean("uniform", library, mixing);
-                for method in ["arrow", "phatgoose"] {
-                    compare(self.mean(method, library, mixing), uniform);
-                }
-            }
+    /// What was run with what, in a few words each.
+    fn facts(&self) -> Vec<String> {
+        let p = &self.provenance;
+        let mut facts = vec![
+            format!("Lyceum {}", p.lyceum),
+            format!("base {}", p.base),
+            format!("{} on {}", p.precision, p.device),
+            match self.seeds.as_slice() {
+                [] => format!("seed {}", p.seed),
+                seeds => format!("{} seeds", seeds.len()),
+            },
+        ];
+        facts.extend(self.told("date"));
+        let seconds: f64 = self.stages.iter().map(|stage| stage.seconds).sum();
+        if seconds > 0.0 {
+            facts.push(format!("{seconds:.0} s"));
         }
-        for (method, mixing) in [
-            ("oracle", ""),
-            ("uniform", "outputs"),
-            ("uniform", "factors"),
-            ("arrow", "outputs"),
-            ("arrow", "factors"),
-            ("phatgoose", "outputs"),
-        ] {
-            compare(
-                self.mean(method, "mbc", mixing),
-                self.mean(method, "private", mixing),
-            );
-        }
-        lines
+        facts
     }
 
-    fn mean(&self, method: &str, library: &str, mixing: &str) -> Option<&Row> {
-        self.rows.iter().find(|r| {
-            r.method == method
-                && r.library == library
-                && r.mixing == mixing
-                && r.task == "mean"
-                && r.metric == "rouge-l"
-        })
+    /// The command that does it again, where it is known.
+    fn command(&self) -> Option<String> {
+        self.told("command")
+    }
+
+    /// A word of the provenance, where it has one of this name.
+    fn told(&self, name: &str) -> Option<String> {
+        let all = serde_json::to_value(&self.provenance).ok()?;
+        let text = all.get(name)?.as_str()?;
+        (!text.is_empty()).then(|| text.to_owned())
     }
 }
 
@@ -200,6 +247,10 @@ impl Provenance {
             libraries: BTreeMap::new(),
             versions: BTreeMap::from([("candle".into(), "0.11".into())]),
             spec,
+            sources: Vec::new(),
+            cuts: Vec::new(),
+            date: None,
+            command: None,
         }
     }
 }
@@ -222,16 +273,16 @@ impl Stage {
     }
 }
 
-fn sentence(a: &Row, b: &Row) -> String {
-    let difference = a.mean - b.mean;
-    let error = a.stderr.hypot(b.stderr);
-    let verdict = match difference {
-        d if d.abs() < 2.0 * error => "is not distinguishable from",
-        d if d > 0.0 => "is above",
-        _ => "is below",
-    };
-    let (a, b) = (a.label(), b.label());
-    format!("{a} {verdict} {b}: {difference:+.1} ROUGE-L (standard error {error:.1}).")
+/// Removes the pictures of the chart `name` in `plots`, as far as they are there.
+fn remove_chart(plots: &Path, name: &str) -> Result<()> {
+    for ending in ["svg", "png"] {
+        let path = plots.join(format!("{name}.{ending}"));
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The most memory this process has held, in MiB; 0 where the system does not say.
@@ -240,4 +291,25 @@ fn peak_memory_mib() -> f64 {
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
+}
+
+#[cfg(test)]
+fn provenance_for_tests() -> Provenance {
+    Provenance {
+        lyceum: "0".into(),
+        seed: 1,
+        device: "CPU".into(),
+        precision: "f32".into(),
+        threads: 1,
+        mixing: String::new(),
+        base: "tiny".into(),
+        base_fingerprint: "0".into(),
+        libraries: BTreeMap::new(),
+        versions: BTreeMap::new(),
+        spec: Value::Null,
+        sources: Vec::new(),
+        cuts: Vec::new(),
+        date: None,
+        command: None,
+    }
 }

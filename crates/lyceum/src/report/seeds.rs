@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Report;
+use super::paired::{Scores, compared};
 use crate::error::{Error, Result};
 use crate::figure::{LayerRouting, Routing, Row, Similarity, mean_stderr};
 
@@ -32,10 +33,16 @@ impl Report {
             first.provenance.clone(),
         );
         all.notes.push(format!(
-            "Means over {} seeds; every ± is the standard error between the seeds.",
+            "Means over {} seeds; every ± is the standard error between the seeds, and methods are \
+             compared seed by seed.",
             runs.len()
         ));
         all.rows = zip(runs, |run| &run.rows, row);
+        all.scores = zip(runs, |run| &run.rows, scores);
+        all.scores
+            .retain(|scores| compared(&scores.task, &scores.metric));
+        all.chance = first.chance.clone();
+        all.seeds = runs.iter().map(|run| run.provenance.seed).collect();
         all.similarity = zip(runs, |run| &run.similarity, similarity);
         all.routing = zip(runs, |run| &run.routing, routing);
         Ok(all)
@@ -73,7 +80,11 @@ fn seedless(value: &mut serde_json::Value) {
 }
 
 /// Joins the parts at each place of the runs' lists.
-fn zip<T>(runs: &[Report], part: impl Fn(&Report) -> &Vec<T>, join: impl Fn(&[&T]) -> T) -> Vec<T> {
+fn zip<T, U>(
+    runs: &[Report],
+    part: impl Fn(&Report) -> &Vec<T>,
+    join: impl Fn(&[&T]) -> U,
+) -> Vec<U> {
     let places = 0..runs.iter().map(|run| part(run).len()).min().unwrap_or(0);
     let at = |i: usize| runs.iter().map(|run| &part(run)[i]).collect::<Vec<_>>();
     places.map(|i| join(&at(i))).collect()
@@ -88,6 +99,11 @@ fn row(rows: &[&Row]) -> Row {
         n: rows.len(),
         ..rows[0].clone()
     }
+}
+
+/// The means of the runs, in their order, which is the same for every row.
+fn scores(rows: &[&Row]) -> Scores {
+    Scores::of(rows[0], rows.iter().map(|row| row.mean))
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
@@ -137,10 +153,62 @@ fn routing(all: &[&Routing]) -> Routing {
             entropy: of(|l| l.entropy),
         }
     };
+    let chosen = mean(all.iter().map(|r| r.chosen));
     let load = |i: usize| mean(all.iter().map(|r| r.load[i]));
     Routing {
         layers: first.layers.iter().enumerate().map(layer).collect(),
         load: (0..first.load.len()).map(load).collect(),
+        chosen,
         ..first.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::paired::Verdict;
+    use super::super::provenance_for_tests;
+    use super::*;
+    use crate::figure::Subject;
+
+    fn run(seed: u64, measured: &[(&str, f64)]) -> Report {
+        let mut provenance = provenance_for_tests();
+        provenance.seed = seed;
+        let mut report = Report::new("t".into(), provenance);
+        for (method, mean) in measured {
+            let subject = Subject {
+                method: (*method).into(),
+                ..Subject::default()
+            };
+            let values = [mean - 1.0, mean + 1.0];
+            report.rows.push(subject.row("mean", "rouge-l", &values));
+            report.scores(&subject, "mean", "rouge-l", values);
+        }
+        report
+    }
+
+    #[test]
+    fn methods_are_compared_seed_by_seed() {
+        // Seeds differ by tens, the two methods by 2, 2.5 and 3.
+        let runs = [
+            run(1, &[("base", 10.0), ("arrow", 12.0)]),
+            run(2, &[("base", 40.0), ("arrow", 42.5)]),
+            run(3, &[("base", 70.0), ("arrow", 73.0)]),
+        ];
+        let all = Report::over_seeds(&runs).unwrap();
+        assert_eq!(all.seeds, [1, 2, 3]);
+        let found = all.comparisons();
+        assert_eq!(found.len(), 1);
+        let difference = found[0].difference;
+        assert_eq!((difference.mean, difference.n), (2.5, 3));
+        // The deviation of 2, 2.5 and 3 is 0.5.
+        assert!((difference.stderr - 0.5 / 3.0_f64.sqrt()).abs() < 1e-12);
+        assert_eq!(difference.verdict(), Verdict::Above);
+        assert!(all.rows[0].stderr > 10.0, "{}", all.rows[0].stderr);
+        // Two of the runs: a difference of 9 errors, and 12.7 are asked for.
+        let two = Report::over_seeds(&runs[..2]).unwrap();
+        let difference = two.comparisons()[0].difference;
+        assert!((difference.mean / difference.stderr - 9.0).abs() < 1e-9);
+        assert_eq!(difference.verdict(), Verdict::Open);
+        assert!(two.story()[0].contains("(2 seeds): not distinguishable: arrow"));
     }
 }

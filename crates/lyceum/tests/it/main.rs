@@ -9,7 +9,9 @@
 
 mod adapters;
 mod bases;
+mod checkpoints;
 mod composed;
+mod config_fields;
 mod families;
 mod faults;
 mod floors;
@@ -30,6 +32,7 @@ mod parquet;
 mod perplexity;
 mod pretraining;
 mod quantised;
+mod recipes;
 mod remote;
 mod router_laws;
 mod saved;

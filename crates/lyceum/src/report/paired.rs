@@ -1,0 +1,425 @@
+//! Comparisons of methods measured on the same examples: the error of a difference is that of the
+//! differences, example by example.
+//!
+//! Two methods' own errors added say how sure their difference would be on two samples of their
+//! own. On one sample most of what makes a score large or small is the example, and it cancels.
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::Report;
+use crate::figure::{Row, Subject, mean_stderr};
+
+/// The value of each example behind a row; in a report over seeds that of each run. All rows of
+/// one task and metric have theirs in the same order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// The row's label.
+    pub label: String,
+    /// The row's task.
+    pub task: String,
+    /// The row's metric.
+    pub metric: String,
+    /// The values, to six digits after the point.
+    #[serde(serialize_with = "compact")]
+    pub values: Vec<f64>,
+}
+
+/// Whole numbers without a point: most scores are 0, 1 or 100.
+fn compact<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(|&value| {
+        match value.fract() == 0.0 && value.abs() < 1e15 {
+            true => serde_json::Number::from(value as i64),
+            false => serde_json::Number::from_f64(value).unwrap_or_else(|| 0.into()),
+        }
+    }))
+}
+
+impl Scores {
+    /// The values behind `row`.
+    pub(super) fn of(row: &Row, values: impl IntoIterator<Item = f64>) -> Self {
+        let values = values.into_iter();
+        Scores {
+            label: row.label(),
+            task: row.task.clone(),
+            metric: row.metric.clone(),
+            values: values.map(|value| (value * 1e6).round() / 1e6).collect(),
+        }
+    }
+
+    fn behind(&self, row: &Row) -> bool {
+        self.task == row.task && self.metric == row.metric && self.label == row.label()
+    }
+}
+
+/// The mean of differences, and how sure it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Difference {
+    /// Their mean.
+    pub mean: f64,
+    /// Its standard error: their sample deviation over `sqrt(n)`.
+    pub stderr: f64,
+    /// How many.
+    pub n: usize,
+}
+
+/// What a difference says at 95 %.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The first is larger.
+    Above,
+    /// The first is smaller.
+    Below,
+    /// Chance alone may make such a difference.
+    Open,
+}
+
+impl Difference {
+    /// Of `a` minus `b`, example by example; `None` where they are not of the same examples.
+    pub fn paired(a: &[f64], b: &[f64]) -> Option<Self> {
+        let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+        (a.len() == b.len() && !a.is_empty()).then(|| Self::over(&differences))
+    }
+
+    fn over(differences: &[f64]) -> Self {
+        let (mean, stderr) = mean_stderr(differences);
+        Difference {
+            mean,
+            stderr,
+            n: differences.len(),
+        }
+    }
+
+    /// Half the width of the interval that holds the true difference in 95 of 100 samples; `None`
+    /// below two examples.
+    pub fn margin(&self) -> Option<f64> {
+        (self.n > 1).then(|| quantile(self.n - 1) * self.stderr)
+    }
+
+    /// The verdict of Student's t-test at 95 %, both sides. Where all differences are equal it is
+    /// that of the sign test, which needs six.
+    pub fn verdict(&self) -> Verdict {
+        let exact = self.stderr <= 1e-9 * self.mean.abs();
+        let sure = match self.margin() {
+            None => false,
+            Some(_) if exact => self.n >= 6,
+            Some(margin) => self.mean.abs() > margin,
+        };
+        match self.mean {
+            mean if sure && mean > 0.0 => Verdict::Above,
+            mean if sure && mean < 0.0 => Verdict::Below,
+            _ => Verdict::Open,
+        }
+    }
+}
+
+/// What a comparison is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Against {
+    /// A method and the base alone.
+    Base,
+    /// A router and the even mixture of the same experts.
+    Uniform,
+    /// Two routers over the same experts.
+    Router,
+    /// The same router over two libraries.
+    Library,
+    /// A method and the oracle over the same experts.
+    Oracle,
+    /// A method and a blind choice.
+    Chance,
+}
+
+/// Two methods on the same examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// What it is about.
+    pub against: Against,
+    /// The first method's label.
+    pub a: String,
+    /// The second's.
+    pub b: String,
+    /// The task.
+    pub task: String,
+    /// The metric.
+    pub metric: String,
+    /// The first minus the second.
+    pub difference: Difference,
+}
+
+impl Report {
+    /// Keeps the value of each example behind the figure of `subject`, for comparisons.
+    pub fn scores(
+        &mut self,
+        subject: &Subject,
+        task: &str,
+        metric: &str,
+        values: impl IntoIterator<Item = f64>,
+    ) {
+        let row = subject.row(task, metric, &[]);
+        self.scores.push(Scores::of(&row, values));
+    }
+
+    /// The comparisons a reader looks for, by task and metric, then by what they are about:
+    /// ROUGE-L over all examples, and accuracies.
+    pub fn comparisons(&self) -> Vec<Comparison> {
+        let mut measures: Vec<(&str, &str)> = Vec::new();
+        for scores in &self.scores {
+            let measure = (scores.task.as_str(), scores.metric.as_str());
+            if compared(measure.0, measure.1) && !measures.contains(&measure) {
+                measures.push(measure);
+            }
+        }
+        let mut all = Vec::new();
+        for (task, metric) in measures {
+            let rows = self.rows.iter();
+            let of = rows.filter(|row| row.task == task && row.metric == metric);
+            let of: Vec<(&Row, &[f64])> = of
+                .filter_map(|row| {
+                    let own = self.scores.iter().find(|scores| scores.behind(row))?;
+                    Some((row, own.values.as_slice()))
+                })
+                .collect();
+            let mut found = between(&of);
+            if let Some(&chance) = self.chance.get(task) {
+                found.extend(
+                    of.iter()
+                        .filter_map(|(row, values)| blind(row, values, chance)),
+                );
+            }
+            found.sort_by_key(|comparison| comparison.against);
+            all.extend(found);
+        }
+        all
+    }
+}
+
+/// Whether methods are compared by a task and metric.
+pub(super) fn compared(task: &str, metric: &str) -> bool {
+    matches!(
+        (task, metric),
+        ("mean", "rouge-l") | (_, "acc" | "acc_norm")
+    )
+}
+
+fn between(rows: &[(&Row, &[f64])]) -> Vec<Comparison> {
+    let mut found = Vec::new();
+    for (i, (a, scores)) in rows.iter().enumerate() {
+        for (j, (b, others)) in rows.iter().enumerate() {
+            if i != j
+                && let Some(against) = against(a, b, i > j)
+                && let Some(difference) = Difference::paired(scores, others)
+            {
+                found.push(Comparison {
+                    against,
+                    a: a.label(),
+                    b: b.label(),
+                    task: a.task.clone(),
+                    metric: a.metric.clone(),
+                    difference,
+                });
+            }
+        }
+    }
+    found
+}
+
+fn blind(row: &Row, values: &[f64], chance: f64) -> Option<Comparison> {
+    Some(Comparison {
+        against: Against::Chance,
+        a: row.label(),
+        b: "chance".into(),
+        task: row.task.clone(),
+        metric: row.metric.clone(),
+        difference: Difference::paired(values, &vec![chance; values.len()])?,
+    })
+}
+
+/// What comparing `a` with `b` would be about; `later`: whether `a` comes after `b`.
+fn against(a: &Row, b: &Row, later: bool) -> Option<Against> {
+    let routed = |row: &Row| !matches!(row.method.as_str(), "base" | "oracle" | "uniform");
+    let experts = a.library == b.library;
+    match (a.method.as_str(), b.method.as_str()) {
+        ("base", _) => None,
+        (_, "base") => Some(Against::Base),
+        (_, "uniform") if routed(a) && experts && a.mixing == b.mixing => Some(Against::Uniform),
+        (_, "oracle") if a.method != "oracle" && experts => Some(Against::Oracle),
+        _ if !later => None,
+        _ if !experts => a.same_method(b).then_some(Against::Library),
+        _ if routed(a) && routed(b) && a.mixing == b.mixing => Some(Against::Router),
+        _ => None,
+    }
+}
+
+/// The share of Student's distribution with `df` degrees of freedom that is within `-t..t`
+/// (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+pub fn within(t: f64, df: usize) -> f64 {
+    let angle = (t.abs() / (df as f64).sqrt()).atan();
+    let (sine, cosine) = angle.sin_cos();
+    let odd = df % 2 == 1;
+    let (mut k, mut term, mut sum) = match odd {
+        true => (1, cosine, 0.0),
+        false => (0, 1.0, 0.0),
+    };
+    while k + 2 <= df {
+        sum += term;
+        term *= cosine * cosine * (k + 1) as f64 / (k + 2) as f64;
+        k += 2;
+    }
+    match odd {
+        true => std::f64::consts::FRAC_2_PI * (angle + sine * sum),
+        false => sine * sum,
+    }
+}
+
+/// The `t` with 95 % of Student's distribution within `-t..t`.
+pub fn quantile(df: usize) -> f64 {
+    let (mut low, mut high) = (0.0, 16.0);
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        match within(middle, df) < 0.95 {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    (low + high) / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(method: &str, library: &str, metric: &str) -> (Subject, String) {
+        let subject = Subject {
+            method: method.into(),
+            library: library.into(),
+            ..Subject::default()
+        };
+        (subject, metric.into())
+    }
+
+    /// A report over the given values of each method.
+    fn report(measured: &[(&str, &str, &[f64])]) -> Report {
+        let mut report = Report::new("t".into(), super::super::provenance_for_tests());
+        for (method, library, values) in measured {
+            let (subject, metric) = row(method, library, "rouge-l");
+            report.rows.push(subject.row("mean", &metric, values));
+            report.scores(&subject, "mean", &metric, values.iter().copied());
+        }
+        report
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_tables() {
+        for (df, t) in [
+            (1, 12.706_204_736),
+            (2, 4.302_652_730),
+            (3, 3.182_446_305),
+            (4, 2.776_445_105),
+            (9, 2.262_157_163),
+            (30, 2.042_272_456),
+            (199, 1.971_956_544),
+            (2375, 1.960_958_5),
+        ] {
+            assert!(
+                (quantile(df) - t).abs() < 1e-5 * t,
+                "{df}: {}",
+                quantile(df)
+            );
+        }
+    }
+
+    #[test]
+    fn a_difference_is_that_of_pairs() {
+        // Differences 1, 2, 3, 6: mean 3, deviation sqrt(14 / 3), error sqrt(14 / 3 / 4).
+        let d = Difference::paired(&[11.0, 22.0, 33.0, 46.0], &[10.0, 20.0, 30.0, 40.0]).unwrap();
+        assert_eq!((d.mean, d.n), (3.0, 4));
+        assert!((d.stderr - 1.080_123_449_7).abs() < 1e-9, "{}", d.stderr);
+        // 3.1824 errors: 3.437 to each side, so 0 is inside.
+        assert!((d.margin().unwrap() - 3.437_435).abs() < 1e-5);
+        assert_eq!(d.verdict(), Verdict::Open);
+        assert_eq!(Difference::paired(&[1.0], &[1.0, 2.0]), None);
+        assert_eq!(Difference::paired(&[], &[]), None);
+    }
+
+    #[test]
+    fn pairs_tell_what_two_errors_added_do_not() {
+        // Examples differ much, methods by about 2 on every one.
+        let base: Vec<f64> = (0..20).map(|i| f64::from(i) * 5.0).collect();
+        let better: Vec<f64> = { base.iter().enumerate() }
+            .map(|(i, x)| x + 2.0 + 0.1 * (i % 3) as f64)
+            .collect();
+        let report = report(&[("base", "", &base), ("oracle", "private", &better)]);
+        let (base, oracle) = (&report.rows[0], &report.rows[1]);
+        let added = oracle.stderr.hypot(base.stderr);
+        assert!(oracle.mean - base.mean < 0.3 * added, "{added}");
+        let found = report.comparisons();
+        assert_eq!(found.len(), 1);
+        let difference = found[0].difference;
+        assert_eq!(difference.verdict(), Verdict::Above);
+        assert!(difference.stderr < added / 100.0);
+        assert_eq!(
+            (found[0].a.as_str(), found[0].b.as_str()),
+            (oracle.label().as_str(), "base")
+        );
+    }
+
+    #[test]
+    fn two_runs_need_a_difference_of_many_errors() {
+        // Differences 4 and 6: five errors above 0, far below the 12.7 that one degree asks for.
+        let d = Difference::paired(&[10.0, 12.0], &[6.0, 6.0]).unwrap();
+        assert_eq!((d.mean, d.stderr), (5.0, 1.0));
+        assert_eq!(d.verdict(), Verdict::Open);
+        let d = Difference::paired(&[10.0, 10.0], &[5.2, 4.8]).unwrap();
+        assert!((d.mean / d.stderr - 25.0).abs() < 1e-9);
+        assert_eq!(d.verdict(), Verdict::Above);
+    }
+
+    #[test]
+    fn equal_differences_count_by_their_number() {
+        let some = |n: usize| Difference::paired(&vec![1.0; n], &vec![0.7; n]).unwrap();
+        assert_eq!(some(1).verdict(), Verdict::Open);
+        assert_eq!(some(5).verdict(), Verdict::Open);
+        assert_eq!(some(6).verdict(), Verdict::Above);
+        let same = Difference::paired(&[3.0; 9], &[3.0; 9]).unwrap();
+        assert_eq!(same.verdict(), Verdict::Open);
+    }
+
+    #[test]
+    fn the_comparisons_are_those_a_reader_looks_for() {
+        let v: &[f64] = &[1.0, 2.0];
+        let mut report = report(&[
+            ("base", "", v),
+            ("oracle", "private", v),
+            ("uniform", "private", v),
+            ("arrow", "private", v),
+            ("phatgoose", "private", v),
+            ("oracle", "mbc", v),
+            ("arrow", "mbc", v),
+        ]);
+        report.chance.insert("mean".into(), 0.5);
+        let found = report.comparisons();
+        let count = |what: Against| found.iter().filter(|c| c.against == what).count();
+        assert_eq!(count(Against::Base), 6);
+        assert_eq!(count(Against::Uniform), 2);
+        assert_eq!(count(Against::Library), 2);
+        assert_eq!(count(Against::Oracle), 4);
+        assert_eq!(count(Against::Chance), 7);
+        let routers: Vec<_> = { found.iter() }
+            .filter(|c| c.against == Against::Router)
+            .map(|c| (c.a.as_str(), c.b.as_str()))
+            .collect();
+        assert_eq!(routers, [("phatgoose (private)", "arrow (private)")]);
+    }
+
+    #[test]
+    fn scores_are_short_and_come_back_as_they_were() {
+        let report = report(&[("base", "", &[0.0, 100.0, 100.0 / 3.0, 0.1 + 0.2])]);
+        let text = serde_json::to_string(&report.scores[0].values).unwrap();
+        assert_eq!(report.scores[0].values, [0.0, 100.0, 33.333333, 0.3]);
+        assert!(text.contains("33.333333"), "{text}");
+        let text = serde_json::to_string(&report.scores).unwrap();
+        assert!(text.contains("[0,100,33.333333,0.3]"), "{text}");
+        let back: Vec<Scores> = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, report.scores);
+    }
+}
