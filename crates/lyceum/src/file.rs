@@ -48,8 +48,8 @@ pub fn probe(dir: &Path) -> Result<()> {
     written.map_err(|e| Error::io(dir, e))
 }
 
-/// What `bytes` are when they stand where a file of data should be and are something else: a
-/// pointer of git-LFS or git-annex, a web page, or nothing; the text says what to do.
+/// Recognises bytes that stand in for a file of data: a pointer of git-LFS or git-annex, a web page,
+/// or nothing; the text says what to do.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     let start = bytes.trim_ascii_start();
     let starts = |with: &str| {

@@ -140,7 +140,7 @@ pub(crate) struct ImportArgs {
     /// are checked against it and bound to it; neither when absent
     #[arg(long)]
     pub(crate) base: Option<PathBuf>,
-    /// What a single PEFT adapter is to be called; its folder's name when absent
+    /// The name of a single PEFT adapter; its folder's when absent
     #[arg(long)]
     pub(crate) name: Option<lyceum::Name>,
 }

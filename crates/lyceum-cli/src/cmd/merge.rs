@@ -90,13 +90,23 @@ impl Report<'_> {
             self.largest_rank
         );
         if let Some(cut) = &self.truncation {
-            let (error, worst) = (cut.relative_error, cut.worst_site_error);
             text += &format!(
-                ", {error:.2e} of the exact sum cut off (most at {}: {worst:.2e})",
-                cut.worst_site
+                ", relative error {} to the exact sum (the largest, at {}: {})",
+                share(cut.relative_error),
+                cut.worst_site,
+                share(cut.worst_site_error)
             );
         }
         text
+    }
+}
+
+/// A relative error as people read it.
+fn share(x: f64) -> String {
+    match x {
+        0.0 => "0".into(),
+        x if x >= 1e-3 => format!("{x:.3}"),
+        x => format!("{x:.0e}"),
     }
 }
 

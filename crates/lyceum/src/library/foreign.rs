@@ -16,17 +16,21 @@ use crate::store::{Memory, Wanted, fetched};
 pub struct Taking<'a> {
     /// The base they are checked against and bound to; neither when absent.
     pub base: Beside<'a>,
-    /// What a single adapter is to be called; as its folder when absent.
+    /// The name of a single adapter; its folder's when absent.
     pub name: Option<Name>,
 }
 
-/// What another tool keeps at `source`: a folder, or a repository of a hub. Experts that cannot be
-/// taken are in `refused`, and do not keep the others from coming in.
+/// Reads the experts another tool keeps at `source`: a folder, or a repository of a hub. Those that
+/// cannot be taken are in `refused`, and do not keep the others from coming in.
 ///
 /// # Errors
 /// When there is nothing of the kind, or a name is given and there are several.
 pub fn contents(source: &Path, how: &Taking<'_>) -> Result<Contents> {
     let folder = fetched(source, Wanted::Experts)?;
+    if folder.is_file() {
+        let text = format!("{} is a file: name the folder it lies in", source.display());
+        return Err(Error::invalid(text));
+    }
     let mut contents = match mttl::is_library(&folder) {
         true => library(&folder, how)?,
         false => adapters(source, &folder, how)?,
@@ -197,14 +201,28 @@ pub fn take_in(contents: &mut Contents, library: &Library) -> Result<()> {
         let at = { contents.experts.iter() }.position(|e| e.card.name.as_str() == name);
         let expert = contents.experts.remove(at.ok_or(error)?);
         contents.keep_artifacts();
-        let why = format!("{} holds another expert of that name", library.uri());
         contents.refused.push(Refused {
             what: format!("expert `{}`", expert.card.name),
-            why: Error::invalid(why),
+            why: Error::invalid(format!(
+                "{} holds {}",
+                library.uri(),
+                held(&expert, library)
+            )),
             nameable: true,
         });
     }
     Ok(())
+}
+
+/// Says which expert `library` holds under the name of `expert`.
+fn held(expert: &Expert, library: &Library) -> &'static str {
+    match library.card(&expert.card.name) {
+        Ok(card) if card.weights == expert.card.weights => {
+            "these weights under that name, with another card (base, tasks or origin): remove the \
+             expert there to import it with this one"
+        }
+        _ => "another expert of that name",
+    }
 }
 
 /// The experts another tool keeps at `uri` as a library for reading, held in this process's

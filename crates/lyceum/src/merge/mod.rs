@@ -40,7 +40,7 @@ pub struct Truncation {
 }
 
 impl Truncation {
-    /// What the card of a merged expert says of it; `None` for an exact merge, or none.
+    /// Reads it from the card of a merged expert; `None` for an exact merge, or none.
     pub fn of(card: &Card) -> Option<Self> {
         serde_json::from_value(card.origin.get("truncation")?.clone()).ok()
     }
@@ -49,9 +49,9 @@ impl Truncation {
 /// Merges `experts` into one called `name`; their order does not matter.
 ///
 /// # Errors
-/// [`Error::Mismatch`] when the experts are of different bases, or (but for `linear` and `cat`) have
-/// different layers, ranks or scales; [`Error::Invalid`] when weights and experts do not have the
-/// same names, or an expert is there twice.
+/// [`Error::Mismatch`] when the experts are of different bases, or (but for `linear` and `cat`)
+/// have different layers, ranks or scales; [`Error::Invalid`] when weights and experts do not have
+/// the same names, or an expert is there twice.
 pub fn merge(experts: &[Expert], spec: &MergeSpec, name: &Name) -> Result<Expert> {
     spec.check()?;
     let mut experts: Vec<&Expert> = experts.iter().collect();
@@ -126,8 +126,8 @@ fn shares(experts: &[&Expert], weights: Option<&Weights>) -> Result<Vec<f64>> {
     experts.iter().map(weight).collect()
 }
 
-/// What `one` makes of the adapters that the experts have at a site, with their weights; each site
-/// on its own, so that the result does not depend on the threads.
+/// Applies `one` to the adapters that the experts have at a site, with their weights; each site on
+/// its own, so that the result does not depend on the threads.
 fn by_site<T: Send>(
     experts: &[&Expert],
     spec: &MergeSpec,

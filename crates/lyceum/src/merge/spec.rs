@@ -58,9 +58,9 @@ pub enum MergeSpec {
 pub struct About {
     /// The name on the command line and in JSON.
     pub name: &'static str,
-    /// What it does, in a line.
+    /// Its effect, in a line.
     pub what: &'static str,
-    /// Where it comes from.
+    /// The paper it comes from.
     pub paper: &'static str,
     /// The settings it takes.
     pub knobs: &'static [&'static str],
@@ -100,7 +100,7 @@ pub const MERGES: &[About] = &[
     },
 ];
 
-/// What was set by name, for any merge.
+/// Settings by name, for any merge.
 #[derive(Debug, Clone, Default)]
 pub struct Knobs {
     /// Weights by expert.

@@ -36,7 +36,7 @@ pub struct Refused {
     pub what: String,
     /// Why not.
     pub why: Error,
-    /// Whether it is only called what no expert can be called.
+    /// True where another name is all it lacks.
     pub nameable: bool,
 }
 

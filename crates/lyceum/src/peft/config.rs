@@ -46,7 +46,7 @@ impl Modules {
     }
 }
 
-/// What an adapter's configuration says, as far as it bears on its output.
+/// An adapter's configuration, as far as it bears on its output.
 #[derive(Debug)]
 pub(super) struct Config {
     rank: usize,
@@ -100,7 +100,7 @@ impl Config {
         })
     }
 
-    /// Whether the module at `path` is adapted.
+    /// True if the module at `path` is adapted.
     pub(super) fn adapts(&self, path: &str) -> Result<bool> {
         if let Some(exclude) = &self.exclude
             && exclude.fits(path)?

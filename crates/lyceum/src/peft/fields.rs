@@ -153,7 +153,7 @@ pub(super) fn refuse(fields: &Map<String, Value>) -> Result<()> {
     }
 }
 
-/// Whether a field holds anything but PEFT's way of saying no.
+/// True if a field holds anything but PEFT's way of saying no.
 fn set(value: &Value) -> bool {
     match value {
         Value::Null => false,

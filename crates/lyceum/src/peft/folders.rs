@@ -1,4 +1,4 @@
-//! Where adapters lie: folders of one's own, and the cache of the Hugging Face hub.
+//! The places adapters lie in: folders of one's own, and the cache of the Hugging Face hub.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,9 @@ use crate::name::Name;
 pub struct Found {
     /// Its folder.
     pub dir: PathBuf,
-    /// What it is called: as its folder, or as its repository in the hub's cache; or why it can be
-    /// called nothing.
+    /// Its name: its folder's, or its repository's in the hub's cache; or why that is none.
     pub name: Result<Name>,
-    /// Whether it could be taken under another name.
+    /// True if it could be taken under another name.
     pub nameable: bool,
 }
 
@@ -55,13 +54,13 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What the hub's cache calls the repository whose folder this is.
+/// The hub's name of the repository whose folder in its cache this is.
 fn cached(dir: &Path) -> Option<&str> {
     let name = dir.file_name()?.to_str()?.strip_prefix("models--")?;
     name.rsplit("--").next()
 }
 
-/// Whether `dir` holds some file of an adapter, perhaps not all.
+/// True if `dir` holds some file of an adapter, perhaps not all.
 fn is(dir: &Path) -> bool {
     let files = [CONFIG, WEIGHTS, OLD_WEIGHTS];
     files.iter().any(|file| dir.join(file).is_file())

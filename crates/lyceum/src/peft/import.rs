@@ -36,7 +36,7 @@ impl std::fmt::Debug for Beside<'_> {
 pub struct Imported {
     /// The expert.
     pub expert: Expert,
-    /// What was left out or understood in a way worth a word.
+    /// A word each on things left out, or understood in a way of ours.
     pub notes: Vec<String>,
 }
 

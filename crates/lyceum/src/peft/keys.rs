@@ -1,4 +1,4 @@
-//! What a tensor of an adapter's file is, told by its name.
+//! The kinds of tensors in an adapter's file, told by their names.
 //!
 //! PEFT writes `base_model.model.PATH.lora_A.weight`. Files saved around PEFT keep more: the
 //! adapter's name (`lora_A.default.weight`), and what DDP, DeepSpeed, FSDP, `torch.compile` and
@@ -24,7 +24,7 @@ pub(super) enum Half {
     B,
 }
 
-/// What a tensor is.
+/// The kind of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
     /// A factor of the adapter of the linear at `path`, of the adapter with this name, if any.
@@ -37,7 +37,7 @@ pub(super) enum Key {
     Copy { tensor: String },
 }
 
-/// What the tensor called `name` is.
+/// Tells the kind of the tensor called `name`.
 ///
 /// # Errors
 /// [`Error::Mismatch`] when it is nothing an expert can have, saying what to do.

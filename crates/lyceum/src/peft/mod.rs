@@ -64,7 +64,7 @@ pub fn encode(expert: &Expert) -> Result<Vec<(&'static str, Vec<u8>)>> {
     ])
 }
 
-/// What PEFT must know to load the expert as it is: `adapter_config.json`.
+/// All that PEFT must know to load the expert as it is: `adapter_config.json`.
 fn adapter_config(expert: &Expert) -> Value {
     let lora = &expert.card.lora;
     let sites: Vec<&Site> = expert.loras.keys().collect();

@@ -1,4 +1,4 @@
-//! What an adapter calls the layers of the base.
+//! The names an adapter has for the layers of the base.
 //!
 //! One trained on the same blocks inside another model says other things before them: with
 //! `language_model` where a model of images was around, without `model` where no head was.
@@ -45,7 +45,7 @@ impl Naming {
             .unwrap_or_default()
     }
 
-    /// What makes `path` out of `site`, if they end alike from a block's number on.
+    /// The naming that makes `path` out of `site`, if they end alike from a block's number on.
     fn of(path: &str, site: &Site) -> Option<Self> {
         let alike = { path.rsplit('.').zip(site.as_str().rsplit('.')) }
             .take_while(|(a, b)| a == b)
@@ -67,13 +67,13 @@ impl Naming {
         (around && blocks).then_some(Naming { strip, put })
     }
 
-    /// What the base calls what the adapter calls `path`.
+    /// The base's name of the layer that the adapter calls `path`.
     pub(super) fn base(&self, path: &str) -> Option<String> {
         let rest = path.strip_prefix(&self.strip)?;
         Some(format!("{}{rest}", self.put))
     }
 
-    /// What the adapter would call `site`.
+    /// The adapter's name of `site`.
     pub(super) fn adapter(&self, site: &Site) -> String {
         match site.as_str().strip_prefix(&self.put) {
             Some(rest) => format!("{}{rest}", self.strip),

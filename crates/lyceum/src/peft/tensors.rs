@@ -35,7 +35,7 @@ pub(crate) fn to_bytes(
     safetensors::serialize(views, metadata).map_err(bad)
 }
 
-/// What of a file of tensors is read.
+/// The types of tensors that are read.
 const READ: [(&str, DType); 4] = [
     ("F64", DType::F64),
     ("F32", DType::F32),

@@ -500,6 +500,15 @@ fn a_bad_one_of_many_does_not_keep_the_others_out() {
         taken.refused
     );
     assert_eq!(library.names().unwrap().len(), 2);
+    // The same weights under another card are told from another expert.
+    let mut again = contents(&at("better"), &Taking::default()).unwrap();
+    take_in(&mut again, &library).unwrap();
+    assert!(again.experts.is_empty());
+    assert!(
+        why(&again, "`better`").contains("these weights"),
+        "{:?}",
+        again.refused
+    );
 }
 
 #[test]
@@ -516,6 +525,8 @@ fn a_single_adapter_can_be_given_a_name() {
     write(&dir.path().join("other"), &config, tensors);
     let error = taken(dir.path(), Some("qa")).unwrap_err();
     assert!(error.contains("2 adapters"), "{error}");
+    let error = taken(&bad.join(WEIGHTS), None).unwrap_err();
+    assert!(error.contains("name the folder"), "{error}");
     let error = taken(&golden::path("mttl-library"), Some("qa")).unwrap_err();
     assert!(error.contains("library of MTTL's"), "{error}");
 }
