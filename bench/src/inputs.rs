@@ -17,7 +17,7 @@ use lyceum::library::Library;
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
 use lyceum::rng::Rng;
-use lyceum::route::RouterSpec;
+use lyceum::route::{self, RouterSpec};
 use lyceum::store::Put;
 use lyceum::{Name, peft, transform};
 use serde_json::{Value, json};
@@ -51,7 +51,8 @@ impl Work {
 
     /// `base` under the router called `router` over a library of so many experts.
     pub(crate) fn routed(&self, base: &Arc<Base>, router: &str, experts: usize) -> Result<Model> {
-        let spec = RouterSpec::new(router, Some(2), None)?;
+        let takes = route::about(router)?.takes("top_k");
+        let spec = RouterSpec::new(router, takes.then_some(2), None)?;
         let library = Library::open(&self.library(experts)?)?;
         Ok(Model::routed(
             base.clone(),

@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// What was measured: a router over a library.
+/// What was measured: a method (a router with its whole specification and a way of mixing) over a
+/// library.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Subject {
     /// The router.
     pub method: String,
+    /// What the method is called: the name it was given, or its router and the settings that were
+    /// made (`arrow k=2`).
+    pub name: String,
+    /// The router's whole specification: its name under `router`, and every setting.
+    pub spec: Value,
     /// `private`, `mbc`, an address; empty for the base.
     pub library: String,
     /// `outputs`, `factors`; empty where it makes no difference.
@@ -21,6 +28,8 @@ impl Subject {
         let (mean, stderr) = mean_stderr(values);
         Row {
             method: self.method.clone(),
+            name: self.name.clone(),
+            spec: self.spec.clone(),
             library: self.library.clone(),
             mixing: self.mixing.clone(),
             task: task.into(),
@@ -31,15 +40,40 @@ impl Subject {
         }
     }
 
-    /// Its parts in a file name: `arrow-private-outputs`.
+    /// The method, its library and its mixing in a line: `arrow k=2 (private, outputs)`.
+    pub fn label(&self) -> String {
+        label(
+            called(&self.name, &self.method),
+            &self.library,
+            &self.mixing,
+        )
+    }
+
+    /// The same as a file name: `arrow-k2-private-outputs`.
     pub fn tag(&self) -> String {
-        let parts = [&self.method, &self.library, &self.mixing];
-        let parts: Vec<&str> = parts
-            .iter()
-            .map(|p| p.as_str())
-            .filter(|p| !p.is_empty())
-            .collect();
+        let name = called(&self.name, &self.method).replace(' ', "-");
+        let parts = [&name.replace('=', ""), &self.library, &self.mixing];
+        let parts = parts.into_iter().map(String::as_str);
+        let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
         parts.join("-")
+    }
+}
+
+/// The name of a method, or its router where it has none (figures written before there were names).
+fn called<'a>(name: &'a str, method: &'a str) -> &'a str {
+    match name {
+        "" => method,
+        name => name,
+    }
+}
+
+fn label(method: &str, library: &str, mixing: &str) -> String {
+    let parts: Vec<&str> = { [library, mixing].into_iter() }
+        .filter(|part| !part.is_empty())
+        .collect();
+    match parts.is_empty() {
+        true => method.to_owned(),
+        false => format!("{method} ({})", parts.join(", ")),
     }
 }
 
@@ -48,6 +82,12 @@ impl Subject {
 pub struct Row {
     /// The router.
     pub method: String,
+    /// What the method is called: `arrow k=2`, or the name a recipe gave it.
+    #[serde(default)]
+    pub name: String,
+    /// The router's whole specification; with the mixing and the name it is the method's identity.
+    #[serde(default)]
+    pub spec: Value,
     /// `private`, `mbc`; empty for the base.
     pub library: String,
     /// `outputs`, `factors`; empty where it makes no difference.
@@ -119,6 +159,46 @@ pub struct Curve {
     pub losses: Vec<f64>,
 }
 
+/// What an evaluation had to leave out for want of room, so that nothing is left out unsaid.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cut {
+    /// The metric or the questions: `rouge-l`, `loss`, `arc-easy`.
+    pub what: String,
+    /// Rows or questions read.
+    pub rows: usize,
+    /// Those that were longer than `max_input` and lost their left end.
+    pub cut: usize,
+    /// Longest input there was room for, in tokens.
+    pub max_input: usize,
+    /// Most new tokens there was room for; 0 where none are generated.
+    #[serde(default)]
+    pub max_new: usize,
+    /// Most new tokens asked for.
+    #[serde(default)]
+    pub max_new_asked: usize,
+}
+
+impl Cut {
+    /// What was left out, in sentences; none when nothing was.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if self.cut > 0 {
+            all.push(format!(
+                "{}: {} of {} inputs are longer than {} tokens and lost their left end.",
+                self.what, self.cut, self.rows, self.max_input
+            ));
+        }
+        if self.max_new < self.max_new_asked {
+            all.push(format!(
+                "{}: at most {} new tokens per row instead of the {} asked for, which is half of \
+                 what the base has positions for.",
+                self.what, self.max_new, self.max_new_asked
+            ));
+        }
+        all
+    }
+}
+
 /// Mean and standard error (sample deviation over `sqrt(n)`; 0 below two values).
 pub fn mean_stderr(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
@@ -134,18 +214,64 @@ pub fn mean_stderr(values: &[f64]) -> (f64, f64) {
 }
 
 impl Row {
-    /// Whether both are of one method, over whichever libraries.
-    pub fn same_method(&self, other: &Row) -> bool {
-        (&self.method, &self.mixing) == (&other.method, &other.mixing)
+    /// The method, its library and its mixing in a line: `arrow k=2 (private, outputs)`.
+    pub fn label(&self) -> String {
+        label(
+            called(&self.name, &self.method),
+            &self.library,
+            &self.mixing,
+        )
     }
 
-    /// Method, library and mixing in a line.
-    pub fn label(&self) -> String {
-        let parts = [self.library.as_str(), self.mixing.as_str()];
-        let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
-        match parts.is_empty() {
-            true => self.method.clone(),
-            false => format!("{} ({})", self.method, parts.join(", ")),
-        }
+    /// Whether both are of one method, over whichever libraries.
+    pub fn same_method(&self, other: &Row) -> bool {
+        let identity = |row: &Row| (row.method.clone(), row.name.clone(), row.mixing.clone());
+        identity(self) == identity(other) && self.spec == other.spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, spec: Value, library: &str) -> Row {
+        let subject = Subject {
+            method: "arrow".into(),
+            name: name.into(),
+            spec,
+            library: library.into(),
+            mixing: "outputs".into(),
+        };
+        subject.row("mean", "rouge-l", &[1.0, 3.0])
+    }
+
+    #[test]
+    fn methods_are_told_apart_by_their_whole_specification() {
+        let spec = |k: usize| serde_json::json!({ "router": "arrow", "top_k": k });
+        let two = row("arrow k=2", spec(2), "private");
+        assert_eq!(two.label(), "arrow k=2 (private, outputs)");
+        assert!(two.same_method(&row("arrow k=2", spec(2), "mbc")));
+        assert!(!two.same_method(&row("arrow k=2", spec(3), "private")));
+        assert!(!two.same_method(&row("other", spec(2), "private")));
+    }
+
+    #[test]
+    fn figures_without_a_name_are_called_by_their_router() {
+        let text = r#"{"method":"arrow","library":"mbc","mixing":"","task":"mean",
+            "metric":"loss","mean":1.0,"stderr":0.0,"n":1}"#;
+        let old: Row = serde_json::from_str(text).unwrap();
+        assert_eq!(old.label(), "arrow (mbc)");
+    }
+
+    #[test]
+    fn tags_are_file_names() {
+        let subject = Subject {
+            method: "arrow".into(),
+            name: "arrow k=4 t=0.1".into(),
+            library: "private".into(),
+            mixing: "outputs".into(),
+            ..Subject::default()
+        };
+        assert_eq!(subject.tag(), "arrow-k4-t0.1-private-outputs");
     }
 }

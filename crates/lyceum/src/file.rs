@@ -31,3 +31,19 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file.persist(path).map_err(|e| io(e.error))?;
     Ok(())
 }
+
+/// Makes the folder `dir` if there is none, and a file in it for a moment: whether it can be written
+/// is known before anything long begins.
+///
+/// # Errors
+/// [`Error::Io`] when the system says no.
+pub fn probe(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+    let mut builder = tempfile::Builder::new();
+    let mut file = builder
+        .prefix(".tmp-")
+        .tempfile_in(dir)
+        .map_err(|e| Error::io(dir, e))?;
+    let written = file.write_all(b"probe");
+    written.map_err(|e| Error::io(dir, e))
+}

@@ -1,11 +1,13 @@
 //! A base with a mixture over it: losses, logits, scores and text.
 
-use std::path::Path;
+mod saved;
+
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use lyceum_kernels::loss;
-use serde::{Deserialize, Serialize};
+
+pub use saved::Saved;
 
 use crate::backbone::{Base, Cache, Logits};
 use crate::data::Tokens;
@@ -89,18 +91,6 @@ pub struct Model {
     mixture: Option<Arc<Mixture>>,
 }
 
-/// What a saved model says about itself: `model.json`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Saved {
-    format: u32,
-    base_path: Option<String>,
-    base_name: String,
-    base_fingerprint: String,
-    mixing: Mixing,
-    spec: RouterSpec,
-}
-
 impl Model {
     /// A model over `base`; no mixture is the base alone.
     pub fn new(base: Arc<Base>, mixture: Option<Mixture>) -> Self {
@@ -132,68 +122,6 @@ impl Model {
     /// The mixture, unless this is the base alone.
     pub fn mixture(&self) -> Option<&Mixture> {
         self.mixture.as_deref()
-    }
-
-    /// Saves a routed model as a folder: its experts and artifacts as a library, and
-    /// `model.json` (written last). The base itself is not copied but remembered by fingerprint.
-    ///
-    /// # Errors
-    /// When the router's artifact is missing, or the folder cannot be written or already holds
-    /// other experts.
-    pub fn save(
-        dir: &Path,
-        library: &Library,
-        base: (&Base, Option<&Path>),
-        spec: RouterSpec,
-        mixing: Mixing,
-    ) -> Result<()> {
-        spec.mixture(library, &base.0.host(), mixing)?;
-        let uri = dir
-            .to_str()
-            .ok_or_else(|| Error::invalid("the folder's name is not UTF-8"))?;
-        library.copy_to(&Library::create(uri)?)?;
-        let saved = Saved {
-            format: 1,
-            base_path: base.1.map(|p| p.display().to_string()),
-            base_name: base.0.name.clone(),
-            base_fingerprint: base.0.fingerprint.clone(),
-            mixing,
-            spec,
-        };
-        let mut json =
-            serde_json::to_vec_pretty(&saved).map_err(|e| Error::format("model.json", e))?;
-        json.push(b'\n');
-        crate::file::write(&dir.join("model.json"), &json)
-    }
-
-    /// Where the base of the model saved in `dir` was; `None` for the embedded one.
-    ///
-    /// # Errors
-    /// When `dir` is not a saved model.
-    pub fn saved_base(dir: &Path) -> Result<Option<String>> {
-        Ok(saved(dir)?.base_path)
-    }
-
-    /// Opens the model saved in `dir` over `base`.
-    ///
-    /// # Errors
-    /// When `dir` is not a saved model, or was saved over another base.
-    pub fn open(dir: &Path, base: Arc<Base>) -> Result<Self> {
-        let saved = saved(dir)?;
-        if saved.base_fingerprint != base.fingerprint {
-            return Err(Error::Mismatch(format!(
-                "{} was saved over the base `{}` ({:.12}), not `{}` ({:.12}); pass --base",
-                dir.display(),
-                saved.base_name,
-                saved.base_fingerprint,
-                base.name,
-                base.fingerprint
-            )));
-        }
-        let uri = dir
-            .to_str()
-            .ok_or_else(|| Error::invalid("the folder's name is not UTF-8"))?;
-        Model::routed(base, &Library::open(uri)?, &saved.spec, saved.mixing)
     }
 
     fn pass<'a>(&'a self, segments: &'a Segments, tasks: &'a [Name]) -> Pass<'a> {
@@ -371,12 +299,6 @@ impl Model {
         let logits = logits.to_device(&Device::Cpu)?;
         Ok(loss::argmax(&ops::values(&logits)?, v))
     }
-}
-
-fn saved(dir: &Path) -> Result<Saved> {
-    let path = dir.join("model.json");
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::format(path.display(), e))
 }
 
 /// Cross-entropy of every target token of `batch`, `[n]`, through any decoder and mixture.

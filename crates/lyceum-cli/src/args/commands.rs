@@ -6,7 +6,7 @@ use clap::Args;
 use lyceum::backbone::Precision;
 
 use super::model::{BaseArgs, DataArgs, ModelArgs, PrecisionArg, QuantizeArg, kept};
-use super::values::weight;
+use super::values::{at_least_one, task, weight};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -43,9 +43,9 @@ pub(crate) struct ListArgs {
     /// Only names that match: `*` is any text, `?` any character
     #[arg(long)]
     pub(crate) name: Option<glob::Pattern>,
-    /// Only experts that stand for this task
-    #[arg(long)]
-    pub(crate) task: Option<String>,
+    /// Only experts that stand for one of these tasks, comma-separated
+    #[arg(long, alias = "task", value_delimiter = ',', value_parser = task)]
+    pub(crate) tasks: Vec<lyceum::Name>,
     /// Only experts of this base: its name, or the beginning of its fingerprint
     #[arg(long)]
     pub(crate) base: Option<String>,
@@ -170,24 +170,28 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Multiple choice instead: `arc-easy`, or a JSONL file of query, choices, gold
-    #[arg(long)]
-    pub(crate) task: Option<PathBuf>,
+    #[arg(
+        long,
+        alias = "task",
+        conflicts_with_all = ["data", "max_input", "metric", "split", "tasks", "max_new"]
+    )]
+    pub(crate) eval_task: Option<PathBuf>,
     /// What is measured on generated text
     #[arg(long, default_value = "rouge-l")]
     pub(crate) metric: String,
     /// Which rows
     #[arg(long, default_value = "test")]
     pub(crate) split: String,
-    /// Only these tasks, comma-separated
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) tasks: Vec<String>,
+    /// Only these tasks of the data, comma-separated
+    #[arg(long, value_delimiter = ',', value_parser = task)]
+    pub(crate) tasks: Vec<lyceum::Name>,
     /// Most new tokens
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
     pub(crate) max_new: usize,
     /// Only the first so many examples
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one)]
     pub(crate) limit: Option<usize>,
-    /// Write report, charts and every example's own result here
+    /// Write report, charts and every example's own result here, in place of an earlier evaluation's
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }

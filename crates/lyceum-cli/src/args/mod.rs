@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// List the experts of a library
     #[command(
         after_help = "Examples:\n  lyceum list experts --format json\n  lyceum list experts --name \
-                            'qa-*' --task boolq\n  lyceum list experts --at 12"
+                            'qa-*' --tasks boolq\n  lyceum list experts --at 12"
     )]
     List(ListArgs),
     /// Show one expert
@@ -213,7 +213,7 @@ pub(crate) enum Command {
     /// Evaluate a router over a library, or a saved model
     #[command(
         after_help = "Examples:\n  lyceum eval --router arrow --top-k 2 --library experts\n  \
-                            lyceum eval --task arc-easy --router base --limit 200\n  lyceum eval \
+                            lyceum eval --eval-task arc-easy --limit 200\n  lyceum eval \
                             --model routed --out eval-routed"
     )]
     Eval(EvalArgs),
@@ -236,9 +236,9 @@ pub(crate) enum Command {
     Logits {
         #[command(flatten)]
         model: ModelArgs,
-        /// JSON list of the b task names, for the oracle
-        #[arg(long)]
-        tasks: Option<PathBuf>,
+        /// JSON list of the b rows' task names, for the oracle
+        #[arg(long, alias = "tasks")]
+        task_names: Option<PathBuf>,
         /// Token ids
         #[arg(long)]
         input: PathBuf,
@@ -263,9 +263,9 @@ pub(crate) enum Command {
         /// What the conversation's system message says
         #[arg(long, requires = "chat")]
         system: Option<String>,
-        /// The task, for the oracle
-        #[arg(long)]
-        task: Option<String>,
+        /// The task of the prompt, for the oracle
+        #[arg(long, alias = "task")]
+        task_name: Option<String>,
         /// Most new tokens
         #[arg(long, default_value_t = 64)]
         max_new: usize,

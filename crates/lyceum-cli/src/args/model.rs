@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use lyceum::backbone::Precision;
 use lyceum::mix::Mixing;
 
-use super::values::{TopK, top_k};
+use super::values::{TopK, at_least_one, top_k};
 
 /// The base and its arithmetic.
 #[derive(Debug, Args)]
@@ -43,23 +43,32 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) base: BaseArgs,
     /// A saved model, instead of a library and a router
-    #[arg(long, conflicts_with_all = ["library", "router"])]
+    #[arg(long, conflicts_with_all = ["library", "router", "top_k", "router_temperature", "temperature", "mixing"])]
     pub(crate) model: Option<PathBuf>,
     /// The library
     #[arg(long)]
     pub(crate) library: Option<String>,
-    /// base, oracle, uniform, arrow or phatgoose
-    #[arg(long, default_value = "base")]
-    pub(crate) router: String,
-    /// Experts per token, or `all`
-    #[arg(long, default_value = "all", value_parser = top_k)]
-    pub(crate) top_k: TopK,
-    /// Divides the router's logits
+    /// base, oracle, uniform, arrow or phatgoose; the base alone when neither this nor a library
+    /// is given
     #[arg(long)]
+    pub(crate) router: Option<String>,
+    /// Experts per token, or `all`; all when absent (arrow, phatgoose)
+    #[arg(long, value_parser = top_k, allow_negative_numbers = true)]
+    pub(crate) top_k: Option<TopK>,
+    /// Divides the router's logits (arrow, phatgoose)
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) router_temperature: Option<f64>,
+    /// An older spelling of the same; of no use where text is sampled
+    #[arg(
+        long,
+        hide = true,
+        allow_negative_numbers = true,
+        conflicts_with = "router_temperature"
+    )]
     pub(crate) temperature: Option<f64>,
-    /// How outputs are combined: outputs (exact) or factors (MTTL's default)
-    #[arg(long, value_enum, default_value = "outputs")]
-    pub(crate) mixing: MixingArg,
+    /// How outputs are combined: outputs (exact; when absent) or factors (MTTL's default)
+    #[arg(long, value_enum)]
+    pub(crate) mixing: Option<MixingArg>,
 }
 
 #[derive(Debug, Args)]
@@ -69,7 +78,7 @@ pub(crate) struct DataArgs {
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// Longest input in tokens
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
     pub(crate) max_input: usize,
 }
 
@@ -88,15 +97,6 @@ pub(crate) enum QuantizeArg {
 pub(crate) enum MixingArg {
     Outputs,
     Factors,
-}
-
-impl std::fmt::Display for MixingArg {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            MixingArg::Outputs => "outputs",
-            MixingArg::Factors => "factors",
-        })
-    }
 }
 
 impl From<MixingArg> for Mixing {

@@ -18,6 +18,18 @@ pub(super) fn top_k(text: &str) -> Result<TopK, String> {
     }
 }
 
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("give a number from 1".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// A task's name; white space around it is none of it.
+pub(super) fn task(text: &str) -> Result<lyceum::Name, String> {
+    lyceum::Name::new(text.trim()).map_err(|e| e.to_string())
+}
+
 pub(super) fn weight(text: &str) -> Result<(lyceum::Name, f64), String> {
     let (name, weight) = text.rsplit_once('=').ok_or("write EXPERT=WEIGHT")?;
     let weight = weight

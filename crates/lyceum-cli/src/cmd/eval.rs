@@ -1,22 +1,27 @@
 //! Evaluating a model on generated text or multiple choice.
 
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use lyceum::Name;
-use lyceum::data::{Dataset, Example, Split};
-use lyceum::eval::{Limits, answer_rows, choose, prediction_rows, rouge_l};
-use lyceum::figure::{Row, Subject};
+use lyceum::data::{Dataset, Example, Question, Split};
+use lyceum::eval::{self, Limits};
+use lyceum::figure::{Cut, Row, Subject};
 use lyceum::model::Model;
-use lyceum::report::{Provenance, Report, Stage};
+use lyceum::recipe::{downstream_name, is_arc_easy};
+use lyceum::report::{Provenance, Report, Source, Stage};
 use lyceum::train::Watch;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::model;
-use crate::args::{EvalArgs, ModelArgs};
-use crate::out::{Bar, Format, show};
+use super::routed::{self, Chosen, Opened};
+use super::{library, model};
+use crate::args::EvalArgs;
+use crate::out::{Bar, Format, say, show};
+
+/// How the titles of the reports of this command begin.
+const TITLE: &str = "Evaluation: ";
 
 /// Counts the tokens a bar is shown.
 struct Counted(Bar, u64);
@@ -28,77 +33,178 @@ impl Watch for Counted {
     }
 }
 
-/// Rows, what was done, and every example's own result as JSON lines.
-type Found = (Vec<Row>, Stage, String);
+/// What a model is evaluated on.
+enum Task {
+    /// Rows whose prompts are continued.
+    Rows(Vec<Example>, Limits),
+    /// Multiple choice, under a name.
+    Questions(Vec<Question>, String),
+}
+
+/// What came out.
+struct Found {
+    rows: Vec<Row>,
+    stage: Stage,
+    cut: Cut,
+    /// Every example's own result as JSON lines.
+    predictions: String,
+}
 
 pub(crate) fn eval(args: &EvalArgs, device: &Device, format: Format) -> Result<()> {
-    // What was asked for is checked before a model is opened.
-    let (model, (rows, stage, predictions)) = match &args.task {
-        Some(task) => {
-            let mut questions = model::questions(task)?;
-            questions.truncate(args.limit.unwrap_or(usize::MAX));
-            let model = model::model(&args.model, device)?;
-            let found = choices(&model, &subject(&args.model), task, &questions)?;
-            (model, found)
-        }
-        None => {
-            let examples = examples(args)?;
-            let model = model::model(&args.model, device)?;
-            let found = generated(&model, &subject(&args.model), args, &examples)?;
-            (model, found)
-        }
-    };
+    // What was asked for is checked, and what is to be written tried, before a model is opened.
+    let chosen = routed::chosen(&args.model)?;
+    if let (true, Some(questions)) = (chosen.is_oracle(), &args.eval_task) {
+        let questions = questions.display();
+        bail!(
+            "the oracle cannot be used with --eval-task {questions}: it goes by the task of each \
+             row, and questions have none"
+        );
+    }
     if let Some(out) = &args.out {
-        lyceum::file::write(&out.join("predictions.jsonl"), predictions.as_bytes())?;
-        report(args, &model, &rows, stage).write(out)?;
+        prepare(out)?;
     }
-    show(format, &rows, |rows| {
-        let line = |r: &Row| {
-            let (task, metric) = (&r.task, &r.metric);
-            format!(
-                "{task:<60} {metric:<8} {:>8.4} ± {:.4}  n {}\n",
-                r.mean, r.stderr, r.n
-            )
+    let (task, source) = task(args)?;
+    let opened = chosen.open(device)?;
+    let subject = chosen.subject();
+    let found = task.evaluate(&opened.model, &subject)?;
+    found.cut.sentences().iter().for_each(|text| say(text));
+    let shown = show(format, &found.rows, |rows| table(rows));
+    if let Some(out) = &args.out {
+        write(args, (&chosen, &opened), (&found, source), out)?;
+        if format == Format::Text {
+            say(&format!("wrote {}", out.join("report.html").display()));
+        }
+    }
+    shown
+}
+
+fn table(rows: &[Row]) -> String {
+    let line = |r: &Row| {
+        let (task, metric) = (&r.task, &r.metric);
+        let (mean, stderr, n) = (r.mean, r.stderr, r.n);
+        format!("{task:<60} {metric:<8} {mean:>8.4} ± {stderr:.4}  n {n}\n")
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Checks that `out` can be written, and holds no report but an earlier evaluation's.
+fn prepare(out: &Path) -> Result<()> {
+    lyceum::file::probe(out).with_context(|| format!("--out {}", out.display()))?;
+    let path = out.join("report.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let title = Report::read(&path).map(|report| report.title);
+    if title.is_ok_and(|title| title.starts_with(TITLE)) {
+        return Ok(());
+    }
+    bail!(
+        "{} is no report of an evaluation and is not replaced; choose another folder for --out",
+        path.display()
+    )
+}
+
+/// What is asked, and where it was read.
+fn task(args: &EvalArgs) -> Result<(Task, Source)> {
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let embedded = || PathBuf::from("embedded");
+    let source = |what: &str, place: PathBuf, fingerprint: String| Source {
+        what: what.into(),
+        place: place.display().to_string(),
+        version: None,
+        fingerprint,
+    };
+    if let Some(path) = &args.eval_task {
+        let mut questions = questions(path)?;
+        let fingerprint = Question::fingerprint(&questions);
+        questions.truncate(limit);
+        let place = match is_arc_easy(path) {
+            true => embedded(),
+            false => path.clone(),
         };
-        rows.iter().map(line).collect::<String>()
-    })
-}
-
-fn subject(args: &ModelArgs) -> Subject {
-    let text = |path: &Path| path.display().to_string();
-    match &args.model {
-        Some(dir) => Subject {
-            method: "saved".into(),
-            library: text(dir),
-            ..Subject::default()
-        },
-        None => Subject {
-            method: args.router.clone(),
-            library: args.library.clone().unwrap_or_default(),
-            mixing: match args.router.as_str() {
-                "base" | "oracle" => String::new(),
-                _ => args.mixing.to_string(),
-            },
-        },
+        let name = downstream_name(path);
+        return Ok((
+            Task::Questions(questions, name),
+            source("questions", place, fingerprint),
+        ));
     }
+    let (rows, data) = examples(args)?;
+    let place = args.data.data.clone().unwrap_or_else(embedded);
+    let limits = Limits {
+        max_new: args.max_new,
+        max_input: args.data.max_input,
+        ..Limits::default()
+    };
+    let rows = rows.into_iter().take(limit).collect();
+    Ok((
+        Task::Rows(rows, limits),
+        source("data", place, data.fingerprint()),
+    ))
 }
 
-fn report(args: &EvalArgs, model: &Model, rows: &[Row], stage: Stage) -> Report {
-    let spec = serde_json::json!({
-        "router": args.model.router,
-        "top_k": args.model.top_k.0,
-        "temperature": args.model.temperature,
-        "split": args.split,
-        "limit": args.limit,
-        "max_new": args.max_new,
-    });
-    let mut provenance = Provenance::new(model.base(), 0, spec);
-    provenance.mixing = subject(&args.model).mixing;
-    let title = format!("Evaluation: {}", stage.name);
-    let mut report = Report::new(title, provenance);
-    report.rows = rows.to_vec();
-    report.stages = vec![stage];
-    report
+/// The questions at `path`; one who meant something else is told what.
+fn questions(path: &Path) -> Result<Vec<Question>> {
+    if path.exists() || is_arc_easy(path) {
+        return model::questions(path);
+    }
+    let name = path.display().to_string();
+    let tasks = lyceum::assets::tasks()?.tasks();
+    if tasks.iter().any(|task| task.as_str() == name) {
+        bail!(
+            "`{name}` is a task of the data and no file of questions; did you mean --tasks {name}?"
+        );
+    }
+    let error = lyceum::Error::not_found("questions", &name, ["arc-easy"]);
+    Err(error).context("--eval-task takes arc-easy, or a JSONL file of query, choices, gold")
+}
+
+fn examples(args: &EvalArgs) -> Result<(Vec<Example>, Dataset)> {
+    if args.metric != "rouge-l" {
+        bail!("metric `{}` is not known; there is rouge-l", args.metric);
+    }
+    let data = model::data(args.data.data.as_deref())?;
+    let split: Split = args.split.parse()?;
+    let known = data.tasks();
+    let stray = args.tasks.iter().find(|task| !known.contains(task));
+    if let Some(task) = stray.filter(|task| is_arc_easy(Path::new(task.as_str()))) {
+        bail!("`{task}` is no task of the data; did you mean --eval-task arc-easy?");
+    }
+    let chosen = Some(args.tasks.as_slice()).filter(|tasks| !tasks.is_empty());
+    Ok((data.select(chosen, split)?, data))
+}
+
+impl Task {
+    fn evaluate(&self, model: &Model, subject: &Subject) -> Result<Found> {
+        let positions = model.base().decoder.config().max_position_embeddings;
+        let begun = Instant::now();
+        let ended = |what: &str, watch: Counted| {
+            let name = format!("{what} {}", subject.name);
+            Stage::ended(name, begun, watch.1, false)
+        };
+        match self {
+            Task::Rows(rows, limits) => {
+                let mut watch = Counted(Bar::new("rouge-l", "rouge-l"), 0);
+                let predictions = eval::rouge_l(model, rows, limits, &mut watch)?;
+                Ok(Found {
+                    rows: eval::prediction_rows(subject, &predictions),
+                    stage: ended("rouge-l", watch),
+                    cut: limits.cut(positions, &predictions),
+                    predictions: json_lines(&predictions)?,
+                })
+            }
+            Task::Questions(questions, name) => {
+                let mut watch = Counted(Bar::new(name, "acc"), 0);
+                let answers = eval::choose(model, questions, 16, &mut watch)?;
+                let tokenizer = &model.base().tokenizer;
+                Ok(Found {
+                    rows: eval::answer_rows(subject, name, &answers),
+                    stage: ended(name, watch),
+                    cut: eval::questions_cut(tokenizer, name, questions, positions)?,
+                    predictions: json_lines(&answers)?,
+                })
+            }
+        }
+    }
 }
 
 fn json_lines<T: Serialize>(items: &[T]) -> Result<String> {
@@ -110,61 +216,72 @@ fn json_lines<T: Serialize>(items: &[T]) -> Result<String> {
     Ok(text)
 }
 
-fn examples(args: &EvalArgs) -> Result<Vec<Example>> {
-    if args.metric != "rouge-l" {
-        bail!("metric `{}` is not known; there is rouge-l", args.metric);
-    }
-    let data: Dataset = model::data(args.data.data.as_deref())?;
-    let chosen: Vec<Name> = args
-        .tasks
-        .iter()
-        .map(|t| Name::new(t))
-        .collect::<Result<_, _>>()?;
-    let split: Split = args.split.parse()?;
-    let chosen = Some(chosen.as_slice()).filter(|tasks| !tasks.is_empty());
-    let mut examples = data.select(chosen, split)?;
-    examples.truncate(args.limit.unwrap_or(usize::MAX));
-    Ok(examples)
-}
-
-fn generated(
-    model: &Model,
-    subject: &Subject,
+/// Writes the report and every example's own result.
+fn write(
     args: &EvalArgs,
-    examples: &[Example],
-) -> Result<Found> {
-    let limits = Limits {
-        max_new: args.max_new,
-        max_input: args.data.max_input,
-        ..Limits::default()
-    };
-    let begun = Instant::now();
-    let mut watch = Counted(Bar::new("rouge-l", "rouge-l"), 0);
-    let predictions = rouge_l(model, examples, &limits, &mut watch)?;
-    let stage = Stage::ended(format!("rouge-l {}", subject.method), begun, watch.1, false);
-    Ok((
-        prediction_rows(subject, &predictions),
-        stage,
-        json_lines(&predictions)?,
-    ))
+    (chosen, opened): (&Chosen<'_>, &Opened),
+    (found, source): (&Found, Source),
+    out: &Path,
+) -> Result<()> {
+    let mut provenance = Provenance::new(opened.model.base(), 0, asked(args, chosen));
+    provenance.mixing = chosen.subject().mixing;
+    provenance.cuts = vec![found.cut.clone()];
+    if let Some(library) = &opened.library {
+        let (place, fingerprint) = (chosen.subject().library, library.fingerprint()?);
+        provenance
+            .libraries
+            .insert(place.clone(), fingerprint.clone());
+        provenance.sources.push(Source {
+            what: "library".into(),
+            place,
+            version: Some(library.version()),
+            fingerprint,
+        });
+    }
+    provenance.sources.push(source);
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    provenance.date = Some(library::date(time.as_secs()));
+    provenance.command = Some(command());
+    let mut report = Report::new(format!("{TITLE}{}", found.stage.name), provenance);
+    report.notes = found.cut.sentences();
+    report.rows.clone_from(&found.rows);
+    report.stages = vec![found.stage.clone()];
+    lyceum::file::write(&out.join("predictions.jsonl"), found.predictions.as_bytes())?;
+    Ok(report.write(out)?)
 }
 
-fn choices(
-    model: &Model,
-    subject: &Subject,
-    task: &Path,
-    questions: &[lyceum::data::Question],
-) -> Result<Found> {
-    let name = task
-        .file_stem()
-        .map_or_else(String::new, |s| s.to_string_lossy().into());
-    let begun = Instant::now();
-    let mut watch = Counted(Bar::new(&name, "acc"), 0);
-    let answers = choose(model, questions, 16, &mut watch)?;
-    let stage = Stage::ended(format!("{name} {}", subject.method), begun, watch.1, false);
-    Ok((
-        answer_rows(subject, &name, &answers),
-        stage,
-        json_lines(&answers)?,
-    ))
+/// What was evaluated and how, with the router's whole specification.
+fn asked(args: &EvalArgs, chosen: &Chosen<'_>) -> Value {
+    let subject = chosen.subject();
+    let mut spec = chosen.spec.to_value();
+    spec["mixing"] = json!(subject.mixing);
+    spec["library"] = json!(subject.library);
+    if let Some(dir) = &args.model.model {
+        spec["model"] = json!(dir.display().to_string());
+    }
+    match &args.eval_task {
+        Some(task) => spec["eval_task"] = json!(downstream_name(task)),
+        None => {
+            spec["metric"] = json!(args.metric);
+            spec["split"] = json!(args.split);
+            spec["tasks"] = json!(args.tasks);
+            spec["max_input"] = json!(args.data.max_input);
+            spec["max_new"] = json!(args.max_new);
+        }
+    }
+    spec["limit"] = json!(args.limit);
+    spec
+}
+
+/// The command that is running, as it could be typed again.
+fn command() -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_=./:,+@%".contains(c);
+    let quoted = |word: String| match !word.is_empty() && word.chars().all(plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    let words = std::env::args_os().skip(1);
+    let words = words.map(|word| quoted(word.to_string_lossy().into_owned()));
+    let words: Vec<String> = std::iter::once("lyceum".into()).chain(words).collect();
+    words.join(" ")
 }

@@ -31,7 +31,7 @@ fn named(names: &[String]) -> Result<Vec<Name>> {
 }
 
 /// Seconds since 1970 as a date and time, UTC.
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|s| chrono::DateTime::from_timestamp(s, 0));
     time.map_or_else(String::new, |t| t.format("%Y-%m-%dT%H:%M:%SZ").to_string())
@@ -73,13 +73,13 @@ pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
     };
     let wanted = |name: &Name, entry: &Entry| {
         let matches = |pattern: &glob::Pattern| pattern.matches(name.as_str());
-        let stands = |task: &String| entry.tasks.iter().any(|t| t.as_str() == task);
+        let stands = |task: &Name| entry.tasks.contains(task);
         let on = |base: &String| {
             let known = entry.base.as_ref().is_some_and(|own| own.starts_with(base));
             entry.base_name == *base || known
         };
         args.name.as_ref().is_none_or(matches)
-            && args.task.as_ref().is_none_or(stands)
+            && (args.tasks.is_empty() || args.tasks.iter().any(stands))
             && args.base.as_ref().is_none_or(on)
     };
     entries.retain(|name, entry| wanted(name, entry));

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use lyceum::Name;
 use lyceum::mix::Segments;
 
-use super::model;
+use super::routed;
 use crate::args::ModelArgs;
 
 pub(crate) fn logits(
@@ -34,13 +34,23 @@ pub(crate) fn logits(
         None => Vec::new(),
         Some(path) => {
             let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-            serde_json::from_slice(&text).context("--tasks must be a JSON list of task names")?
+            serde_json::from_slice(&text).with_context(|| {
+                format!(
+                    "--task-names: {} is not a JSON list of task names",
+                    path.display()
+                )
+            })?
         }
     };
     if !tasks.is_empty() && tasks.len() != ids.len() {
-        bail!("--tasks names {} tasks for {} rows", tasks.len(), ids.len());
+        let (named, rows) = (tasks.len(), ids.len());
+        bail!("--task-names names {named} tasks for {rows} rows");
     }
-    let model = model::model(args, device)?;
+    let chosen = routed::chosen(args)?;
+    if chosen.is_oracle() && tasks.is_empty() {
+        bail!("the oracle goes by the rows' tasks: name them with --task-names FILE");
+    }
+    let model = chosen.open(device)?.model;
     let (mut packed, mut lens) = (Vec::new(), Vec::new());
     for (row, mask) in ids.iter().zip(&mask) {
         let before = packed.len();

@@ -10,6 +10,7 @@ mod library;
 mod logits;
 mod merge;
 mod model;
+mod routed;
 mod run;
 mod train;
 
@@ -92,21 +93,23 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             prompt,
             chat,
             system,
-            task,
+            task_name,
             max_new,
         } => {
+            routed::check_generate(&model, task_name.as_deref())?;
             let prompt = match chat {
                 true => model::Prompt::Chat(&prompt, system.as_deref()),
                 false => model::Prompt::Text(&prompt),
             };
-            model::generate((&model, &device), prompt, task.as_deref(), max_new, format)
+            let task = task_name.as_deref();
+            model::generate((&model, &device), prompt, task, max_new, format)
         }
         Command::Logits {
             model,
-            tasks,
+            task_names,
             input,
             out,
-        } => logits::logits((&model, &device), tasks.as_deref(), &input, &out),
+        } => logits::logits((&model, &device), task_names.as_deref(), &input, &out),
     }
 }
 

@@ -3,17 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Message, Place};
 use lyceum::data::{Dataset, Question};
-use lyceum::library::Library;
-use lyceum::mix::Mixing;
 use lyceum::model::{Decoding, Model};
-use lyceum::route::RouterSpec;
+use lyceum::recipe::is_arc_easy;
 use lyceum::store::{Wanted, fetched};
 
+use super::routed;
 use crate::args::{BaseArgs, ModelArgs};
 use crate::out::{self, Format};
 
@@ -38,54 +37,40 @@ pub(crate) fn data(path: Option<&Path>) -> Result<Dataset> {
 }
 
 /// Multiple-choice questions: `arc-easy` shipped, or a file.
-pub(crate) fn questions(name: &Path) -> Result<Vec<Question>> {
-    match name.to_str() {
-        Some("arc-easy") => Ok(lyceum::assets::arc_easy()?),
-        _ => Ok(Question::open(name)?),
+pub(crate) fn questions(path: &Path) -> Result<Vec<Question>> {
+    match is_arc_easy(path) {
+        true => Ok(lyceum::assets::arc_easy()?),
+        false => Ok(Question::open(path)?),
     }
-}
-
-/// The router and mixing asked for.
-pub(crate) fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
-    let spec = RouterSpec::new(&args.router, args.top_k.0, args.temperature)?;
-    Ok((spec, args.mixing.into()))
 }
 
 /// The model asked for: a saved one, the base alone, or a router over a library.
 pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<Model> {
-    if let Some(dir) = &args.model {
-        let saved = Model::saved_base(dir)?.map(Into::into);
-        let chosen = BaseArgs {
-            base: args.base.base.clone().or(saved),
-            precision: args.base.precision,
-            quantize: args.base.quantize,
-        };
-        return Ok(Model::open(dir, base(&chosen, device)?)?);
-    }
-    let (spec, mixing) = spec(args)?;
-    let base = base(&args.base, device)?;
-    if matches!(spec, RouterSpec::Base {}) {
-        return Ok(Model::new(base, None));
-    }
-    Ok(Model::routed(base, &library(args)?, &spec, mixing)?)
-}
-
-fn library(args: &ModelArgs) -> Result<Library> {
-    let uri = args.library.as_deref();
-    let uri = uri.with_context(|| format!("router `{}` needs --library", args.router))?;
-    Ok(Library::open(uri)?)
+    Ok(routed::chosen(args)?.open(device)?.model)
 }
 
 pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {
-    let (spec, mixing) = spec(args)?;
+    ensure!(
+        args.model.is_none(),
+        "--model is saved already; copy its folder, or save a router over a library"
+    );
+    let chosen = routed::chosen(args)?;
+    ensure!(
+        !chosen.is_base(),
+        "there is nothing to save of the base alone; give --library and --router (oracle, uniform, \
+         arrow or phatgoose)"
+    );
+    let library = chosen.library()?;
     let base = base(&args.base, &Device::Cpu)?;
-    Ok(Model::save(
+    Model::save(
         out,
-        &library(args)?,
+        &library,
         (&base, args.base.base.as_deref()),
-        spec,
-        mixing,
-    )?)
+        chosen.spec,
+        chosen.mixing,
+    )?;
+    out::say(&format!("saved as {}", out.join("model.json").display()));
+    Ok(())
 }
 
 /// What to continue.

@@ -24,18 +24,20 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     if let Some(precision) = args.kept() {
         recipe.precision = precision;
     }
+    // Whatever can be known beforehand is known before the base is opened.
+    lyceum::file::probe(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
     let place = Place::new(recipe.precision, device);
     let embedded = Path::new("embedded");
+    let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
+    let mut questions = match &recipe.downstream {
+        Some(path) => model::questions(path).context("the recipe's `downstream`")?,
+        None => Vec::new(),
+    };
+    questions.truncate(recipe.downstream_limit.unwrap_or(usize::MAX));
     let base = match recipe.base == embedded {
         true => lyceum::assets::base(place)?,
         false => Base::open(&fetched(&recipe.base, Wanted::Base)?, place)?,
     };
-    let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
-    let mut questions = match &recipe.downstream {
-        Some(path) => model::questions(path)?,
-        None => Vec::new(),
-    };
-    questions.truncate(recipe.downstream_limit.unwrap_or(usize::MAX));
     let mut progress = Stages {
         quiet: format == Format::Json,
     };

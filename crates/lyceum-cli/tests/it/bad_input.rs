@@ -3,7 +3,7 @@
 use crate::command::Place;
 
 /// Asserts that the complaint to `line` holds every one of `parts`.
-fn refused(place: &Place, line: &str, parts: &[&str]) {
+pub(crate) fn refused(place: &Place, line: &str, parts: &[&str]) {
     let complaint = place.complaint(line);
     for part in parts {
         assert!(
@@ -13,7 +13,7 @@ fn refused(place: &Place, line: &str, parts: &[&str]) {
     }
 }
 
-fn trained() -> Place {
+pub(crate) fn trained() -> Place {
     let place = Place::new();
     place.ok("train --base base --data rows.jsonl --each-task --library lib --epochs 1");
     place

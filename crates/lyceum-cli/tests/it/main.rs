@@ -10,8 +10,10 @@
 mod bad_input;
 mod base;
 mod command;
+mod evaluation;
 mod help;
 mod merge;
+mod moved;
 mod mttl;
 mod remote;
 mod run;

@@ -134,7 +134,7 @@ fn a_recipe_leaves_a_whole_report() {
     assert!(place.path("out/report.md").exists());
     assert!(
         place
-            .path("out/predictions/arrow-private-outputs.jsonl")
+            .path("out/predictions/arrow-k2-private-outputs.jsonl")
             .exists()
     );
     let markdown = std::fs::read_to_string(place.path("out/report.md")).unwrap();

@@ -82,7 +82,7 @@ fn versions_are_listed_opened_restored_and_purged() {
     assert_eq!(names("list lib --removed"), ["task_1", "task_2"]);
     assert_eq!(names("list lib --at 1"), ["task_0", "task_1", "task_2"]);
     assert_eq!(names("list lib --at 1 --name *_[02]"), ["task_0", "task_2"]);
-    assert_eq!(names("list lib --at 1 --task task_1"), ["task_1"]);
+    assert_eq!(names("list lib --at 1 --tasks task_1"), ["task_1"]);
     assert!(names("list lib --base other").is_empty());
     assert_eq!(place.json("show lib first")["artifacts"][0], "arrow");
     assert_eq!(place.json("show lib task_0 --at 1")["version"], 1);
@@ -136,8 +136,9 @@ fn every_router_is_evaluated_saved_and_opened() {
     }
     let line = "--base base --library lib --router arrow --top-k 2";
     place.ok(&format!("save {line} routed"));
-    let direct = place.json(&format!("eval {line} --task questions.jsonl"));
-    let saved = place.json("eval --base base --model routed --task questions.jsonl --out report");
+    let direct = place.json(&format!("eval {line} --eval-task questions.jsonl"));
+    let saved =
+        place.json("eval --base base --model routed --eval-task questions.jsonl --out report");
     assert_eq!(direct[0]["mean"], saved[0]["mean"]);
     for file in [
         "report.json",
@@ -164,7 +165,7 @@ fn logits_are_padded_as_they_came() {
     let bytes = ::safetensors::serialize(input, None).unwrap();
     std::fs::write(place.path("in.safetensors"), bytes).unwrap();
     std::fs::write(place.path("tasks.json"), r#"["task_0", "task_1"]"#).unwrap();
-    place.ok("logits --base base --library lib --router oracle --tasks tasks.json --input in.safetensors --out out.safetensors");
+    place.ok("logits --base base --library lib --router oracle --task-names tasks.json --input in.safetensors --out out.safetensors");
     let read = || {
         safetensors::load(place.path("out.safetensors"), &Device::Cpu).unwrap()["logits"]
             .to_vec3::<f32>()

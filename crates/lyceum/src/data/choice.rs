@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -25,6 +26,17 @@ impl Question {
     pub fn open(path: &Path) -> Result<Vec<Question>> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         Question::from_jsonl(&bytes, &path.display().to_string())
+    }
+
+    /// Hex SHA-256 over `questions`, in their order.
+    pub fn fingerprint(questions: &[Question]) -> String {
+        let mut hash = Sha256::new();
+        for q in questions {
+            let fields = (&q.query, &q.choices, q.gold);
+            hash.update(serde_json::to_string(&fields).unwrap_or_default());
+        }
+        let hash = hash.finalize();
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Reads questions from JSON lines in memory; `what` names them in errors.

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 pub use choice::{ACCURACIES, Answer, answer_rows, chance, choose};
 pub use routing::RoutingProbe;
 
-use crate::data::{Example, Tokens};
-use crate::error::Result;
-use crate::figure::{Row, Subject};
+use crate::data::{Example, Question, Tokenizer, Tokens};
+use crate::error::{Error, Result};
+use crate::figure::{Cut, Row, Subject};
 use crate::mix::Probe;
 use crate::model::{Batch, Decoding, Model};
 use crate::name::Name;
@@ -46,6 +46,49 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first value out of range.
+    pub fn check(&self) -> Result<()> {
+        let values = [
+            ("max_new", self.max_new),
+            ("max_input", self.max_input),
+            ("batch", self.batch),
+        ];
+        match values.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(Error::invalid(format!("{name} must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+
+    /// What a base of so many positions has room for: new tokens take at most half of them, and
+    /// inputs what is left.
+    #[must_use]
+    pub fn within(&self, positions: usize) -> Limits {
+        let max_new = self.max_new.min(positions / 2).max(1);
+        Limits {
+            max_new,
+            max_input: self.max_input.min(positions.saturating_sub(max_new)),
+            batch: self.batch,
+        }
+    }
+
+    /// What generating `predictions` over a base of so many positions left out.
+    pub fn cut(&self, positions: usize, predictions: &[Prediction]) -> Cut {
+        let within = self.within(positions);
+        Cut {
+            what: "rouge-l".into(),
+            rows: predictions.len(),
+            cut: predictions.iter().filter(|p| p.cut).count(),
+            max_input: within.max_input,
+            max_new: within.max_new,
+            max_new_asked: self.max_new,
+        }
+    }
+}
+
 /// What a model wrote for one example, and its score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
@@ -59,6 +102,8 @@ pub struct Prediction {
     pub text: String,
     /// ROUGE-L, 0 to 100.
     pub score: f64,
+    /// Whether the prompt was too long and lost its left end.
+    pub cut: bool,
 }
 
 /// ROUGE-L by task, in the order of their names, then `mean` over all examples.
@@ -78,6 +123,68 @@ pub fn prediction_rows(subject: &Subject, predictions: &[Prediction]) -> Vec<Row
         .collect()
 }
 
+/// Whether something of `len` tokens, at most `longest` being kept, has more; `longer` says how many
+/// are kept of it at most so many.
+fn cut(len: usize, longest: usize, longer: impl Fn(usize) -> Result<usize>) -> Result<bool> {
+    Ok(len >= longest && longer(longest.saturating_add(1))? > len)
+}
+
+/// What computing the losses of `examples` leaves out of prompt and answer beyond `max_input`
+/// tokens.
+///
+/// # Errors
+/// When an example cannot be tokenised.
+pub fn losses_cut(tokenizer: &Tokenizer, examples: &[Example], max_input: usize) -> Result<Cut> {
+    let len = |example: &Example, n: usize| Ok(tokenizer.training(example, n)?.ids.len());
+    let mut found = Cut {
+        what: "loss".into(),
+        rows: examples.len(),
+        max_input,
+        ..Cut::default()
+    };
+    for example in examples {
+        let short = len(example, max_input)?;
+        found.cut += usize::from(cut(short, max_input, |n| len(example, n))?);
+    }
+    Ok(found)
+}
+
+/// What answering `questions`, called `what`, leaves out beyond `longest` tokens of question and
+/// option.
+///
+/// # Errors
+/// When a question cannot be tokenised.
+pub fn questions_cut(
+    tokenizer: &Tokenizer,
+    what: &str,
+    questions: &[Question],
+    longest: usize,
+) -> Result<Cut> {
+    let mut found = Cut {
+        what: what.into(),
+        rows: questions.len(),
+        max_input: longest,
+        ..Cut::default()
+    };
+    for question in questions {
+        let mut any = false;
+        for choice in &question.choices {
+            // A token has a byte at least.
+            if question.query.len() + choice.len() + SPARE < longest {
+                continue;
+            }
+            let text = format!("{} {choice}", question.query);
+            let len = |n: usize| Ok(tokenizer.text(&text, n)?.len());
+            any |= cut(len(longest)?, longest, len)?;
+        }
+        found.cut += usize::from(any);
+    }
+    Ok(found)
+}
+
+/// More tokens than a tokenizer puts before a text of its own accord.
+const SPARE: usize = 16;
+
 /// Greedy generation on `examples`, scored by ROUGE-L against their references.
 ///
 /// # Errors
@@ -90,12 +197,13 @@ pub fn rouge_l(
 ) -> Result<Vec<Prediction>> {
     let tokenizer = &model.base().tokenizer;
     let positions = model.base().decoder.config().max_position_embeddings;
-    let max_new = limits.max_new.min(positions / 2).max(1);
-    let longest = limits.max_input.min(positions - max_new);
+    limits.check()?;
+    let limits = limits.within(positions);
+    let longest = limits.max_input;
     let mut all = Vec::with_capacity(examples.len());
     let how = Decoding {
-        max_new,
-        live: limits.batch.max(1),
+        max_new: limits.max_new,
+        live: limits.batch,
     };
     for batch in examples.chunks(how.live * PROGRESS) {
         let prompts: Vec<Vec<u32>> = batch
@@ -118,6 +226,9 @@ pub fn rouge_l(
                 references: example.references.clone(),
                 text,
                 score,
+                cut: cut(prompt.len(), longest, |n| {
+                    Ok(tokenizer.prompt(example, n)?.len())
+                })?,
             });
         }
         let mean = all.iter().map(|p| p.score).sum::<f64>() / all.len() as f64;

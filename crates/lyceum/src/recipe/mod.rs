@@ -4,6 +4,8 @@
 //! A run that was interrupted continues: experts already in a library with the same
 //! specification are kept, and so is every evaluation whose inputs are the same.
 
+mod check;
+mod kept;
 mod run;
 mod stages;
 
@@ -11,12 +13,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use check::{downstream_name, is_arc_easy};
 pub use run::{Progress, run};
 pub use stages::{origin, train_missing};
 
 use crate::backbone::Precision;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::eval::Limits;
+use crate::figure::Subject;
 use crate::lora::LoraConfig;
 use crate::mix::Mixing;
 use crate::name::Name;
@@ -70,10 +74,15 @@ pub struct Recipe {
     pub downstream_limit: Option<usize>,
 }
 
-/// One bar of the report, over the private and the clustered library.
+/// One bar of the report, over the private and the clustered library. Its identity is the router
+/// with every setting, and the mixing where it makes a difference.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Method {
+    /// What it is called in the report and in the names of its files; its router and the settings
+    /// that were made when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
     /// `base`, `oracle`, `uniform`, `arrow`, `phatgoose`.
     pub router: String,
     /// Experts per token; all when absent.
@@ -104,12 +113,33 @@ impl Method {
     }
 
     /// The mixing as reports show it: only where it makes a difference.
-    pub fn mixing_label(&self) -> &'static str {
-        match (self.router.as_str(), self.mixing) {
-            ("base" | "oracle", _) => "",
-            (_, Mixing::Outputs) => "outputs",
-            (_, Mixing::Factors) => "factors",
-        }
+    ///
+    /// # Errors
+    /// As [`Method::spec`].
+    pub fn mixing_label(&self) -> Result<&'static str> {
+        Ok(match (self.spec()?.about().mixes, self.mixing) {
+            (false, _) => "",
+            (true, Mixing::Outputs) => "outputs",
+            (true, Mixing::Factors) => "factors",
+        })
+    }
+
+    /// What is measured when it is evaluated over the library called `library`; empty for none.
+    ///
+    /// # Errors
+    /// As [`Method::spec`].
+    pub fn subject(&self, library: &str) -> Result<Subject> {
+        let spec = self.spec()?;
+        Ok(Subject {
+            method: self.router.clone(),
+            name: match &self.name {
+                Some(name) => name.to_string(),
+                None => spec.to_string(),
+            },
+            spec: spec.to_value(),
+            library: library.into(),
+            mixing: self.mixing_label()?.into(),
+        })
     }
 }
 
@@ -125,11 +155,9 @@ impl Recipe {
         recipe.train.seed = recipe.seed;
         recipe.mbc.seed = recipe.seed;
         recipe.phatgoose.seed = recipe.seed;
-        recipe.train.check()?;
-        recipe.lora.check()?;
-        for method in &recipe.methods {
-            method.spec()?;
-        }
+        recipe
+            .check()
+            .context(|| format!("the recipe {}", path.display()))?;
         Ok(recipe)
     }
 

@@ -4,23 +4,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
+use serde_json::{Value, json};
 
+use super::check::LIBRARIES;
+use super::kept::{Inputs, kept};
 use super::stages::train_missing;
-use super::{Method, Recipe};
+use super::{Method, Recipe, downstream_name};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
 use crate::error::{Error, Result};
-use crate::eval::{ACCURACIES, answer_rows, chance, choose, mean_losses, prediction_rows, rouge_l};
+use crate::eval::{ACCURACIES, chance, rouge_l};
 use crate::eval::{Answer, Prediction, RoutingProbe};
-use crate::figure::{Curve, Similarity, Subject};
+use crate::eval::{answer_rows, choose, losses_cut, mean_losses, prediction_rows, questions_cut};
+use crate::figure::{Curve, Cut, Similarity, Subject};
 use crate::library::Library;
 use crate::mix::Mixing;
 use crate::model::Model;
 use crate::name::Name;
-use crate::report::{Provenance, Report, Stage};
+use crate::report::{Provenance, Report, Source, Stage};
+use crate::route::RouterSpec;
 use crate::train::Watch;
 use crate::transform::{arrow, cluster, phatgoose};
 
@@ -52,13 +54,17 @@ struct Run<'a> {
     recipe: &'a Recipe,
     base: Arc<Base>,
     data: Dataset,
+    test: Vec<Example>,
+    questions: Vec<Question>,
+    inputs: Inputs,
     out: &'a Path,
     progress: &'a mut dyn Progress,
     report: Report,
 }
 
 /// Runs `recipe` into the folder `out`, over `base` and `data`; `questions` are the downstream
-/// ones. Writes the report there and returns it.
+/// ones. Writes the report there and returns it. What can be checked is checked before the first
+/// step.
 ///
 /// # Errors
 /// Whatever a stage runs into; what was done before stays and is reused by the next run.
@@ -68,41 +74,43 @@ pub fn run(
     out: &Path,
     progress: &mut dyn Progress,
 ) -> Result<Report> {
-    std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    let report = Report::new(recipe.title.clone(), provenance(recipe, &base));
+    recipe.check()?;
+    recipe.check_over(&base, &data)?;
+    if recipe.downstream.is_some() && questions.is_empty() {
+        return Err(Error::invalid("the downstream set holds no question"));
+    }
+    crate::file::probe(out)?;
+    let tasks = recipe.tasks_of(&data);
+    let test = data.select(Some(&tasks), Split::Test)?;
     let mut run = Run {
+        report: Report::new(recipe.title.clone(), provenance(recipe, &base)?),
+        inputs: Inputs::new(recipe, &base, &test, &questions)?,
         recipe,
         base,
         data,
+        test,
+        questions,
         out,
         progress,
-        report,
     };
-    let tasks = if recipe.tasks.is_empty() {
-        run.data.tasks()
-    } else {
-        recipe.tasks.clone()
-    };
-    let test = run.data.select(Some(&tasks), Split::Test)?;
+    run.sources()?;
     let private = run.library("private")?;
+    let mbc = run.library("mbc")?;
     let each: Vec<(Name, Vec<Name>)> = tasks.iter().map(|t| (t.clone(), vec![t.clone()])).collect();
     run.experts("private", &private, &each)?;
     let clusters = run.cluster(&private)?;
-    let mbc = run.library("mbc")?;
     run.experts("mbc", &mbc, &clusters)?;
-    for (label, library) in [("private", &private), ("mbc", &mbc)] {
+    let libraries = [&private, &mbc];
+    for (label, library) in LIBRARIES.into_iter().zip(libraries) {
         run.derive(label, library)?;
     }
-    for (label, library) in [("private", &private), ("mbc", &mbc)] {
+    for (label, library) in LIBRARIES.into_iter().zip(libraries) {
         let fingerprint = library.fingerprint()?;
-        run.report
-            .provenance
-            .libraries
-            .insert(label.into(), fingerprint);
+        { &mut run.report.provenance.libraries }.insert(label.into(), fingerprint);
         for method in &recipe.methods {
             // The base needs no library: once is enough.
-            if method.router != "base" || label == "private" {
-                run.method(method, label, library, &test, &questions)?;
+            if method.router != "base" || label == PRIVATE {
+                run.method(method, label, library)?;
             }
         }
     }
@@ -111,11 +119,84 @@ pub fn run(
 }
 
 impl Run<'_> {
+    /// The library called `label`, made if there is none.
     fn library(&self, label: &str) -> Result<Library> {
         match &self.recipe.library {
             Some(uri) => Library::create(&format!("{}/{label}", uri.trim_end_matches('/'))),
             None => Library::create(&self.out.join("libraries").join(label).display().to_string()),
         }
+    }
+
+    /// Writes down what is read and what there is no room for.
+    fn sources(&mut self) -> Result<()> {
+        let positions = self.base.decoder.config().max_position_embeddings;
+        let source = |what: &str, place: &Path, fingerprint: String| Source {
+            what: what.into(),
+            place: place.display().to_string(),
+            version: None,
+            fingerprint,
+        };
+        let mut sources = vec![source("data", &self.recipe.data, self.data.fingerprint())];
+        let longest = positions.min(self.recipe.train.max_input);
+        let mut cuts = vec![losses_cut(&self.base.tokenizer, &self.test, longest)?];
+        if let Some(path) = &self.recipe.downstream {
+            let name = downstream_name(path);
+            let fingerprint = Question::fingerprint(&self.questions);
+            sources.push(source("questions", path, fingerprint));
+            let tokenizer = &self.base.tokenizer;
+            cuts.push(questions_cut(tokenizer, &name, &self.questions, positions)?);
+        }
+        self.report.provenance.sources = sources;
+        cuts.into_iter().for_each(|cut| self.cut(cut));
+        Ok(())
+    }
+
+    /// Notes what there was no room for, once.
+    fn cut(&mut self, cut: Cut) {
+        if self
+            .report
+            .provenance
+            .cuts
+            .iter()
+            .any(|c| c.what == cut.what)
+        {
+            return;
+        }
+        for sentence in cut.sentences() {
+            self.note(sentence);
+        }
+        self.report.provenance.cuts.push(cut);
+    }
+
+    /// Says something that the report is to say too.
+    fn note(&mut self, text: String) {
+        self.progress.say(&text);
+        self.report.notes.push(text);
+    }
+
+    /// Deals with experts of `library` that are not among `groups`: left by a run of another recipe,
+    /// they would be routed to and clustered with the others.
+    fn leave_out(&mut self, library: &Library, groups: &[(Name, Vec<Name>)]) -> Result<()> {
+        let mut stray = library.names()?;
+        stray.retain(|name| !groups.iter().any(|(own, _)| own == name));
+        let named: Vec<&str> = stray.iter().map(Name::as_str).collect();
+        let (named, uri) = (named.join(", "), library.uri());
+        if stray.is_empty() {
+            return Ok(());
+        }
+        if self.recipe.library.is_some() {
+            return Err(Error::invalid(format!(
+                "the library {uri} holds experts that are not of this recipe ({named}), and they \
+                 would be routed to; remove them there, or give the recipe another `library`"
+            )));
+        }
+        for name in &stray {
+            library.remove(name)?;
+        }
+        self.progress.say(&format!(
+            "removed from {uri}, where they can be restored: {named}, which are not of this recipe"
+        ));
+        Ok(())
     }
 
     /// Runs `work` as a stage, its time, tokens and memory noted. `work` says whether it found
@@ -150,6 +231,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
         let what = (&recipe.lora, &recipe.train);
+        self.leave_out(library, groups)?;
         self.timed(format!("train {label} experts"), "loss", |watch| {
             let trained = train_missing(&base, library, &data, groups, what, watch)?;
             Ok(((), trained.is_empty()))
@@ -214,68 +296,79 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn method(
-        &mut self,
-        method: &Method,
-        label: &str,
-        library: &Library,
-        test: &[Example],
-        questions: &[Question],
-    ) -> Result<()> {
-        let mut spec = method.spec()?;
+    fn method(&mut self, method: &Method, label: &str, library: &Library) -> Result<()> {
+        let asked = method.spec()?;
+        let subject = method.subject(match asked {
+            RouterSpec::Base {} => "",
+            _ => label,
+        })?;
+        let mut spec = asked;
         spec.limit(library.names()?.len());
-        let mut mixing = method.mixing;
-        if method.mixing_label().is_empty() {
-            mixing = Mixing::Outputs;
+        if spec != asked {
+            let n = library.names()?.len();
+            self.note(format!(
+                "{}: all {n} experts, since the library holds no more.",
+                subject.label()
+            ));
         }
-        let model = Model::routed(self.base.clone(), library, &spec, mixing)?;
-        let subject = Subject {
-            method: method.router.clone(),
-            library: if method.router == "base" { "" } else { label }.into(),
-            mixing: method.mixing_label().into(),
+        let mixing = match spec.about().mixes {
+            true => method.mixing,
+            false => Mixing::Outputs,
         };
-        let tag = subject.tag();
-        let key = self.key(&(&spec, mixing, &self.recipe.eval, library.fingerprint()?))?;
-        let limits = self.recipe.eval.clone();
-        let file = |name: String| self.out.join("predictions").join(name);
-        let path = file(format!("{tag}.jsonl"));
-        let predictions: Vec<Prediction> =
-            self.timed(format!("rouge-l {tag}"), "rouge-l", |watch| {
-                kept(&path, &key, || rouge_l(&model, test, &limits, watch))
-            })?;
-        self.report
-            .rows
-            .extend(prediction_rows(&subject, &predictions));
-        let scores = predictions.iter().map(|p| p.score);
-        self.report.scores(&subject, "mean", "rouge-l", scores);
-        self.losses(&model, &subject, library, test)?;
-        if method.downstream && label == PRIVATE && !questions.is_empty() {
-            let path = file(format!("{tag}-downstream.jsonl"));
-            let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
-                kept(&path, &key, || choose(&model, questions, 16, watch))
-            })?;
-            let task = self.recipe.downstream.as_ref().and_then(|p| p.file_stem());
-            let task = task.map_or("downstream".into(), |s| s.to_string_lossy().into_owned());
-            self.report
-                .rows
-                .extend(answer_rows(&subject, &task, &answers));
-            for (metric, score) in ACCURACIES {
-                let scores = answers.iter().map(score);
-                self.report.scores(&subject, &task, metric, scores);
-            }
-            self.report.chance.insert(task, chance(&answers));
+        let model = Model::routed(self.base.clone(), library, &spec, mixing)?;
+        let identity = json!([spec, mixing, spec.inputs(library)?]);
+        self.predictions(&model, &subject, &identity)?;
+        self.losses(&model, &subject, library)?;
+        if method.downstream && label == PRIVATE {
+            self.answers(&model, &subject, &identity)?;
         }
         Ok(())
     }
 
+    /// What the model writes for the test rows; `identity` is everything it is made from.
+    fn predictions(&mut self, model: &Model, subject: &Subject, identity: &Value) -> Result<()> {
+        let tag = subject.tag();
+        let key = self.inputs.predictions(identity)?;
+        let path = self.out.join("predictions").join(format!("{tag}.jsonl"));
+        let (limits, test) = (self.recipe.eval.clone(), self.test.clone());
+        let predictions: Vec<Prediction> =
+            self.timed(format!("rouge-l {tag}"), "rouge-l", |watch| {
+                kept(&path, &key, || rouge_l(model, &test, &limits, watch))
+            })?;
+        let positions = self.base.decoder.config().max_position_embeddings;
+        self.cut(limits.cut(positions, &predictions));
+        let rows = prediction_rows(subject, &predictions);
+        self.report.rows.extend(rows);
+        let scores = predictions.iter().map(|p| p.score);
+        self.report.scores(subject, "mean", "rouge-l", scores);
+        Ok(())
+    }
+
+    /// What it answers to the questions.
+    fn answers(&mut self, model: &Model, subject: &Subject, identity: &Value) -> Result<()> {
+        let Some(task) = self.recipe.downstream.as_deref().map(downstream_name) else {
+            return Ok(());
+        };
+        let tag = subject.tag();
+        let key = self.inputs.answers(identity)?;
+        let file = format!("{tag}-downstream.jsonl");
+        let path = self.out.join("predictions").join(file);
+        let questions = self.questions.clone();
+        let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
+            kept(&path, &key, || choose(model, &questions, 16, watch))
+        })?;
+        let rows = answer_rows(subject, &task, &answers);
+        self.report.rows.extend(rows);
+        for (metric, score) in ACCURACIES {
+            let scores = answers.iter().map(score);
+            self.report.scores(subject, &task, metric, scores);
+        }
+        self.report.chance.insert(task, chance(&answers));
+        Ok(())
+    }
+
     /// The loss on the test rows and, from the same pass, where the tokens went.
-    fn losses(
-        &mut self,
-        model: &Model,
-        subject: &Subject,
-        library: &Library,
-        test: &[Example],
-    ) -> Result<()> {
+    fn losses(&mut self, model: &Model, subject: &Subject, library: &Library) -> Result<()> {
         let experts: Vec<(Name, Vec<Name>)> = library
             .cards()?
             .into_iter()
@@ -284,66 +377,25 @@ impl Run<'_> {
         let probe = RoutingProbe::new(&experts);
         let longest = self.base.decoder.config().max_position_embeddings;
         let longest = longest.min(self.recipe.train.max_input);
-        let means = mean_losses(model, test, longest, Some(&probe))?;
+        let means = mean_losses(model, &self.test, longest, Some(&probe))?;
         self.report.rows.push(subject.row("mean", "loss", &means));
-        if matches!(subject.method.as_str(), "arrow" | "phatgoose") {
-            let name = format!("{} {}", subject.method, subject.mixing);
+        // Only what decides by token has something to show.
+        if crate::route::about(&subject.method)?.artifact.is_some() {
+            let name = format!("{} {}", subject.name, subject.mixing);
             let routing = probe.routing(name.trim_end(), &subject.library);
             self.report.routing.push(routing);
         }
         Ok(())
     }
-
-    /// What an evaluation's result depends on, hashed.
-    fn key(&self, what: &impl Serialize) -> Result<String> {
-        let all = (
-            what,
-            &self.base.fingerprint,
-            self.data.fingerprint(),
-            self.recipe.precision,
-        );
-        let all = (all, &self.recipe.tasks, &self.recipe.downstream_limit);
-        let text = serde_json::to_string(&all).map_err(|e| Error::format("recipe", e))?;
-        Ok(Sha256::digest(text)
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
-    }
 }
 
-/// The lines of `path` if its first one carries `key`, else what `work` makes, written there.
-fn kept<T: Serialize + DeserializeOwned>(
-    path: &Path,
-    key: &str,
-    work: impl FnOnce() -> Result<Vec<T>>,
-) -> Result<(Vec<T>, bool)> {
-    let head = serde_json::json!({ "key": key }).to_string();
-    if let Ok(text) = std::fs::read_to_string(path)
-        && let Some(rest) = text.strip_prefix(&head)
-        && let Ok(values) = rest.lines().skip(1).map(serde_json::from_str).collect()
-    {
-        return Ok((values, true));
-    }
-    let values = work()?;
-    let mut text = head + "\n";
-    for value in &values {
-        text += &serde_json::to_string(value).map_err(|e| Error::format(path.display(), e))?;
-        text.push('\n');
-    }
-    crate::file::write(path, text.as_bytes())?;
-    Ok((values, false))
-}
-
-fn provenance(recipe: &Recipe, base: &Base) -> Provenance {
-    let mixings: std::collections::BTreeSet<&str> = recipe
-        .methods
-        .iter()
+fn provenance(recipe: &Recipe, base: &Base) -> Result<Provenance> {
+    let mixings: std::collections::BTreeSet<&str> = { recipe.methods.iter() }
         .map(Method::mixing_label)
-        .filter(|m| !m.is_empty())
-        .collect();
-    let spec = serde_json::to_value(recipe).unwrap_or_default();
+        .collect::<Result<_>>()?;
+    let mixings: Vec<&str> = mixings.into_iter().filter(|m| !m.is_empty()).collect();
+    let spec = serde_json::to_value(recipe).map_err(|e| Error::format("the recipe", e))?;
     let mut provenance = Provenance::new(base, recipe.seed, spec);
-    provenance.mixing = mixings.into_iter().collect::<Vec<_>>().join(", ");
-    provenance
+    provenance.mixing = mixings.join(", ");
+    Ok(provenance)
 }

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::backbone::Base;
 use crate::error::{Error, Result};
-use crate::figure::{Curve, Routing, Row, Similarity};
+use crate::figure::{Curve, Cut, Routing, Row, Similarity};
 use paired::Scores;
 
 /// A run's results with everything needed to judge and repeat them.
@@ -84,8 +84,34 @@ pub struct Provenance {
     pub libraries: BTreeMap<String, String>,
     /// Versions of what matters.
     pub versions: BTreeMap<String, String>,
-    /// The recipe as run.
+    /// The recipe as run, or what was evaluated and how.
     pub spec: Value,
+    /// What was read: data, questions, and for an evaluation the library.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
+    /// What there was no room for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<Cut>,
+    /// When it was made (UTC); an evaluation says so, a recipe's report repeats byte for byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    /// The command it was made by, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+/// Something that was read, and which state of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `library`, `data`, `questions`.
+    pub what: String,
+    /// Its path or address; `embedded` for what is shipped.
+    pub place: String,
+    /// The version that was read, of what has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Hex SHA-256 of its content.
+    pub fingerprint: String,
 }
 
 /// A step of the run.
@@ -126,7 +152,8 @@ impl Report {
         charts::charts(self)
     }
 
-    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`.
+    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`. Charts of the
+    /// report that was there before, and that this one has not, go.
     ///
     /// # Errors
     /// When a chart cannot be drawn or a file cannot be written.
@@ -134,8 +161,14 @@ impl Report {
         let mut json = json::pretty(self)?;
         json.push('\n');
         let charts = self.charts();
+        let before = Report::read(&dir.join("report.json"));
         for chart in &charts {
             chart.write(&dir.join("plots"))?;
+        }
+        for old in before.iter().flat_map(Report::charts) {
+            if !charts.iter().any(|chart| chart.name == old.name) {
+                remove_chart(&dir.join("plots"), &old.name)?;
+            }
         }
         let page = html::render(self, &charts)?;
         crate::file::write(&dir.join("report.html"), page.as_bytes())?;
@@ -158,6 +191,7 @@ impl Report {
     pub fn comparable(&self) -> Report {
         let mut report = self.clone();
         report.provenance.threads = 0;
+        (report.provenance.date, report.provenance.command) = (None, None);
         for stage in &mut report.stages {
             (stage.seconds, stage.peak_memory_mib) = (0.0, 0.0);
             (stage.tokens, stage.resumed) = (0, false);
@@ -213,6 +247,10 @@ impl Provenance {
             libraries: BTreeMap::new(),
             versions: BTreeMap::from([("candle".into(), "0.11".into())]),
             spec,
+            sources: Vec::new(),
+            cuts: Vec::new(),
+            date: None,
+            command: None,
         }
     }
 }
@@ -234,6 +272,19 @@ impl Stage {
         self.tokens as f64 / self.seconds.max(1e-9)
     }
 }
+
+/// Removes the pictures of the chart `name` in `plots`, as far as they are there.
+fn remove_chart(plots: &Path, name: &str) -> Result<()> {
+    for ending in ["svg", "png"] {
+        let path = plots.join(format!("{name}.{ending}"));
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 
 /// The most memory this process has held, in MiB; 0 where the system does not say.
 fn peak_memory_mib() -> f64 {
@@ -257,5 +308,9 @@ fn provenance_for_tests() -> Provenance {
         libraries: BTreeMap::new(),
         versions: BTreeMap::new(),
         spec: Value::Null,
+        sources: Vec::new(),
+        cuts: Vec::new(),
+        date: None,
+        command: None,
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::artifact::Artifact;
 use crate::backbone::Base;
 use crate::data::{Dataset, Split};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::library::Library;
 use crate::name::Name;
 use crate::train::{How, Job, Watch, gates};
@@ -44,6 +44,31 @@ impl Default for Phatgoose {
     }
 }
 
+impl Phatgoose {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) naming the first value out of range.
+    pub fn check(&self) -> Result<()> {
+        let training = self.training().check();
+        training.context(|| "phatgoose".to_owned())
+    }
+
+    /// The same as settings of the optimisation loop.
+    fn training(&self) -> How {
+        How {
+            lr: self.lr,
+            batch: self.batch,
+            epochs: 1,
+            steps: Some(self.steps),
+            warmup: self.warmup,
+            max_input: self.max_input,
+            seed: self.seed,
+            ..How::default()
+        }
+    }
+}
+
 /// Trains the gates of every expert that has none under this specification or has changed since,
 /// on the training rows of its tasks in `data`. Returns the names derived now.
 ///
@@ -74,17 +99,7 @@ pub fn phatgoose(
     if experts.is_empty() {
         return Ok(Vec::new());
     }
-    let training = How {
-        lr: how.lr,
-        batch: how.batch,
-        epochs: 1,
-        steps: Some(how.steps),
-        warmup: how.warmup,
-        max_input: how.max_input,
-        seed: how.seed,
-        ..How::default()
-    };
-    let trained = gates(base, &experts, &jobs, &training, watch)?;
+    let trained = gates(base, &experts, &jobs, &how.training(), watch)?;
     let mut derived = Vec::new();
     let mut batch = library.batch()?;
     for (expert, (vectors, _)) in experts.iter().zip(trained) {

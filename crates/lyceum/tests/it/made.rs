@@ -14,7 +14,7 @@ use lyceum::mix::{Mixing, Segments};
 use lyceum::model::Model;
 use lyceum::name::Site;
 use lyceum::rng::Rng;
-use lyceum::route::RouterSpec;
+use lyceum::route::{self, RouterSpec};
 use lyceum::store::Put;
 
 use crate::golden;
@@ -68,9 +68,10 @@ pub(crate) fn library(experts: &[Expert]) -> Library {
     library
 }
 
-/// The router called `router` over `library`.
+/// The router called `router` over `library`, with `top_k` if it takes one.
 pub(crate) fn routed(library: &Library, router: &str, top_k: Option<usize>, how: Mixing) -> Model {
-    let spec = RouterSpec::new(router, top_k, None).unwrap();
+    let takes = route::about(router).unwrap().takes("top_k");
+    let spec = RouterSpec::new(router, top_k.filter(|_| takes), None).unwrap();
     Model::routed(golden::base(), library, &spec, how).unwrap()
 }
 

@@ -29,6 +29,7 @@ mod parquet;
 mod perplexity;
 mod pretraining;
 mod quantised;
+mod recipes;
 mod remote;
 mod router_laws;
 mod saved;

@@ -1,0 +1,227 @@
+//! The routed model that a command is about: which one was asked for, and opening it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use lyceum::figure::Subject;
+use lyceum::library::Library;
+use lyceum::mix::Mixing;
+use lyceum::model::{Model, Saved};
+use lyceum::route::{self, ROUTERS, RouterSpec};
+
+use super::model;
+use crate::args::{BaseArgs, ModelArgs};
+use crate::out;
+
+/// What the flags ask for, checked; nothing large is opened yet.
+#[derive(Debug)]
+pub(crate) struct Chosen<'a> {
+    args: &'a ModelArgs,
+    saved: Option<(&'a Path, Saved)>,
+    /// The router.
+    pub(crate) spec: RouterSpec,
+    /// How the experts' outputs are combined.
+    pub(crate) mixing: Mixing,
+}
+
+/// A model that was opened, and the library its experts came from.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) model: Model,
+    pub(crate) library: Option<Library>,
+}
+
+/// What `args` ask for.
+///
+/// # Errors
+/// When a flag belongs to a router that was not asked for, or a library comes without a router.
+pub(crate) fn chosen(args: &ModelArgs) -> Result<Chosen<'_>> {
+    let saved = match &args.model {
+        Some(dir) => Some((dir.as_path(), Saved::read(dir)?)),
+        None => None,
+    };
+    let (spec, mixing) = match &saved {
+        Some((_, saved)) => (saved.spec, saved.mixing),
+        None => spec(args)?,
+    };
+    Ok(Chosen {
+        args,
+        saved,
+        spec,
+        mixing,
+    })
+}
+
+/// The router and mixing the flags name.
+fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
+    let temperature = args.router_temperature.or(args.temperature);
+    let knobs = [
+        ("--top-k", "top_k", args.top_k.is_some()),
+        ("--router-temperature", "temperature", temperature.is_some()),
+    ];
+    let mut set = knobs.iter().filter(|(_, _, set)| *set);
+    let mixing = args.mixing.map_or(Mixing::Outputs, Into::into);
+    let Some(router) = &args.router else {
+        let names: Vec<&str> = ROUTERS.iter().map(|about| about.name).collect();
+        let names = names.join(", ");
+        if let Some(library) = &args.library {
+            bail!(
+                "--library {library} without a router: say with --router how its experts are used ({names})"
+            );
+        }
+        if let Some((flag, knob, _)) = set.next() {
+            bail!(
+                "{flag} without a router: give --router {} and --library",
+                with(knob)
+            );
+        }
+        if args.mixing.is_some() {
+            bail!("--mixing without a router: give --router ({names}) and --library");
+        }
+        return Ok((RouterSpec::Base {}, mixing));
+    };
+    let about = route::about(router)?;
+    if let Some((flag, knob, _)) = set.find(|(_, knob, _)| !about.takes(knob)) {
+        bail!(
+            "{flag} is no setting of the router `{router}`; {} have it",
+            with(knob)
+        );
+    }
+    let spec = RouterSpec::new(router, args.top_k.and_then(|k| k.0), temperature)?;
+    Ok((spec, mixing))
+}
+
+/// The routers that have the setting `knob`.
+fn with(knob: &str) -> String {
+    let names = ROUTERS.iter().filter(|about| about.takes(knob));
+    names
+        .map(|about| about.name)
+        .collect::<Vec<_>>()
+        .join(" or ")
+}
+
+impl Chosen<'_> {
+    /// Whether every row goes to the expert of its own task.
+    pub(crate) fn is_oracle(&self) -> bool {
+        matches!(self.spec, RouterSpec::Oracle {})
+    }
+
+    /// Whether there is no expert in it.
+    pub(crate) fn is_base(&self) -> bool {
+        matches!(self.spec, RouterSpec::Base {})
+    }
+
+    /// What figures are about.
+    pub(crate) fn subject(&self) -> Subject {
+        let place = match (&self.saved, &self.args.library) {
+            (Some((dir, _)), _) => dir.display().to_string(),
+            (None, Some(uri)) if !self.is_base() => uri.clone(),
+            _ => String::new(),
+        };
+        let mixing = match (self.spec.about().mixes, self.mixing) {
+            (false, _) => "",
+            (true, Mixing::Outputs) => "outputs",
+            (true, Mixing::Factors) => "factors",
+        };
+        Subject {
+            method: self.spec.about().name.into(),
+            name: self.spec.to_string(),
+            spec: self.spec.to_value(),
+            library: place,
+            mixing: mixing.into(),
+        }
+    }
+
+    /// The library of the experts.
+    ///
+    /// # Errors
+    /// When none was named, or it cannot be opened.
+    pub(crate) fn library(&self) -> Result<Library> {
+        if let Some((dir, saved)) = &self.saved {
+            return Ok(saved.library(dir)?);
+        }
+        let uri = self.args.library.as_deref();
+        let name = self.spec.about().name;
+        let uri = uri.with_context(|| format!("router `{name}` needs --library"))?;
+        Ok(Library::open(uri)?)
+    }
+
+    /// Opens base and library.
+    ///
+    /// # Errors
+    /// When one of them cannot be opened or they do not belong together.
+    pub(crate) fn open(&self, device: &Device) -> Result<Opened> {
+        let args = &self.args.base;
+        if let Some((dir, saved)) = &self.saved {
+            return self.open_saved(dir, saved, device);
+        }
+        if self.is_base() {
+            if let Some(library) = &self.args.library {
+                let text = format!("the router `base` uses no expert: {library} is not read");
+                out::say(&text);
+            }
+            let model = Model::new(model::base(args, device)?, None);
+            return Ok(Opened {
+                model,
+                library: None,
+            });
+        }
+        let library = self.library()?;
+        let base = model::base(args, device)?;
+        let model = Model::routed(base, &library, &self.spec, self.mixing)?;
+        Ok(Opened {
+            model,
+            library: Some(library),
+        })
+    }
+
+    fn open_saved(&self, dir: &Path, saved: &Saved, device: &Device) -> Result<Opened> {
+        let args = &self.args.base;
+        let hint = || {
+            let dir = dir.display();
+            format!("the saved model {dir} (--base says where its base is now)")
+        };
+        let base = match &args.base {
+            Some(_) => model::base(args, device)?,
+            None => {
+                let named = BaseArgs {
+                    base: saved.base(dir).with_context(hint)?,
+                    precision: args.precision,
+                    quantize: args.quantize,
+                };
+                model::base(&named, device).with_context(hint)?
+            }
+        };
+        saved.check_base(dir, &base).with_context(hint)?;
+        let library = saved.library(dir)?;
+        let model = Model::routed(base, &library, &self.spec, self.mixing)?;
+        Ok(Opened {
+            model,
+            library: (!self.is_base()).then_some(library),
+        })
+    }
+}
+
+/// Checks what only `generate` can be asked.
+///
+/// # Errors
+/// When a temperature of sampling is given, or a task to a router that is not told tasks, or none
+/// to the oracle.
+pub(crate) fn check_generate(args: &ModelArgs, task: Option<&str>) -> Result<()> {
+    if args.temperature.is_some() {
+        bail!(
+            "text is continued greedily, so there is no --temperature; a router's logits are \
+             divided by --router-temperature"
+        );
+    }
+    let chosen = chosen(args)?;
+    match (chosen.is_oracle(), task) {
+        (true, None) => bail!("the oracle goes by the prompt's task: name it with --task-name"),
+        (false, Some(_)) => bail!(
+            "--task-name is what the oracle is told; the router `{}` is not told tasks",
+            chosen.spec.about().name
+        ),
+        _ => Ok(()),
+    }
+}
