@@ -1,5 +1,6 @@
 //! Evaluating a model on generated text or multiple choice.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -10,6 +11,7 @@ use lyceum::eval::{self, Limits};
 use lyceum::figure::{Cut, Row, Subject};
 use lyceum::model::Model;
 use lyceum::recipe::{downstream_name, is_arc_easy};
+use lyceum::report::paired::Scores;
 use lyceum::report::{Provenance, Report, Source, Stage};
 use lyceum::train::Watch;
 use serde::Serialize;
@@ -46,10 +48,9 @@ struct Found {
     rows: Vec<Row>,
     stage: Stage,
     cut: Cut,
-    /// Task, metric, and the value of each example.
-    scores: Vec<(String, &'static str, Vec<f64>)>,
-    /// The accuracy of a blind choice, of questions.
-    chance: Option<f64>,
+    scores: Vec<Scores>,
+    /// The accuracy of a blind choice, by task.
+    chance: BTreeMap<String, f64>,
     /// Every example's own result as JSON lines.
     predictions: String,
 }
@@ -191,14 +192,15 @@ impl Task {
                 let predictions = eval::rouge_l(model, rows, limits, &mut watch)?;
                 Ok(Found {
                     rows: eval::prediction_rows(subject, &predictions),
+                    scores: vec![Scores::new(
+                        subject,
+                        "mean",
+                        "rouge-l",
+                        predictions.iter().map(|p| p.score),
+                    )],
+                    chance: BTreeMap::new(),
                     stage: ended("rouge-l", watch),
                     cut: limits.cut(positions, &predictions),
-                    scores: vec![(
-                        "mean".into(),
-                        "rouge-l",
-                        predictions.iter().map(|p| p.score).collect(),
-                    )],
-                    chance: None,
                     predictions: json_lines(&predictions)?,
                 })
             }
@@ -208,14 +210,14 @@ impl Task {
                 let tokenizer = &model.base().tokenizer;
                 Ok(Found {
                     rows: eval::answer_rows(subject, name, &answers),
+                    scores: { eval::ACCURACIES.iter() }
+                        .map(|(metric, score)| {
+                            Scores::new(subject, name, metric, answers.iter().map(score))
+                        })
+                        .collect(),
+                    chance: BTreeMap::from([(name.clone(), eval::chance(&answers))]),
                     stage: ended(name, watch),
                     cut: eval::questions_cut(tokenizer, name, questions, positions)?,
-                    scores: eval::ACCURACIES
-                        .map(|(metric, score)| {
-                            (name.clone(), metric, answers.iter().map(score).collect())
-                        })
-                        .into(),
-                    chance: Some(eval::chance(&answers)),
                     predictions: json_lines(&answers)?,
                 })
             }
@@ -261,12 +263,9 @@ fn write(
     let mut report = Report::new(format!("{TITLE}{}", found.stage.name), provenance);
     report.notes = found.cut.sentences();
     report.rows.clone_from(&found.rows);
+    report.scores.clone_from(&found.scores);
+    report.chance.clone_from(&found.chance);
     report.stages = vec![found.stage.clone()];
-    for (task, metric, values) in &found.scores {
-        report.scores(&chosen.subject(), task, metric, values.iter().copied());
-        let chance = found.chance.map(|chance| (task.clone(), chance));
-        report.chance.extend(chance);
-    }
     lyceum::file::write(&out.join("predictions.jsonl"), found.predictions.as_bytes())?;
     Ok(report.write(out)?)
 }

@@ -36,7 +36,7 @@ impl Paint {
             Paint::Series(i) => series(i),
             Paint::Shade(share) if share < 0.0 => blend(-share, [253, 246, 238], [166, 70, 0]),
             Paint::Shade(share) => blend(share, [240, 245, 250], [0, 84, 148]),
-            Paint::OnShade(share) if share.abs() > 0.55 => [254, 254, 254],
+            Paint::OnShade(share) if share.abs() > 0.48 => [254, 254, 254],
             Paint::OnShade(_) => [33, 37, 42],
         }
     }

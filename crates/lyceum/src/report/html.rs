@@ -65,6 +65,7 @@ pub(super) fn render(report: &Report, charts: &[Chart]) -> Result<String> {
     for table in [
         table::clusters(report),
         table::settings(report),
+        table::sources(report),
         table::stages(report),
     ] {
         sections.extend(tabled(&table, false));
@@ -80,7 +81,7 @@ pub(super) fn render(report: &Report, charts: &[Chart]) -> Result<String> {
          <p class=\"facts\">{facts}</p>\n"
     );
     if let Some(command) = report.command() {
-        let _ = writeln!(out, "<pre>{}</pre>", escape(&command));
+        let _ = writeln!(out, "<pre>{}</pre>", escape(command));
     }
     out += "<nav aria-label=\"Contents\"><ul>\n";
     for section in &sections {

@@ -19,6 +19,7 @@ pub(super) fn render(report: &Report) -> String {
         table::by_task(report),
         table::clusters(report),
         table::settings(report),
+        table::sources(report),
         table::stages(report),
     ] {
         write_table(&mut out, &table);

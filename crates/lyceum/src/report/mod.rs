@@ -14,8 +14,10 @@ mod lines;
 mod markdown;
 pub mod paired;
 mod raster;
+mod routed;
 mod seeds;
 mod story;
+mod student;
 mod svg;
 mod table;
 
@@ -211,7 +213,7 @@ impl Report {
                 seeds => format!("{} seeds", seeds.len()),
             },
         ];
-        facts.extend(self.told("date"));
+        facts.extend(self.provenance.date.clone());
         let seconds: f64 = self.stages.iter().map(|stage| stage.seconds).sum();
         if seconds > 0.0 {
             facts.push(format!("{seconds:.0} s"));
@@ -220,15 +222,8 @@ impl Report {
     }
 
     /// The command that does it again, where it is known.
-    fn command(&self) -> Option<String> {
-        self.told("command")
-    }
-
-    /// A word of the provenance, where it has one of this name.
-    fn told(&self, name: &str) -> Option<String> {
-        let all = serde_json::to_value(&self.provenance).ok()?;
-        let text = all.get(name)?.as_str()?;
-        (!text.is_empty()).then(|| text.to_owned())
+    fn command(&self) -> Option<&str> {
+        self.provenance.command.as_deref()
     }
 }
 

@@ -25,6 +25,9 @@ pub(super) fn png(canvas: &Canvas) -> Result<Vec<u8>> {
     let mut encoder = png::Encoder::new(&mut bytes, picture.width as u32, picture.height() as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
+    // Plain areas and lines: what is above a pixel says most about it.
+    encoder.set_filter(png::FilterType::Up);
+    encoder.set_compression(png::Compression::Default);
     let mut writer = encoder.write_header().map_err(fail)?;
     writer
         .write_image_data(picture.pixels.as_flattened())

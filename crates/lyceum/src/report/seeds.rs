@@ -37,6 +37,8 @@ impl Report {
              compared seed by seed.",
             runs.len()
         ));
+        // These are of one run.
+        (all.provenance.date, all.provenance.command) = (None, None);
         all.rows = zip(runs, |run| &run.rows, row);
         all.scores = zip(runs, |run| &run.rows, scores);
         all.scores
@@ -183,6 +185,7 @@ mod tests {
             report.rows.push(subject.row("mean", "rouge-l", &values));
             report.scores(&subject, "mean", "rouge-l", values);
         }
+        report.chance.insert("mean".into(), 0.0);
         report
     }
 
@@ -196,6 +199,7 @@ mod tests {
         ];
         let all = Report::over_seeds(&runs).unwrap();
         assert_eq!(all.seeds, [1, 2, 3]);
+        // The seeds do not sample the examples: nothing is compared with chance.
         let found = all.comparisons();
         assert_eq!(found.len(), 1);
         let difference = found[0].difference;

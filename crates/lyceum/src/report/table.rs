@@ -40,7 +40,21 @@ pub(super) fn means(report: &Report) -> Table {
     let mut table = Table::new("Means", &head, 2);
     table.note = "Accuracies (acc…) are percentages, loss is nats per token.".into();
     let whole = |r: &&Row| r.task == "mean" || r.metric.starts_with("acc");
-    for row in report.rows.iter().filter(whole) {
+    let mut rows: Vec<&Row> = report.rows.iter().filter(whole).collect();
+    // One measure after another, each as the methods stand.
+    let mut order: Vec<(&str, &str)> = Vec::new();
+    for row in &rows {
+        let measure = (row.task.as_str(), row.metric.as_str());
+        if !order.contains(&measure) {
+            order.push(measure);
+        }
+    }
+    let place = |row: &Row| {
+        let measure = (row.task.as_str(), row.metric.as_str());
+        order.iter().position(|known| *known == measure)
+    };
+    rows.sort_by_key(|row| place(row));
+    for row in rows {
         let scale = scale(&row.metric);
         let digits = if row.metric == "loss" { 4 } else { 2 };
         table.rows.push(vec![
@@ -63,9 +77,9 @@ pub(super) fn differences(report: &Report) -> Table {
         "measure",
         "A − B",
         "± 1 standard error",
-        "95 %",
+        "95 % interval",
         "n",
-        "",
+        "verdict",
     ];
     let mut table = Table::new("Paired differences", &head, 3);
     table.note = format!(
@@ -205,6 +219,22 @@ fn line(value: &Value) -> String {
         }
         plain => plain.to_string(),
     }
+}
+
+/// What was read, and which state of it.
+pub(super) fn sources(report: &Report) -> Table {
+    let head = ["source", "place", "version", "SHA-256"];
+    let mut table = Table::new("Sources", &head, 4);
+    for source in &report.provenance.sources {
+        let version = source.version.map_or_else(String::new, |v| v.to_string());
+        table.rows.push(vec![
+            source.what.clone(),
+            source.place.clone(),
+            version,
+            source.fingerprint.chars().take(12).collect(),
+        ]);
+    }
+    table
 }
 
 /// What was done, and how long it took.
