@@ -29,11 +29,11 @@ impl OwnTensors {
     /// As [`Base::open`](super::Base::open).
     pub fn open(path: &Path) -> Result<Self> {
         let Parts {
-            config,
+            mut config,
             mut weights,
             ..
         } = Parts::open(path)?;
-        weights.fit(&config)?;
+        weights.fit(&mut config)?;
         Ok(OwnTensors { config, weights })
     }
 }
