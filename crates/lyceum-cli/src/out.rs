@@ -75,7 +75,16 @@ pub(crate) fn complain(error: &anyhow::Error) {
             }
         }
     }
-    eprintln!("error: {text}");
+    eprintln!("error: {text}{}", hint(error).unwrap_or_default());
+}
+
+/// The flag that helps, where one does.
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref())?;
+    match cause {
+        lyceum::Error::OtherBase { .. } => Some("; --allow-other-base uses it all the same"),
+        _ => None,
+    }
 }
 
 /// A command ran and found something wrong, which it has printed: exit code 1.

@@ -37,11 +37,11 @@ pub enum Error {
     ///
     /// [`BaseMatch::Family`]: crate::expert::BaseMatch
     #[error(
-        "expert `{expert}` was trained over other weights of the same architecture ({trained}) \
+        "`{expert}` was trained over other weights of the same architecture ({trained}) \
          than those of the base opened ({opened})"
     )]
     OtherBase {
-        /// The expert.
+        /// The expert, or the saved model.
         expert: String,
         /// Name and fingerprint of the base it was trained over.
         trained: String,

@@ -2,6 +2,7 @@
 
 mod saved;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -89,6 +90,7 @@ const ENTERING: usize = 8192;
 pub struct Model {
     base: Arc<Base>,
     mixture: Option<Arc<Mixture>>,
+    notes: Vec<String>,
 }
 
 impl Model {
@@ -97,6 +99,7 @@ impl Model {
         Model {
             base,
             mixture: mixture.map(Arc::new),
+            notes: Vec::new(),
         }
     }
 
@@ -111,7 +114,38 @@ impl Model {
         mixing: Mixing,
     ) -> Result<Self> {
         let mixture = spec.mixture(library, &base.host(), mixing)?;
-        Ok(Model::new(base, mixture))
+        let mut model = Model::new(base, mixture);
+        model.notes = model.trained_elsewhere(library)?;
+        Ok(model)
+    }
+
+    /// A sentence per other base that its experts were trained over.
+    fn trained_elsewhere(&self, library: &Library) -> Result<Vec<String>> {
+        let (base, mut others) = (&self.base, BTreeMap::<_, Vec<&str>>::new());
+        let names = self.mixture().map_or(&[][..], |m| m.bank.names());
+        for name in names {
+            let entry = library.entry(name)?;
+            if let Some(own) = entry.base.filter(|own| *own != base.fingerprint) {
+                let trained = (own, entry.base_name);
+                others.entry(trained).or_default().push(name.as_str());
+            }
+        }
+        let sentence = |((fingerprint, called), names): ((String, String), Vec<&str>)| {
+            format!(
+                "Trained over other weights of the base's architecture ({called}, \
+                 {fingerprint:.12}) than the base's ({}, {:.12}): {}.",
+                base.name,
+                base.fingerprint,
+                names.join(", ")
+            )
+        };
+        Ok(others.into_iter().map(sentence).collect())
+    }
+
+    /// What a reader of its results should know, a sentence each: which experts were trained over
+    /// other weights than the base's.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The frozen base.

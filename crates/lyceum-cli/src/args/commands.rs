@@ -110,6 +110,9 @@ pub(crate) struct DeriveArgs {
     pub(crate) kind: String,
     #[command(flatten)]
     pub(crate) base: BaseArgs,
+    /// Accept experts trained over other weights of the base's architecture (phatgoose)
+    #[arg(long)]
+    pub(crate) allow_other_base: bool,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Updates per expert; 50 when absent (phatgoose)

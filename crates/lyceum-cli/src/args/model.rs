@@ -66,6 +66,10 @@ pub(crate) struct ModelArgs {
         conflicts_with = "router_temperature"
     )]
     pub(crate) temperature: Option<f64>,
+    /// Accept experts trained over other weights of the base's architecture: over a quantised base,
+    /// say, and used over the full-precision one
+    #[arg(long)]
+    pub(crate) allow_other_base: bool,
     /// How outputs are combined: outputs (exact; when absent) or factors (MTTL's default)
     #[arg(long, value_enum)]
     pub(crate) mixing: Option<MixingArg>,

@@ -261,7 +261,8 @@ fn write(
     provenance.date = Some(library::date(time.as_secs()));
     provenance.command = Some(command());
     let mut report = Report::new(format!("{TITLE}{}", found.stage.name), provenance);
-    report.notes = found.cut.sentences();
+    report.notes = opened.model.notes().to_vec();
+    report.notes.extend(found.cut.sentences());
     report.rows.clone_from(&found.rows);
     report.scores.clone_from(&found.scores);
     report.chance.clone_from(&found.chance);

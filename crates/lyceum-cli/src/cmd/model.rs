@@ -8,6 +8,7 @@ use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Message, Place};
 use lyceum::data::{Dataset, Question};
+use lyceum::expert::BaseMatch;
 use lyceum::model::{Decoding, Model};
 use lyceum::recipe::is_arc_easy;
 use lyceum::store::{Wanted, fetched};
@@ -18,14 +19,32 @@ use crate::out::{self, Format};
 
 /// The base asked for, or the one shipped, to compute on `device`.
 pub(crate) fn base(args: &BaseArgs, device: &Device) -> Result<Arc<Base>> {
+    base_accepting(args, BaseMatch::Exact, device)
+}
+
+/// The same, accepting experts as `accepts` says.
+pub(crate) fn base_accepting(
+    args: &BaseArgs,
+    accepts: BaseMatch,
+    device: &Device,
+) -> Result<Arc<Base>> {
     let place = Place::new(args.kept(), device);
-    Ok(Arc::new(match &args.base {
+    let base = match &args.base {
         Some(dir) => opened(dir, place)?,
         None => {
             out::say("using the embedded base (--base DIR for another)");
             lyceum::assets::base(place)?
         }
-    }))
+    };
+    Ok(Arc::new(base.accepting(accepts)))
+}
+
+/// Which experts a base accepts under `--allow-other-base`, or without it.
+pub(crate) fn accepts(allow_other_base: bool) -> BaseMatch {
+    match allow_other_base {
+        true => BaseMatch::Family,
+        false => BaseMatch::Exact,
+    }
 }
 
 /// Opens a base and says what its owner may not expect.
@@ -68,7 +87,8 @@ pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {
          arrow or phatgoose)"
     );
     let library = chosen.library()?;
-    let base = base(&args.base, &Device::Cpu)?;
+    let accepts = accepts(args.allow_other_base);
+    let base = base_accepting(&args.base, accepts, &Device::Cpu)?;
     Model::save(
         out,
         &library,

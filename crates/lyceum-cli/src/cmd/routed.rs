@@ -1,9 +1,11 @@
 //! The routed model that a command is about: which one was asked for, and opening it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use lyceum::backbone::Base;
 use lyceum::figure::Subject;
 use lyceum::library::Library;
 use lyceum::mix::Mixing;
@@ -152,23 +154,35 @@ impl Chosen<'_> {
     /// # Errors
     /// When one of them cannot be opened or they do not belong together.
     pub(crate) fn open(&self, device: &Device) -> Result<Opened> {
+        let opened = match &self.saved {
+            Some((dir, saved)) => self.open_saved(dir, saved, device)?,
+            None => self.open_routed(device)?,
+        };
+        out::warn(opened.model.notes());
+        Ok(opened)
+    }
+
+    /// The base asked for, with the experts it accepts.
+    fn base(&self, args: &BaseArgs, device: &Device) -> Result<Arc<Base>> {
+        let accepts = model::accepts(self.args.allow_other_base);
+        model::base_accepting(args, accepts, device)
+    }
+
+    fn open_routed(&self, device: &Device) -> Result<Opened> {
         let args = &self.args.base;
-        if let Some((dir, saved)) = &self.saved {
-            return self.open_saved(dir, saved, device);
-        }
         if self.is_base() {
             if let Some(library) = &self.args.library {
                 let text = format!("the router `base` uses no expert: {library} is not read");
                 out::say(&text);
             }
-            let model = Model::new(model::base(args, device)?, None);
+            let model = Model::new(self.base(args, device)?, None);
             return Ok(Opened {
                 model,
                 library: None,
             });
         }
         let library = self.library()?;
-        let base = model::base(args, device)?;
+        let base = self.base(args, device)?;
         let model = Model::routed(base, &library, &self.spec, self.mixing)?;
         Ok(Opened {
             model,
@@ -183,14 +197,14 @@ impl Chosen<'_> {
             format!("the saved model {dir} (--base says where its base is now)")
         };
         let base = match &args.base {
-            Some(_) => model::base(args, device)?,
+            Some(_) => self.base(args, device)?,
             None => {
                 let named = BaseArgs {
                     base: saved.base(dir).with_context(hint)?,
                     precision: args.precision,
                     quantize: args.quantize,
                 };
-                model::base(&named, device).with_context(hint)?
+                self.base(&named, device).with_context(hint)?
             }
         };
         saved.check_base(dir, &base).with_context(hint)?;

@@ -99,7 +99,8 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
                 max_input: args.data.max_input,
                 seed: args.seed.unwrap_or(standard.seed),
             };
-            let base = model::base(&args.base, device)?;
+            let accepts = model::accepts(args.allow_other_base);
+            let base = model::base_accepting(&args.base, accepts, device)?;
             let data = model::data(args.data.data.as_deref())?;
             let mut bar = Bar::new("phatgoose", "loss");
             transform::phatgoose(&base, &library, &data, &how, &mut bar)?

@@ -16,6 +16,7 @@ mod help;
 mod merge;
 mod moved;
 mod mttl;
+mod other_base;
 mod remote;
 mod run;
 #[path = "../../../lyceum/tests/it/servers/mod.rs"]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Model;
 use crate::backbone::Base;
 use crate::error::{Context, Error, Result};
+use crate::expert::BaseMatch;
 use crate::library::Library;
 use crate::mix::Mixing;
 use crate::name::Name;
@@ -33,6 +34,8 @@ pub struct Saved {
     base_absolute: Option<String>,
     base_name: String,
     base_fingerprint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_family: Option<String>,
     /// How the experts' outputs are combined.
     pub mixing: Mixing,
     /// The router.
@@ -128,13 +131,21 @@ impl Saved {
         Ok(at)
     }
 
-    /// Checks that `base` is the one the model in `dir` was saved over.
+    /// Checks that `base` is the one the model in `dir` was saved over, or has its architecture
+    /// where it accepts experts trained over other weights.
     ///
     /// # Errors
     /// [`Error::Mismatch`] naming both.
     pub fn check_base(&self, dir: &Path, base: &Base) -> Result<()> {
-        match self.base_fingerprint == base.fingerprint {
+        let family = self.base_family.as_ref() == Some(&base.family_fingerprint);
+        let accepted = family && base.accepts == BaseMatch::Family;
+        match self.base_fingerprint == base.fingerprint || accepted {
             true => Ok(()),
+            false if family => Err(Error::OtherBase {
+                expert: dir.join(FILE).display().to_string(),
+                trained: format!("{}, {:.12}", self.base_name, self.base_fingerprint),
+                opened: format!("{}, {:.12}", base.name, base.fingerprint),
+            }),
             false => Err(Error::Mismatch(format!(
                 "{} was saved over the base `{}` ({:.12}), not `{}` ({:.12}); open it over that one",
                 dir.join(FILE).display(),
@@ -192,6 +203,7 @@ impl Model {
             base_absolute,
             base_name: base.0.name.clone(),
             base_fingerprint: base.0.fingerprint.clone(),
+            base_family: Some(base.0.family_fingerprint.clone()),
             mixing,
             spec,
             library: Some(Pinned {
