@@ -392,10 +392,15 @@ mod tests {
     #[test]
     fn null_is_none_where_transformers_means_none_and_refused_elsewhere() {
         for (family, rows) in defaults() {
-            let whole = &told()["5.24.0"][family];
-            let config = parse(whole).unwrap();
+            let mut whole = told()["5.24.0"][family].clone();
+            if family.starts_with("qwen") {
+                // What says how windows lie is read where they are switched on.
+                whole = with(&whole, "use_sliding_window", Some(json!(true)));
+                whole = with(&whole, "layer_types", None);
+            }
+            let config = parse(&whole).unwrap();
             for row in rows {
-                let nulled = parse(&with(whole, row.field, Some(Value::Null)));
+                let nulled = parse(&with(&whole, row.field, Some(Value::Null)));
                 let case = format!("{family} {}: {nulled:?}", row.field);
                 match (row.null, nulled) {
                     (Null::Refused, nulled) => {

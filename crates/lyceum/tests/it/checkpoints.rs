@@ -128,8 +128,9 @@ fn a_summary_lists_what_the_owner_may_not_expect() {
 
 #[test]
 fn parts_of_names_that_programs_leave_behind_are_taken_off() {
+    type Rename = fn(&str) -> String;
     let none = json!({});
-    let renamed = |family: &str, rename: fn(&str) -> String| {
+    let renamed = |family: &str, rename: Rename| {
         with(family, &none, |all| {
             let old = std::mem::take(all);
             all.extend(
@@ -138,7 +139,7 @@ fn parts_of_names_that_programs_leave_behind_are_taken_off() {
             );
         })
     };
-    let cases: [(&str, fn(&str) -> String); 6] = [
+    let cases: [(&str, Rename); 6] = [
         ("llama", |name| format!("_orig_mod.{name}")),
         ("llama", |name| format!("module._orig_mod.{name}")),
         ("gpt2", |name| {
