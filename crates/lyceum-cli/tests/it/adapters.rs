@@ -18,16 +18,17 @@ fn adapter(dir: &Path, seed: u64, change: impl FnOnce(&mut Value)) {
         "r": 2, "lora_alpha": 4, "bias": "none", "target_modules": ["q_proj"],
     });
     change(&mut config);
-    let mut tensors = std::collections::HashMap::new();
+    let mut tensors = Vec::new();
     for site in SITES {
         for (half, shape) in [("A", (2, 16)), ("B", (16, 2))] {
             let key = format!("base_model.model.transformer.{site}.lora_{half}.weight");
             let values = Rng::named(seed, &key).normal(32, 0.3);
-            tensors.insert(key, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+            tensors.push((key, Tensor::from_vec(values, shape, &Device::Cpu).unwrap()));
         }
     }
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let tensors = tensors.into_iter().collect();
     candle_core::safetensors::save(&tensors, dir.join("adapter_model.safetensors")).unwrap();
 }
 

@@ -74,7 +74,10 @@ fn read(dir: &Path, name: &Name, base: Beside<'_>) -> Result<Imported> {
     let (file, tensors) = weights(dir)?;
     let (factors, copies) = parts(tensors).context(|| file.to_owned())?;
     let naming = match base.host {
-        Some(host) => Naming::find(factors.keys().map(String::as_str), &host.sites),
+        Some(host) => {
+            let paths: Vec<&str> = factors.keys().map(String::as_str).collect();
+            Naming::find(&paths, &host.sites)
+        }
         None => Naming::default(),
     };
     let mut notes: Vec<String> = naming.note().into_iter().collect();

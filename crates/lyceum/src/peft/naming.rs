@@ -23,18 +23,18 @@ pub(super) struct Naming {
 impl Naming {
     /// The naming under which every one of `paths` is among `sites`; the base's own where some are
     /// already, or where there is none.
-    pub(super) fn find<'a>(paths: impl Iterator<Item = &'a str> + Clone, sites: &Sites) -> Self {
+    pub(super) fn find(paths: &[&str], sites: &Sites) -> Self {
         let known = |path: &str| sites.contains_key(path);
-        let Some(first) = paths.clone().next() else {
+        let Some(first) = paths.first() else {
             return Naming::default();
         };
-        if paths.clone().any(known) {
+        if paths.iter().any(|path| known(path)) {
             return Naming::default();
         }
         let candidates = sites.keys().filter_map(|site| Naming::of(first, site));
         let fits = |naming: &Naming| {
             paths
-                .clone()
+                .iter()
                 .all(|path| naming.base(path).is_some_and(|site| known(&site)))
         };
         // The one that leaves most as it is.
@@ -100,7 +100,7 @@ mod tests {
     fn wrapped_and_headless_names_are_found() {
         let sites = ["model.layers.0.q", "model.layers.1.q", "model.layers.1.up"];
         let sites = sites.map(|site| (Site::new(site), (4, 4))).into();
-        let find = |paths: &[&str]| Naming::find(paths.iter().copied(), &sites);
+        let find = |paths: &[&str]| Naming::find(paths, &sites);
         let base = |naming: &Naming, path: &str| naming.base(path).unwrap_or_default();
         for before in [
             "language_model.model.",

@@ -395,7 +395,7 @@ fn files_that_are_damaged_are_named_in_our_words() {
     let config = plain().0.to_string();
     for (bytes, why) in [
         (
-            config[..config.len() - 9].as_bytes(),
+            &config.as_bytes()[..config.len() - 9],
             "ends in the middle (line 1, column",
         ),
         (&pointer[..], "git lfs pull"),
