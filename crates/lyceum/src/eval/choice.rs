@@ -56,8 +56,11 @@ impl Answer {
     }
 }
 
-/// The accuracies reports show, by metric.
-pub const ACCURACIES: [(&str, fn(&Answer) -> f64); 3] = [
+/// A metric and what it makes of an answer.
+pub type Accuracy = (&'static str, fn(&Answer) -> f64);
+
+/// The accuracies reports show.
+pub const ACCURACIES: [Accuracy; 3] = [
     ("acc", Answer::acc),
     ("acc_norm", Answer::acc_norm),
     ("acc_tok", Answer::acc_tok),
@@ -73,7 +76,7 @@ pub fn chance(answers: &[Answer]) -> f64 {
 
 /// The accuracies that `answers` to the questions called `task` make.
 pub fn answer_rows(subject: &Subject, task: &str, answers: &[Answer]) -> Vec<Row> {
-    let row = |(metric, score): (&str, fn(&Answer) -> f64)| {
+    let row = |(metric, score): Accuracy| {
         let values: Vec<f64> = answers.iter().map(score).collect();
         subject.row(task, metric, &values)
     };

@@ -10,7 +10,7 @@ pub mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use choice::{ACCURACIES, Answer, answer_rows, chance, choose};
+pub use choice::{ACCURACIES, Accuracy, Answer, answer_rows, chance, choose};
 pub use routing::RoutingProbe;
 
 use crate::data::{Example, Question, Tokenizer, Tokens};

@@ -44,12 +44,17 @@ pub(super) fn draw(canvas: &mut Canvas, chart: &Lines) {
     let middle = (left + PLOT.0 / 2.0, top + height + 34.0);
     canvas.text_at(&chart.x, middle, 12.0, Side::Middle);
     upright(canvas, &chart.y, (MARGIN + 8.0, top + height / 2.0));
-    for (i, (_, points)) in chart.lines.iter().enumerate() {
+    let placed: Vec<Vec<(f64, f64)>> = { chart.lines.iter() }
+        .map(|(_, points)| placed(points, &x, &y))
+        .collect();
+    for (i, points) in placed.iter().enumerate() {
+        // A line below another is seen on both sides of it.
+        let hidden = placed[i + 1..].iter().any(|later| covers(later, points));
         let stroke = Stroke {
-            width: 2.0,
+            width: if hidden { 6.0 } else { 2.0 },
             ..Stroke::thin(Paint::Series(i))
         };
-        canvas.line(&placed(points, &x, &y), stroke);
+        canvas.line(points, stroke);
     }
     ends(canvas, chart, &x, &y);
 }
@@ -131,6 +136,13 @@ fn placed(points: &[(f64, f64)], x: &Axis, y: &Axis) -> Vec<(f64, f64)> {
         [(x, y)] => vec![(x - 4.0, *y), (x + 4.0, *y)],
         _ => placed,
     }
+}
+
+/// Whether a line drawn through `above` hides most of one drawn through `below` before.
+fn covers(above: &[(f64, f64)], below: &[(f64, f64)]) -> bool {
+    let near = |(a, b): (&(f64, f64), &(f64, f64))| (a.0 - b.0).hypot(a.1 - b.1) < 2.0;
+    let count = above.iter().zip(below).filter(|pair| near(*pair)).count();
+    above.len() == below.len() && 2 * count > below.len()
 }
 
 /// A range with a width, whatever was found.

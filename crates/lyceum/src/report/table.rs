@@ -198,7 +198,12 @@ fn flat(rows: &mut Vec<Vec<String>>, path: &str, value: &Value) {
                 rows.push(vec![join(&(i + 1).to_string()), line(item)]);
             }
         }
-        plain => rows.push(vec![path.to_owned(), line(plain)]),
+        plain => {
+            let text = line(plain);
+            if !text.is_empty() {
+                rows.push(vec![path.to_owned(), text]);
+            }
+        }
     }
 }
 
@@ -264,6 +269,7 @@ mod tests {
         let spec = json!({
             "lora": {"rank": 4, "targets": ["q_proj", "v_proj"]},
             "library": null,
+            "tasks": [],
             "methods": [{"router": "arrow", "top_k": 2, "temperature": null}],
         });
         let mut rows = Vec::new();
