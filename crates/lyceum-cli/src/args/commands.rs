@@ -112,21 +112,21 @@ pub(crate) struct DeriveArgs {
     pub(crate) base: BaseArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Updates per expert (phatgoose)
-    #[arg(long, default_value_t = 50)]
-    pub(crate) steps: usize,
-    /// Peak learning rate (phatgoose)
-    #[arg(long, default_value_t = 1e-3)]
-    pub(crate) lr: f64,
-    /// Share of the steps over which the rate rises (phatgoose)
-    #[arg(long, default_value_t = 0.0)]
-    pub(crate) warmup: f64,
-    /// Examples per step (phatgoose)
-    #[arg(long, default_value_t = 4)]
-    pub(crate) batch: usize,
-    /// Seed of the data order (phatgoose)
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
+    /// Updates per expert; 50 when absent (phatgoose)
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Peak learning rate; 1e-3 when absent (phatgoose)
+    #[arg(long)]
+    pub(crate) lr: Option<f64>,
+    /// Share of the steps over which the rate rises; 0 when absent (phatgoose)
+    #[arg(long)]
+    pub(crate) warmup: Option<f64>,
+    /// Examples per step; 4 when absent (phatgoose)
+    #[arg(long)]
+    pub(crate) batch: Option<usize>,
+    /// Seed of the data order; 42 when absent (phatgoose)
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Debug, Args)]

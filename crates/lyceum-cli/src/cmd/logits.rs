@@ -17,6 +17,10 @@ pub(crate) fn logits(
     input: &Path,
     out: &Path,
 ) -> Result<()> {
+    let chosen = routed::chosen(args)?;
+    if chosen.is_oracle() && tasks.is_none() {
+        bail!("the oracle goes by the rows' tasks: name them with --task-names FILE");
+    }
     let bytes = std::fs::read(input).with_context(|| input.display().to_string())?;
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
         .with_context(|| format!("{} is not a safetensors file", input.display()))?;
@@ -45,10 +49,6 @@ pub(crate) fn logits(
     if !tasks.is_empty() && tasks.len() != ids.len() {
         let (named, rows) = (tasks.len(), ids.len());
         bail!("--task-names names {named} tasks for {rows} rows");
-    }
-    let chosen = routed::chosen(args)?;
-    if chosen.is_oracle() && tasks.is_empty() {
-        bail!("the oracle goes by the rows' tasks: name them with --task-names FILE");
     }
     let model = chosen.open(device)?.model;
     let (mut packed, mut lens) = (Vec::new(), Vec::new());

@@ -48,18 +48,13 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
         &mut progress,
     )?;
     show(format, &report, |report| {
+        let means = { report.rows.iter() }.filter(|r| r.task == "mean" && r.metric == "rouge-l");
+        let means: Vec<_> = means.map(|row| (row.label(), row)).collect();
+        let width = means.iter().map(|(label, _)| label.chars().count()).max();
+        let width = width.unwrap_or_default();
         let mut text = String::new();
-        for row in report
-            .rows
-            .iter()
-            .filter(|r| r.task == "mean" && r.metric == "rouge-l")
-        {
-            text += &format!(
-                "{:<32} {:>6.2} ± {:.2}\n",
-                row.label(),
-                row.mean,
-                row.stderr
-            );
+        for (label, row) in means {
+            text += &format!("{label:<width$} {:>6.2} ± {:.2}\n", row.mean, row.stderr);
         }
         for line in report.story() {
             text += &format!("{line}\n");

@@ -85,15 +85,19 @@ pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result
 pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Result<()> {
     let library = Library::open(&args.uri)?;
     let derived = match args.kind.as_str() {
-        "arrow" => transform::arrow(&library)?,
+        "arrow" => {
+            none_of_gates(args)?;
+            transform::arrow(&library)?
+        }
         "phatgoose" => {
+            let standard = Phatgoose::default();
             let how = Phatgoose {
-                steps: args.steps,
-                lr: args.lr,
-                warmup: args.warmup,
-                batch: args.batch,
+                steps: args.steps.unwrap_or(standard.steps),
+                lr: args.lr.unwrap_or(standard.lr),
+                warmup: args.warmup.unwrap_or(standard.warmup),
+                batch: args.batch.unwrap_or(standard.batch),
                 max_input: args.data.max_input,
-                seed: args.seed,
+                seed: args.seed.unwrap_or(standard.seed),
             };
             let base = model::base(&args.base, device)?;
             let data = model::data(args.data.data.as_deref())?;
@@ -111,4 +115,22 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
             derived.len()
         ),
     )
+}
+
+/// Checks that nothing is set that only trained gates have.
+fn none_of_gates(args: &DeriveArgs) -> Result<()> {
+    let given = [
+        ("--steps", args.steps.is_some()),
+        ("--lr", args.lr.is_some()),
+        ("--warmup", args.warmup.is_some()),
+        ("--batch", args.batch.is_some()),
+        ("--seed", args.seed.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => bail!(
+            "{flag} is a setting of phatgoose, whose gates are trained; arrow's prototypes follow \
+             from the weights alone"
+        ),
+        None => Ok(()),
+    }
 }

@@ -96,7 +96,7 @@ fn the_same_word_means_the_same_everywhere() {
     let line = format!("generate {arrow} --prompt x --task-name task_1");
     refused(&place, &line, &["--task-name", "arrow"]);
     let logits = "logits --base base --library lib --router oracle --out o --input i";
-    refused(&place, logits, &["not found", "i"]);
+    refused(&place, logits, &["oracle", "--task-names"]);
 
     // Tasks are filtered, questions are answered.
     let eval = "eval --base base";
@@ -150,6 +150,28 @@ fn the_same_word_means_the_same_everywhere() {
         ),
         (2, 1)
     );
+}
+
+#[test]
+fn settings_of_gates_are_none_of_prototypes() {
+    let place = trained();
+    for flag in [
+        "--steps 2",
+        "--lr 1e-3",
+        "--warmup 0.1",
+        "--batch 2",
+        "--seed 1",
+    ] {
+        let line = format!("derive lib arrow {flag}");
+        refused(
+            &place,
+            &line,
+            &[flag.split(' ').next().unwrap(), "arrow", "phatgoose"],
+        );
+    }
+    let derive = "derive lib phatgoose --base base --data rows.jsonl";
+    place.ok(&format!("{derive} --steps 2"));
+    refused(&place, &format!("{derive} --steps 0"), &["step"]);
 }
 
 #[test]

@@ -43,9 +43,10 @@ impl Recipe {
                 let same = other.spec().ok() == Some(spec);
                 same && (!spec.about().mixes || other.mixing == method.mixing)
             };
-            if self.methods[..i].iter().any(|other| equal(&other)) {
+            if let Some(other) = self.methods[..i].iter().find(equal) {
                 return Err(Error::invalid(format!(
-                    "two methods are the same: `{}`; leave one out",
+                    "methods `{}` and `{}` are the same; leave one of them out",
+                    other.subject("")?.label(),
                     method.subject("")?.label()
                 )));
             }

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::eval::{ACCURACIES, chance, rouge_l};
 use crate::eval::{Answer, Prediction, RoutingProbe};
 use crate::eval::{answer_rows, choose, losses_cut, mean_losses, prediction_rows, questions_cut};
+use crate::expert::Card;
 use crate::figure::{Curve, Cut, Similarity, Subject};
 use crate::library::Library;
 use crate::mix::Mixing;
@@ -54,8 +55,8 @@ struct Run<'a> {
     recipe: &'a Recipe,
     base: Arc<Base>,
     data: Dataset,
-    test: Vec<Example>,
-    questions: Vec<Question>,
+    test: Arc<[Example]>,
+    questions: Arc<[Question]>,
     inputs: Inputs,
     out: &'a Path,
     progress: &'a mut dyn Progress,
@@ -88,8 +89,8 @@ pub fn run(
         recipe,
         base,
         data,
-        test,
-        questions,
+        test: test.into(),
+        questions: questions.into(),
         out,
         progress,
     };
@@ -177,7 +178,7 @@ impl Run<'_> {
     /// Deals with experts of `library` that are not among `groups`: left by a run of another recipe,
     /// they would be routed to and clustered with the others.
     fn leave_out(&mut self, library: &Library, groups: &[(Name, Vec<Name>)]) -> Result<()> {
-        let mut stray = library.names()?;
+        let mut stray = trained(library)?;
         stray.retain(|name| !groups.iter().any(|(own, _)| own == name));
         let named: Vec<&str> = stray.iter().map(Name::as_str).collect();
         let (named, uri) = (named.join(", "), library.uri());
@@ -303,9 +304,9 @@ impl Run<'_> {
             _ => label,
         })?;
         let mut spec = asked;
-        spec.limit(library.names()?.len());
+        let n = trained(library)?.len();
+        spec.limit(n);
         if spec != asked {
-            let n = library.names()?.len();
             self.note(format!(
                 "{}: all {n} experts, since the library holds no more.",
                 subject.label()
@@ -369,11 +370,11 @@ impl Run<'_> {
 
     /// The loss on the test rows and, from the same pass, where the tokens went.
     fn losses(&mut self, model: &Model, subject: &Subject, library: &Library) -> Result<()> {
-        let experts: Vec<(Name, Vec<Name>)> = library
-            .cards()?
-            .into_iter()
-            .map(|c| (c.name, c.tasks))
-            .collect();
+        // In the order of the gates.
+        let names = model.mixture().map_or(&[][..], |m| m.bank.names());
+        let experts: Vec<(Name, Vec<Name>)> = { names.iter() }
+            .map(|name| Ok((name.clone(), library.card(name)?.tasks)))
+            .collect::<Result<_>>()?;
         let probe = RoutingProbe::new(&experts);
         let longest = self.base.decoder.config().max_position_embeddings;
         let longest = longest.min(self.recipe.train.max_input);
@@ -387,6 +388,18 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The experts of `library` that were trained or imported; one that was merged from others changes
+/// nothing for the rest.
+fn trained(library: &Library) -> Result<Vec<Name>> {
+    let merged = |card: &Card| {
+        card.origin
+            .get("merge")
+            .is_some_and(|merge| !merge.is_null())
+    };
+    let cards = library.cards()?.into_iter().filter(|card| !merged(card));
+    Ok(cards.map(|card| card.name).collect())
 }
 
 fn provenance(recipe: &Recipe, base: &Base) -> Result<Provenance> {

@@ -81,6 +81,7 @@ pub fn phatgoose(
     how: &Phatgoose,
     watch: &mut dyn Watch,
 ) -> Result<Vec<Name>> {
+    how.check()?;
     let kind = Name::new("phatgoose")?;
     let spec = json!({ "transform": "phatgoose", "how": how, "data": data.fingerprint() });
     let (mut experts, mut jobs) = (Vec::new(), Vec::new());
