@@ -49,6 +49,13 @@ pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }
 
+/// What a base's owner may not expect, a line each on stderr.
+pub(crate) fn warn(notes: &[String]) {
+    notes
+        .iter()
+        .for_each(|note| say(&format!("warning: {note}")));
+}
+
 /// The whole chain of causes in one line.
 pub(crate) fn complain(error: &anyhow::Error) {
     let mut text = String::new();

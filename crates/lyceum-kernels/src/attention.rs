@@ -4,6 +4,7 @@
 //! A block of rows of scores at a time: `[t, t]` never exists. The backward pass recomputes them.
 
 mod backward;
+mod few;
 
 use half::bf16;
 use rayon::prelude::*;
@@ -136,79 +137,6 @@ fn row_step(n: usize) -> usize {
 
 fn first_seen(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |w| (position + 1).saturating_sub(w))
-}
-
-math::dispatch! {
-    /// Attention of a few rows, added to `out`: every row of keys and values is read once, for all
-    /// heads.
-    fn rows_forward(
-        q: &[f32], span: &Span<'_>, start: usize, h: &Heads, scores: &mut Vec<f32>,
-        out: &mut [f32],
-    ) {
-        let (width, kv_width) = (h.width(), h.kv_width());
-        for (i, (q, out)) in q.chunks(width).zip(out.chunks_mut(width)).enumerate() {
-            let (from, to) = (first_seen(start + i, h.window), start + i + 1);
-            let n = to - from;
-            scores.clear();
-            scores.resize(h.heads * n, 0.0);
-            for (at, part, rows) in pieces(span, kv_width, (from, to)) {
-                match part.k {
-                    Rows::F32(k) => all_scores(q, &k[rows], h, n, &mut scores[at..]),
-                    Rows::Bf16(k) => all_scores(q, &k[rows], h, n, &mut scores[at..]),
-                }
-            }
-            for scores in scores.chunks_mut(n) {
-                softmax(scores);
-            }
-            for (at, part, rows) in pieces(span, kv_width, (from, to)) {
-                match part.v {
-                    Rows::F32(v) => all_values(&scores[at..], &v[rows], h, n, out),
-                    Rows::Bf16(v) => all_values(&scores[at..], &v[rows], h, n, out),
-                }
-            }
-        }
-    }
-}
-
-/// The keys `from..to` of a span, part by part: how many came before, and the range of values.
-#[inline(always)]
-fn pieces<'a>(
-    span: &'a Span<'_>,
-    width: usize,
-    (from, to): (usize, usize),
-) -> impl Iterator<Item = (usize, &'a Part<'a>, std::ops::Range<usize>)> {
-    let mut start = 0;
-    span.parts.iter().filter_map(move |part| {
-        let end = start + part.k.len() / width;
-        let own = from.max(start)..to.min(end);
-        let piece = (own.start < own.end).then(|| {
-            let rows = (own.start - start) * width..(own.end - start) * width;
-            (own.start - from, part, rows)
-        });
-        start = end;
-        piece
-    })
-}
-
-/// Scores of the keys `k`, those of a head `n` values after the last one's.
-#[inline(always)]
-fn all_scores<T: Number>(q: &[f32], k: &[T], h: &Heads, n: usize, scores: &mut [f32]) {
-    for (at, k) in k.chunks(h.kv_width()).enumerate() {
-        for (head, q) in q.chunks(h.dim).enumerate() {
-            let product = math::dot(q, &k[h.kv_at(head)..][..h.dim]);
-            scores[head * n + at] = h.score(product).0;
-        }
-    }
-}
-
-/// Adds the values `v`, weighted by scores that lie as above.
-#[inline(always)]
-fn all_values<T: Number>(scores: &[f32], v: &[T], h: &Heads, n: usize, out: &mut [f32]) {
-    for (at, v) in v.chunks(h.kv_width()).enumerate() {
-        for (head, out) in out.chunks_mut(h.dim).enumerate() {
-            math::axpy(scores[head * n + at], &v[h.kv_at(head)..][..h.dim], out);
-        }
-    }
 }
 
 /// The keys and values of one head, packed for the products with many rows.
@@ -394,7 +322,7 @@ pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
                 out.0.write_bytes(0, q.len());
                 std::slice::from_raw_parts_mut(out.0, q.len())
             };
-            rows_forward(q, span, past, h, scores, out)
+            few::forward(q, span, past, h, scores, out)
         });
     let many = many.into_par_iter().with_max_len(1);
     many.for_each(|(q, span, past, kv, out)| {

@@ -1,5 +1,7 @@
 //! Looking a library through: what its experts weigh, and what is wrong with it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -85,7 +87,7 @@ pub fn check(library: &Library, base: Option<&Host>) -> Result<Findings> {
         warnings: Vec::new(),
     };
     let kinds = library.kinds()?;
-    let mut bases = std::collections::BTreeMap::new();
+    let mut bases = BTreeMap::new();
     for name in library.names()? {
         let expert = match library.expert(&name) {
             Ok(expert) => expert,
@@ -95,28 +97,46 @@ pub fn check(library: &Library, base: Option<&Host>) -> Result<Findings> {
             }
         };
         if let Some(own) = &expert.card.base {
-            bases.entry(own.clone()).or_insert_with(|| name.clone());
+            let family = expert.card.base_family.clone();
+            bases.entry(own.clone()).or_insert((name.clone(), family));
         }
         found.expert(&expert, base)?;
         for kind in &kinds {
             found.artifact(library, &expert, kind);
         }
     }
-    if bases.len() > 1 {
-        let each = bases
-            .iter()
-            .map(|(base, name)| format!("`{name}` on {base:.12}"));
-        let each: Vec<String> = each.collect();
-        let text = format!("the experts belong to different bases: {}", each.join(", "));
-        found.problems.push(text);
-    }
+    found.bases(&bases);
     Ok(found)
 }
 
 impl Findings {
+    /// Names the bases of a library that has several, with an expert of each: experts of one
+    /// architecture can be used together where the base accepts them, others never.
+    fn bases(&mut self, bases: &BTreeMap<String, (Name, Option<String>)>) {
+        let mut families = bases.values().map(|(_, family)| family);
+        let Some(first) = families.next().filter(|_| bases.len() > 1) else {
+            return;
+        };
+        let alike = first.is_some() && families.all(|family| family == first);
+        let each: Vec<String> = { bases.iter() }
+            .map(|(base, (name, _))| format!("`{name}` over {base:.12}"))
+            .collect();
+        let each = each.join(", ");
+        match alike {
+            true => self.warnings.push(format!(
+                "the experts were trained over different weights of one architecture: {each}"
+            )),
+            false => self
+                .problems
+                .push(format!("the experts belong to different bases: {each}")),
+        }
+    }
+
     fn expert(&mut self, expert: &Expert, base: Option<&Host>) -> Result<()> {
-        if let Some(Err(error)) = base.map(|base| expert.check_base(base)) {
-            self.problems.push(chain(&error));
+        match base.map(|base| expert.check_base(base)) {
+            Some(Err(error @ Error::OtherBase { .. })) => self.warnings.push(chain(&error)),
+            Some(Err(error)) => self.problems.push(chain(&error)),
+            Some(Ok(())) | None => {}
         }
         let weighed = weigh(expert, base)?;
         let name = &expert.card.name;

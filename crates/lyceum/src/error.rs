@@ -32,6 +32,22 @@ pub enum Error {
     /// Two things that must belong together do not: shapes, fingerprints, widths.
     #[error("{0}")]
     Mismatch(String),
+    /// An expert was trained over other weights than those of the base opened, which has the same
+    /// architecture; a base that accepts such experts ([`BaseMatch::Family`]) takes it.
+    ///
+    /// [`BaseMatch::Family`]: crate::expert::BaseMatch
+    #[error(
+        "expert `{expert}` was trained over other weights of the same architecture ({trained}) \
+         than those of the base opened ({opened})"
+    )]
+    OtherBase {
+        /// The expert.
+        expert: String,
+        /// Name and fingerprint of the base it was trained over.
+        trained: String,
+        /// Name and fingerprint of the base opened.
+        opened: String,
+    },
     /// A router needs an artifact that is missing or stale; `command` makes it.
     #[error("{what}; run: {command}")]
     Underived {

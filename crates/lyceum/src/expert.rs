@@ -19,6 +19,9 @@ pub struct Card {
     /// record a name only).
     #[serde(default)]
     pub base: Option<String>,
+    /// Fingerprint of that base's architecture, which a quantised and a full-precision base share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_family: Option<String>,
     /// What that base is called.
     pub base_name: String,
     /// The tasks it stands for.
@@ -33,6 +36,17 @@ pub struct Card {
     pub weights: String,
 }
 
+/// Which experts a base accepts. In both cases every site must be there with its widths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BaseMatch {
+    /// Those trained over exactly its weights, and those that do not say.
+    #[default]
+    Exact,
+    /// Those trained over any weights of its architecture too: QLoRA's way, where experts are
+    /// trained over a quantised base and used over the full-precision one.
+    Family,
+}
+
 /// A base as an expert sees it: what it is called and which linears it has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {
@@ -40,6 +54,10 @@ pub struct Host {
     pub name: String,
     /// Its fingerprint.
     pub fingerprint: String,
+    /// The fingerprint of its architecture, which other bytes of the same network share.
+    pub family_fingerprint: String,
+    /// Which experts it accepts.
+    pub accepts: BaseMatch,
     /// Every linear an expert can adapt, with (d_out, d_in).
     pub sites: BTreeMap<Site, (usize, usize)>,
 }
@@ -51,6 +69,44 @@ pub struct Expert {
     pub card: Card,
     /// The adapters, by site.
     pub loras: BTreeMap<Site, Lora>,
+}
+
+impl Card {
+    /// True for an expert that was merged from others, false for one that was trained or imported:
+    /// a merge writes its method and its experts' fingerprints into `origin`.
+    pub fn is_merge(&self) -> bool {
+        self.origin.get("merge").is_some_and(|spec| !spec.is_null())
+    }
+
+    /// Whether it was trained over other weights than those with this fingerprint.
+    pub fn trained_elsewhere(&self, fingerprint: &str) -> bool {
+        self.base.as_ref().is_some_and(|own| own != fingerprint)
+    }
+
+    fn check_base(&self, base: &Host) -> Result<()> {
+        let Some(own) = self.base.as_ref().filter(|own| **own != base.fingerprint) else {
+            return Ok(());
+        };
+        let trained = format!("{}, fingerprint {own:.12}", self.base_name);
+        let opened = format!("{}, {:.12}", base.name, base.fingerprint);
+        let (expert, family) = (self.name.to_string(), &base.family_fingerprint);
+        match (&self.base_family, base.accepts) {
+            (Some(own), BaseMatch::Family) if own == family => Ok(()),
+            (Some(own), BaseMatch::Exact) if own == family => Err(Error::OtherBase {
+                expert,
+                trained,
+                opened,
+            }),
+            (Some(_), _) => Err(Error::Mismatch(format!(
+                "expert `{expert}` was trained over a base of another architecture ({trained}) than \
+                 the one opened ({opened})"
+            ))),
+            (None, _) => Err(Error::Mismatch(format!(
+                "expert `{expert}` was trained on another base ({trained}) than the one opened \
+                 ({opened}), and its card does not say of which architecture"
+            ))),
+        }
+    }
 }
 
 impl Expert {
@@ -76,20 +132,23 @@ impl Expert {
         Ok(Expert { card, loras })
     }
 
-    /// Checks that it belongs on `base`: it was trained there if it knows, and every site it adapts
-    /// is there with its widths.
+    /// Notes `base` as the one it was trained over.
+    pub fn record_base(&mut self, base: &Host) {
+        self.card.base = Some(base.fingerprint.clone());
+        self.card.base_family = Some(base.family_fingerprint.clone());
+    }
+
+    /// Checks that it belongs on `base`: it was trained over its weights if it knows, or over others
+    /// of its architecture where `base` accepts those, and every site it adapts is there with its
+    /// widths.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] naming the first site that does not fit and how many do.
+    /// [`Error::OtherBase`] when only the weights differ and `base` does not accept that,
+    /// [`Error::Mismatch`] naming the architectures, or the first site that does not fit and how
+    /// many do.
     pub fn check_base(&self, base: &Host) -> Result<()> {
-        let (card, name) = (&self.card, &self.card.name);
-        if let Some(own) = card.base.as_ref().filter(|own| **own != base.fingerprint) {
-            return Err(Error::Mismatch(format!(
-                "expert `{name}` was trained on another base ({}, fingerprint {own:.12}) than the \
-                 one opened ({}, {:.12})",
-                card.base_name, base.name, base.fingerprint
-            )));
-        }
+        self.card.check_base(base)?;
+        let name = &self.card.name;
         let shape = |lora: &Lora| (lora.d_out(), lora.d_in());
         let wrong = |(site, lora): &(&Site, &Lora)| base.sites.get(*site) != Some(&shape(lora));
         let bad: Vec<_> = self.loras.iter().filter(wrong).collect();
@@ -135,4 +194,35 @@ fn fingerprint(loras: &BTreeMap<Site, Lora>) -> Result<String> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_merge_is_told_by_its_origin() {
+        let card = |origin| Card {
+            name: Name::new("x").unwrap(),
+            base: None,
+            base_family: None,
+            base_name: String::new(),
+            tasks: Vec::new(),
+            lora: LoraConfig::default(),
+            origin,
+            losses: Vec::new(),
+            weights: String::new(),
+        };
+        assert!(card(json!({ "merge": { "merge": "cat" }, "experts": {} })).is_merge());
+        for other in [
+            json!(null),
+            json!({ "merge": null }),
+            json!({ "import": "peft" }),
+            json!({ "seed": 1, "data": "merge" }),
+            json!({ "mttl": { "metadata": { "merge": {} } } }),
+        ] {
+            assert!(!card(other).is_merge());
+        }
+    }
 }

@@ -20,12 +20,19 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// Checks that the factors fit and are finite.
+    /// Checks that the factors are matrices, fit, and are finite.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when ranks differ, [`Error::Invalid`] for values that are not finite.
+    /// [`Error::Mismatch`] when one is no matrix, is empty, or their ranks differ;
+    /// [`Error::Invalid`] for values that are not finite.
     pub fn new(a: Tensor, b: Tensor, scale: f64) -> Result<Self> {
-        let ((rank, _), (_, other)) = (a.dims2()?, b.dims2()?);
+        let matrix = |name: &str, factor: &Tensor| match *factor.dims() {
+            [n, m] if n > 0 && m > 0 => Ok((n, m)),
+            ref shape => Err(Error::Mismatch(format!(
+                "{name} is {shape:?}, and no matrix with values"
+            ))),
+        };
+        let ((rank, _), (_, other)) = (matrix("A", &a)?, matrix("B", &b)?);
         if rank != other {
             return Err(Error::Mismatch(format!(
                 "A has rank {rank}, B has rank {other}"
@@ -264,6 +271,14 @@ mod tests {
         assert!((lora.norm().unwrap() - 5.0).abs() < 1e-12);
         let wrong = Lora::new(tensor(&[3.0, 4.0], 2, 1), tensor(&[2.0, 0.0], 2, 1), 0.5);
         assert!(matches!(wrong, Err(Error::Mismatch(_))));
+        let one = || tensor(&[3.0], 1, 1);
+        for shape in [vec![0], vec![1], vec![0, 1], vec![1, 0], vec![1, 1, 1]] {
+            let odd = Tensor::zeros(&shape[..], candle_core::DType::F32, &Device::Cpu).unwrap();
+            let error = Lora::new(odd.clone(), one(), 1.0).unwrap_err().to_string();
+            assert!(error.contains(&format!("A is {shape:?}")), "{error}");
+            let error = Lora::new(one(), odd, 1.0).unwrap_err().to_string();
+            assert!(error.contains(&format!("B is {shape:?}")), "{error}");
+        }
     }
 
     #[test]

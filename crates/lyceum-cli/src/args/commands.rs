@@ -130,10 +130,27 @@ pub(crate) struct DeriveArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too); or
+    /// hf://owner/name
+    pub(crate) source: PathBuf,
+    /// The library they are added to
+    pub(crate) destination: String,
+    /// Folder or GGUF file of the base they were trained on, or hf://owner/name[@revision]: they
+    /// are checked against it and bound to it; neither when absent
+    #[arg(long)]
+    pub(crate) base: Option<PathBuf>,
+    /// The name of a single PEFT adapter; its folder's when absent
+    #[arg(long)]
+    pub(crate) name: Option<lyceum::Name>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
     /// The library
     pub(crate) uri: String,
-    /// linear, ties, wudi or cat
+    /// linear or cat (exact weighted sums of the updates), ties, wudi, or factor-linear (MTTL's
+    /// linear: the mean of the A's and of the B's)
     #[arg(long)]
     pub(crate) method: String,
     /// Name of the merged expert
@@ -143,9 +160,13 @@ pub(crate) struct MergeArgs {
     #[arg(long, value_delimiter = ',')]
     pub(crate) experts: Vec<String>,
     /// EXPERT=WEIGHT of every expert merged, comma-separated; equal ones that sum to 1 when
-    /// absent (linear, cat)
+    /// absent (linear, cat, factor-linear)
     #[arg(long, value_delimiter = ',', value_parser = weight)]
     pub(crate) weights: Vec<(lyceum::Name, f64)>,
+    /// Cut the exact sum to this rank and say what is lost; whatever rank the sum needs when
+    /// absent (linear)
+    #[arg(long)]
+    pub(crate) rank: Option<usize>,
     /// Share of each expert's values that is kept, the largest; 0.2 when absent (ties)
     #[arg(long)]
     pub(crate) density: Option<f64>,

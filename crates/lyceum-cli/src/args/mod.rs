@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use commands::{DeriveArgs, EvalArgs, ListArgs, MergeArgs, RunArgs, TrainArgs};
+pub(crate) use commands::{
+    DeriveArgs, EvalArgs, ImportArgs, ListArgs, MergeArgs, RunArgs, TrainArgs,
+};
 pub(crate) use model::{BaseArgs, ModelArgs};
 pub(crate) use values::FormatArg;
 use values::{bytes, grace};
@@ -99,17 +101,10 @@ pub(crate) enum Command {
     /// Import experts made by MTTL or PEFT, without executing anything
     #[command(
         after_help = "Examples:\n  lyceum import mttl-library experts --base gpt-neo-125m\n  lyceum \
-                            import my-adapter experts"
+                            import my-adapter experts --base gpt-neo-125m --name qa\nOf many \
+                            adapters those that cannot be taken are left out and listed (exit code 1)"
     )]
-    Import {
-        /// A library of MTTL's, a PEFT adapter, or a folder of adapters (the hub's cache too); or
-        /// hf://owner/name
-        source: PathBuf,
-        /// The library they are added to
-        destination: String,
-        #[command(flatten)]
-        base: BaseArgs,
-    },
+    Import(ImportArgs),
     /// Write a library for other tools
     #[command(
         after_help = "Examples:\n  lyceum export experts mttl-library --format mttl\n  lyceum export \
@@ -194,14 +189,16 @@ pub(crate) enum Command {
     },
     /// Merge experts into one and add it to a library
     #[command(
-        after_help = "Examples:\n  lyceum merge experts --method cat --name all\n  lyceum merge \
-                            experts --method ties --density 0.2 --name ties --library merged\n  \
-                            lyceum merge experts --method linear --experts boolq,squad --weights \
-                            boolq=0.7,squad=0.3 --name mix\nMethods:\n  linear  weighted mean of \
-                            the A's and of the B's (as MTTL)\n  ties    keep the largest values, \
-                            elect a sign each, average those that agree\n  wudi    least \
-                            interference with every expert, by gradient descent\n  cat     exact \
-                            weighted sum of the outputs; any ranks, scales and layers"
+        after_help = "Examples:\n  lyceum merge experts --method linear --name all\n  lyceum merge \
+                            experts --method linear --experts boolq,squad --weights \
+                            boolq=1,squad=-0.5 --rank 8 --name mix\n  lyceum merge experts --method \
+                            ties --density 0.2 --name ties --library merged\nMethods:\n  \
+                            linear         exact weighted sum of the updates; any ranks, scales \
+                            and layers\n  cat            the same by concatenation: the ranks add \
+                            up\n  ties           keep the largest values, elect a sign each, \
+                            average those that agree\n  wudi           least interference with \
+                            every expert, by gradient descent\n  factor-linear  mean of the A's \
+                            and of the B's apart (MTTL's linear): quadratic in the weights"
     )]
     Merge(MergeArgs),
     /// Derive what a router needs: `arrow` prototypes or `phatgoose` gates
@@ -336,5 +333,8 @@ pub(crate) enum BaseCommand {
     Show {
         /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
         dir: Option<PathBuf>,
+        /// Every linear on a line of its own, not those of all blocks together
+        #[arg(long)]
+        all: bool,
     },
 }

@@ -6,17 +6,18 @@ use anyhow::Result;
 use lyceum::backbone::{Precision, Summary};
 use lyceum::store::{Wanted, fetched};
 
-use crate::out::{Format, show as print};
+use crate::out::{Format, show as print, warn};
 
-pub(crate) fn show(dir: Option<&Path>, format: Format) -> Result<()> {
+pub(crate) fn show(dir: Option<&Path>, all: bool, format: Format) -> Result<()> {
     let summary = match dir {
         Some(dir) => Summary::open(&fetched(dir, Wanted::Base)?)?,
-        None => Summary::of(&lyceum::assets::base(Precision::F32)?),
+        None => Summary::of(&lyceum::assets::base(Precision::F32)?)?,
     };
-    print(format, &summary, text)
+    warn(&summary.notes);
+    print(format, &summary, |base| text(base, all))
 }
 
-fn text(base: &Summary) -> String {
+fn text(base: &Summary, all: bool) -> String {
     let config = &base.config;
     let (heads, groups) = (config.attention.heads, config.attention.kv_heads);
     let stops: Vec<String> = base.stops.iter().map(u32::to_string).collect();
@@ -37,14 +38,22 @@ fn text(base: &Summary) -> String {
         ("stops at", stops.join(", ")),
         ("chat", if base.chat { "yes" } else { "no" }.into()),
         ("fingerprint", base.fingerprint.clone()),
+        ("architecture", base.family_fingerprint.clone()),
     ];
     let mut text = format!("{} ({})\n", base.name, base.family);
     for (name, value) in lines {
         text += &format!("{name:<12} {value}\n");
     }
-    text += "\nsites [d_out, d_in]\n";
-    for site in &base.sites {
-        text += &format!("{} [{}, {}]\n", site.site, site.d_out, site.d_in);
+    if all {
+        text += "\nsites [d_out, d_in]\n";
+        for site in &base.sites {
+            text += &format!("{} [{}, {}]\n", site.site, site.d_out, site.d_in);
+        }
+        return text;
+    }
+    text += "\nsites [d_out, d_in], as patterns (--all lists them)\n";
+    for pattern in base.patterns() {
+        text += &format!("{pattern}\n");
     }
     text
 }

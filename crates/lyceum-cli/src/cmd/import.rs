@@ -1,17 +1,17 @@
 //! Taking experts from elsewhere: a folder of MTTL's, a PEFT adapter, a folder or cache of them.
 
-use std::path::Path;
-
-use anyhow::Result;
-use candle_core::Device;
+use anyhow::{Result, bail};
 use lyceum::Name;
-use lyceum::check::{Weighed, weigh};
-use lyceum::library::{self, Library};
+use lyceum::backbone::{Base, OwnTensors, Precision};
+use lyceum::check::{Weighed, chain, weigh};
+use lyceum::library::{self, Library, Taking};
+use lyceum::mttl::Refused;
+use lyceum::peft::{BaseTensors, Beside};
+use lyceum::store::{Wanted, fetched};
 use serde::Serialize;
 
-use super::model;
-use crate::args::BaseArgs;
-use crate::out::{Format, say, show};
+use crate::args::ImportArgs;
+use crate::out::{Format, NotClean, say, show};
 
 #[derive(Serialize)]
 struct Report {
@@ -19,56 +19,87 @@ struct Report {
     removed: Vec<Name>,
     artifacts: usize,
     base: Option<String>,
+    refused: Vec<LeftOut>,
     warnings: Vec<String>,
 }
 
-pub(crate) fn import(source: &Path, to: &str, base: &BaseArgs, format: Format) -> Result<()> {
-    let base = base.base.as_ref().map(|_| model::base(base, &Device::Cpu));
-    let base = base.transpose()?;
-    let host = base.map(|base| base.host());
-    let mut contents = library::contents(source, host.as_ref())?;
-    let mut warnings = std::mem::take(&mut contents.notes);
-    let experts = contents.experts.iter_mut().chain(&mut contents.removed);
-    if let Some(host) = &host {
-        for expert in experts {
-            expert.check_base(host)?;
-            expert.card.base = Some(host.fingerprint.clone());
+#[derive(Serialize)]
+struct LeftOut {
+    what: String,
+    why: String,
+}
+
+impl LeftOut {
+    fn of(refused: &Refused) -> Self {
+        let mut why = chain(&refused.why);
+        if refused.nameable {
+            why += "; imported alone it can be given a name (--name)";
         }
-    } else {
-        let text = "the base is not known, so nothing was checked against it; --base DIR does, and \
-                    records it";
+        LeftOut {
+            what: refused.what.clone(),
+            why,
+        }
+    }
+}
+
+pub(crate) fn import(args: &ImportArgs, format: Format) -> Result<()> {
+    let dir = args.base.as_ref().map(|dir| fetched(dir, Wanted::Base));
+    let dir = dir.transpose()?;
+    let base = dir.as_ref().map(|dir| Base::open(dir, Precision::F32));
+    let host = base.transpose()?.map(|base| base.host());
+    let tensors = dir.as_ref().map(|dir| OwnTensors::open(dir)).transpose()?;
+    let taking = Taking {
+        base: Beside {
+            host: host.as_ref(),
+            tensors: tensors.as_ref().map(|own| own as &dyn BaseTensors),
+        },
+        name: args.name.clone(),
+    };
+    let mut contents = library::contents(&args.source, &taking)?;
+    if !contents.experts.is_empty() || !contents.removed.is_empty() {
+        library::take_in(&mut contents, &Library::create(&args.destination)?)?;
+    }
+    let refused: Vec<LeftOut> = contents.refused.iter().map(LeftOut::of).collect();
+    if contents.experts.is_empty() && contents.removed.is_empty() {
+        let all = refused
+            .iter()
+            .map(|out| format!("{}: {}", out.what, out.why));
+        bail!(
+            "nothing could be imported: {}",
+            all.collect::<Vec<_>>().join("\n  ")
+        );
+    }
+    let mut warnings = std::mem::take(&mut contents.notes);
+    if host.is_none() {
+        let text = "nothing was checked against the base the experts were trained on; --base DIR \
+                    does, and binds them to it";
         warnings.push(text.to_owned());
     }
-    let weighed: Vec<Weighed> = contents
-        .experts
-        .iter()
-        .map(|expert| weigh(expert, host.as_ref()))
-        .collect::<Result<_, _>>()?;
+    let weighed = { contents.experts.iter() }.map(|expert| weigh(expert, host.as_ref()));
+    let weighed: Vec<Weighed> = weighed.collect::<Result<_, _>>()?;
     for zero in weighed.iter().filter(|w| w.zero) {
         let name = &zero.expert;
         warnings.push(format!(
             "expert `{name}` changes nothing: its B A is zero at every site"
         ));
     }
-    contents.add_to(&Library::create(to)?)?;
+    let removed = contents.removed.iter().map(|e| e.card.name.clone());
     let report = Report {
         experts: weighed,
-        removed: contents
-            .removed
-            .iter()
-            .map(|e| e.card.name.clone())
-            .collect(),
+        removed: removed.collect(),
         artifacts: contents.artifacts.len(),
         base: host.map(|host| host.fingerprint),
+        refused,
         warnings,
     };
     if format == Format::Text {
-        report
-            .warnings
-            .iter()
-            .for_each(|warning| say(&format!("warning: {warning}")));
+        { report.warnings.iter() }.for_each(|warning| say(&format!("warning: {warning}")));
     }
-    show(format, &report, text)
+    show(format, &report, text)?;
+    match report.refused.is_empty() {
+        true => Ok(()),
+        false => Err(NotClean.into()),
+    }
 }
 
 fn text(report: &Report) -> String {
@@ -83,9 +114,17 @@ fn text(report: &Report) -> String {
         text += &format!("{:<60} {sites:<14} |dW| {low:.4} to {high:.4}\n", w.expert);
     }
     for name in &report.removed {
-        text += &format!("{name:<60} removed there; `lyceum remove --restore` brings it back\n");
+        text += &format!("{name:<60} removed there; `lyceum restore` brings it back\n");
     }
-    let base = report.base.as_deref().unwrap_or("not known");
+    for LeftOut { what, why } in &report.refused {
+        text += &format!("left out: {what}: {why}\n");
+    }
+    let base = report.base.as_deref().unwrap_or("not given");
     let (experts, artifacts) = (report.experts.len(), report.artifacts);
-    text + &format!("imported {experts} experts and {artifacts} artifacts; base {base:.12}\n")
+    text += &format!("imported {experts} experts and {artifacts} artifacts; base {base:.12}");
+    match report.refused.len() {
+        0 => {}
+        n => text += &format!("; {n} left out"),
+    }
+    text + "\n"
 }

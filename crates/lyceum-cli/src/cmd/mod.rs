@@ -76,18 +76,14 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             let how = lyceum::transform::Mbc { k, sparsity, seed };
             library::cluster(&uri, &how, &out, format)
         }
-        Command::Import {
-            source,
-            destination,
-            base,
-        } => import::import(&source, &destination, &base, format),
+        Command::Import(args) => import::import(&args, format),
         Command::Export { uri, out } => export::export(&uri, &out, asked),
         Command::Check { uri, base } => check::check(&uri, &base, format),
         Command::Eval(args) => eval::eval(&args, &device, format),
         Command::Save { model, out } => model::save(&model, &out),
         Command::Base {
-            command: BaseCommand::Show { dir },
-        } => base::show(dir.as_deref(), format),
+            command: BaseCommand::Show { dir, all },
+        } => base::show(dir.as_deref(), all, format),
         Command::Generate {
             model,
             prompt,

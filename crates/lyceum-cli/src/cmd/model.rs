@@ -20,12 +20,19 @@ use crate::out::{self, Format};
 pub(crate) fn base(args: &BaseArgs, device: &Device) -> Result<Arc<Base>> {
     let place = Place::new(args.kept(), device);
     Ok(Arc::new(match &args.base {
-        Some(dir) => Base::open(&fetched(dir, Wanted::Base)?, place)?,
+        Some(dir) => opened(dir, place)?,
         None => {
             out::say("using the embedded base (--base DIR for another)");
             lyceum::assets::base(place)?
         }
     }))
+}
+
+/// Opens a base and says what its owner may not expect.
+pub(crate) fn opened(path: &Path, place: Place) -> Result<Base> {
+    let base = Base::open(&fetched(path, Wanted::Base)?, place)?;
+    out::warn(&base.notes);
+    Ok(base)
 }
 
 /// The data asked for, or the tasks shipped.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use lyceum::backbone::{Base, Place};
+use lyceum::backbone::Place;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
-use lyceum::store::{Wanted, fetched};
 use lyceum::train::{Pretrain, Progress};
 
 use super::model;
@@ -36,7 +35,7 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     questions.truncate(recipe.downstream_limit.unwrap_or(usize::MAX));
     let base = match recipe.base == embedded {
         true => lyceum::assets::base(place)?,
-        false => Base::open(&fetched(&recipe.base, Wanted::Base)?, place)?,
+        false => model::opened(&recipe.base, place)?,
     };
     let mut progress = Stages {
         quiet: format == Format::Json,

@@ -37,12 +37,39 @@ fn a_base_shows_what_it_is() {
     let text = place.ok("base show stories");
     assert!(text.contains("8 of 8, 4 of keys and values"), "{text}");
     assert!(
-        text.contains("model.layers.4.mlp.down_proj [64, 172]"),
+        text.contains("model.layers.{0..4}.mlp.down_proj [64, 172] x5\n"),
+        "{text}"
+    );
+    assert!(!text.contains("model.layers.4."), "{text}");
+    let text = place.ok("base show stories --all");
+    assert!(
+        text.contains("model.layers.4.mlp.down_proj [64, 172]\n") && !text.contains('{'),
         "{text}"
     );
     assert!(place.ok("base show").contains("gpt_neo"));
     let why = place.complaint("base show nowhere");
     assert!(why.contains("nowhere"), "{why}");
+}
+
+#[test]
+fn what_a_bases_owner_may_not_expect_is_said_once() {
+    let place = place();
+    let path = place.path("stories/config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, config.replacen('{', "{\"sliding_window\": 77,", 1)).unwrap();
+    for line in [
+        "base show stories",
+        "generate --base stories --prompt Once --max-new 1",
+    ] {
+        let output = place.output(line);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.matches("warning: ").count(), 1, "{said}");
+        assert!(said.contains("`sliding_window` (77)"), "{said}");
+    }
+    let shown = place.json("base show stories");
+    let note = shown["notes"][0].as_str().unwrap();
+    assert!(note.contains("`sliding_window` (77)"), "{note}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
     reason = "tests may"
 )]
 
+mod adapters;
 mod bad_input;
 mod base;
 mod command;

@@ -23,6 +23,7 @@ fn add(library: &Library, name: &str, rank: usize) {
     let card = Card {
         name: Name::new(name).unwrap(),
         base: Some("b".into()),
+        base_family: None,
         base_name: "base".into(),
         tasks: vec![Name::new(name).unwrap()],
         lora: LoraConfig {
@@ -100,8 +101,25 @@ fn what_cannot_be_merged_is_refused_with_a_way_out() {
     let dir = tempfile::tempdir().unwrap();
     let (uri, _) = library(dir.path(), &[2, 3]);
     let cases = [
-        (&["--method", "linear"][..], "merge them with `cat`"),
+        (
+            &["--method", "factor-linear"][..],
+            "merge them with `linear` or `cat`",
+        ),
+        (
+            &["--method", "ties"][..],
+            "merge them with `linear` or `cat`",
+        ),
+        (
+            &["--method", "factor-linear", "--weights", "a=1,b=-1"][..],
+            "`b` the weight -1",
+        ),
+        (&["--method", "cat", "--rank", "2"][..], "no setting `rank`"),
+        (&["--method", "linear", "--rank", "0"][..], "rank is 0"),
         (&["--method", "slerp"][..], "merge `slerp` not found"),
+        (
+            &["--method", "dare"][..],
+            "the methods are linear, factor-linear",
+        ),
         (
             &["--method", "cat", "--density", "0.2"][..],
             "no setting `density`",
@@ -121,4 +139,53 @@ fn what_cannot_be_merged_is_refused_with_a_way_out() {
         assert_eq!(output.status.code(), Some(2), "{case:?}: {error}");
         assert!(error.contains(want), "{case:?}: {error}");
     }
+}
+
+#[test]
+fn a_merge_says_its_rank_what_was_cut_and_what_is_odd() {
+    let dir = tempfile::tempdir().unwrap();
+    let (uri, _) = library(dir.path(), &[2, 2]);
+    let run = |args: &[&str]| {
+        let output = lyceum(&[&["merge", &uri, "--method"], args].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        (text(&output.stdout), text(&output.stderr))
+    };
+    // Both are the same, of one direction: the sum needs rank 1.
+    let (out, _) = run(&[
+        "linear",
+        "--name",
+        "sum",
+        "--weights",
+        "a=2,b=-1",
+        "--experts",
+        "a,b",
+    ]);
+    assert!(out.contains("linear of a, b at 1 layers, rank 1"), "{out}");
+    let (out, _) = run(&["linear", "--name", "cut", "--rank", "1", "--experts", "a,b"]);
+    assert!(out.contains("relative error 0 to the exact sum"), "{out}");
+    let (_, err) = run(&[
+        "linear",
+        "--name",
+        "none",
+        "--weights",
+        "a=1,b=-1",
+        "--experts",
+        "a,b",
+    ]);
+    assert!(err.contains("`none` changes nothing"), "{err}");
+    let (_, err) = run(&[
+        "factor-linear",
+        "--name",
+        "two",
+        "--weights",
+        "a=2",
+        "--experts",
+        "a",
+    ]);
+    assert!(err.contains("the update is 4 times"), "{err}");
 }

@@ -48,6 +48,12 @@ pub struct Config {
     /// What the fingerprint covers, when it is not this description.
     #[serde(skip)]
     pub(super) identity: Option<String>,
+    /// The field that says how the weights are quantised, if one does: the tensors must not be.
+    #[serde(skip)]
+    pub(super) quantised: Option<String>,
+    /// How contradictions were settled and what is left unused, as texts for people.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 /// How tokens know where they stand.
@@ -208,8 +214,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &[u8], what: &str) -> Result<Self> {
-        let value = serde_json::from_slice(text).map_err(|e| Error::format(what, e))?;
-        family::config(what, value)
+        family::config(what, crate::file::json(what, text)?)
     }
 
     /// The path of a module of block `i`.
@@ -348,6 +353,15 @@ impl Config {
             all.push((format!("{head}.bias"), vec![self.vocab_size]));
         }
         all
+    }
+
+    /// Has a head of its own after all.
+    pub(super) fn untie(&mut self) {
+        self.head.tied = false;
+        if let Some(identity) = &mut self.identity {
+            let said = |tied| format!("\"tie_word_embeddings\":{tied}");
+            *identity = identity.replace(&said(true), &said(false));
+        }
     }
 
     /// What the fingerprint covers besides the weights.

@@ -130,7 +130,7 @@ impl Decoder {
             return Err(Error::invalid("a row asked for is not one of the batch's"));
         }
         if pass.probe.is_some() || self.device.is_some() {
-            // Who watches sees every decision.
+            // Who watches sees every decision; a GPU computes whole rectangles anyway.
             let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
             return ops::rows(&self.stream(tokens, None, cache, pass)?, &rows);
         }

@@ -8,6 +8,7 @@ use lyceum_kernels::activation::Activation;
 use super::config::{
     Attention, Config, Head, Layer, Mlp, MlpShape, Norm, NormKind, Positions, Qkv, Residual,
 };
+use super::defaults::{self, Row};
 use super::fields::Fields;
 use super::{gpt, llama};
 use crate::error::{Error, Result};
@@ -52,34 +53,43 @@ pub(super) struct Family {
     /// As `config.json` names it.
     model_type: &'static str,
     modules: &'static Modules,
+    /// What fields are that are left out.
+    defaults: &'static [Row],
     /// Reads the fields into a description that starts as [`start`].
     read: fn(&mut Fields, &mut Config) -> Result<()>,
 }
 
 /// Every family there is.
 const FAMILIES: &[Family] = &[
-    row("gemma", &LLAMA, llama::gemma),
-    row("gemma2", &GEMMA2, llama::gemma2),
-    row("gpt2", &GPT2, gpt::gpt2),
-    row("gpt_neo", &GPT_NEO, gpt::gpt_neo),
-    row("gpt_neox", &GPT_NEOX, gpt::gpt_neox),
-    row("llama", &LLAMA, llama::llama),
-    row("mistral", &LLAMA, llama::mistral),
-    row("phi", &PHI, gpt::phi),
-    row("phi3", &PHI3, llama::phi3),
-    row("qwen2", &LLAMA, llama::qwen2),
-    row("qwen3", &LLAMA, llama::qwen3),
-    row("starcoder2", &STARCODER2, llama::starcoder2),
+    row("gemma", &LLAMA, defaults::GEMMA, llama::gemma),
+    row("gemma2", &GEMMA2, defaults::GEMMA2, llama::gemma2),
+    row("gpt2", &GPT2, defaults::GPT2, gpt::gpt2),
+    row("gpt_neo", &GPT_NEO, defaults::GPT_NEO, gpt::gpt_neo),
+    row("gpt_neox", &GPT_NEOX, defaults::GPT_NEOX, gpt::gpt_neox),
+    row("llama", &LLAMA, defaults::LLAMA, llama::llama),
+    row("mistral", &LLAMA, defaults::MISTRAL, llama::mistral),
+    row("phi", &PHI, defaults::PHI, gpt::phi),
+    row("phi3", &PHI3, defaults::PHI3, llama::phi3),
+    row("qwen2", &LLAMA, defaults::QWEN2, llama::qwen2),
+    row("qwen3", &LLAMA, defaults::QWEN3, llama::qwen3),
+    row(
+        "starcoder2",
+        &STARCODER2,
+        defaults::STARCODER2,
+        llama::starcoder2,
+    ),
 ];
 
 const fn row(
     model_type: &'static str,
     modules: &'static Modules,
+    defaults: &'static [Row],
     read: fn(&mut Fields, &mut Config) -> Result<()>,
 ) -> Family {
     Family {
         model_type,
         modules,
+        defaults,
         read,
     }
 }
@@ -182,23 +192,63 @@ pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type)
 }
 
+/// What every family takes for granted.
+#[cfg(test)]
+pub(super) fn defaults() -> impl Iterator<Item = (&'static str, &'static [Row])> {
+    FAMILIES
+        .iter()
+        .map(|family| (family.model_type, family.defaults))
+}
+
 /// Reads and checks a `config.json`, which errors call `what`.
 pub(super) fn config(what: &str, value: serde_json::Value) -> Result<Config> {
     let mut fields = Fields::new(what, value)?;
-    let model_type: String = fields.or("model_type", "none".into())?;
-    let family = FAMILIES.iter().find(|f| f.model_type == model_type);
-    let family = family.ok_or_else(|| {
-        let all: Vec<&str> = families().collect();
-        fields.bad(format!(
-            "model_type `{model_type}` is not supported; supported: {}",
-            all.join(", ")
-        ))
-    })?;
+    let family = of(&mut fields)?;
+    let mut fields = fields.with(family.defaults);
+    if !fields.says_anything() {
+        return Err(fields.bad(format!(
+            "says model_type `{}` and nothing else about the model (as beside GGUF files): put \
+             the model's own config.json there, or open the GGUF file itself",
+            family.model_type
+        )));
+    }
     let mut config = start(family);
+    config.quantised = fields.quantised();
     (family.read)(&mut fields, &mut config)?;
-    fields.finish()?;
+    config.notes = fields.finish()?;
     check(&config).map_err(|why| Error::format(what, why))?;
     Ok(config)
+}
+
+/// The family that a `config.json` names.
+fn of(fields: &mut Fields) -> Result<&'static Family> {
+    if let Some(kind) = fields.text_maybe("peft_type")? {
+        let base = fields.text_maybe("base_model_name_or_path")?;
+        let base = base.map_or_else(String::new, |base| format!(" `{base}`"));
+        return Err(fields.bad(format!(
+            "is the configuration of an adapter (peft_type {kind}), not of a base: open its base\
+             {base}, and import the adapter"
+        )));
+    }
+    let all = || families().collect::<Vec<_>>().join(", ");
+    let Some(model_type) = fields.text_maybe("model_type")? else {
+        let made: Option<Vec<String>> = fields.list("architectures", "texts")?;
+        let made = made.filter(|made| !made.is_empty());
+        let hint = made.map_or_else(String::new, |made| {
+            format!(" (its architectures are {})", made.join(", "))
+        });
+        return Err(fields.bad(format!(
+            "has no model_type, which names the family{hint}; supported: {}",
+            all()
+        )));
+    };
+    let family = FAMILIES.iter().find(|f| f.model_type == model_type);
+    family.ok_or_else(|| {
+        fields.bad(format!(
+            "model_type `{model_type}` is not supported; supported: {}",
+            all()
+        ))
+    })
 }
 
 /// The description a reader starts from; GPT-2's shape, sizes still zero.
@@ -241,6 +291,8 @@ fn start(family: &Family) -> Config {
         transposed: false,
         modules: family.modules,
         identity: None,
+        quantised: None,
+        notes: Vec::new(),
     }
 }
 
@@ -267,16 +319,18 @@ pub(super) fn head_dim(fields: &Fields, hidden: usize, heads: usize) -> Result<u
 }
 
 /// The activation that field `name` names.
-pub(super) fn activation(fields: &mut Fields, name: &str, default: &str) -> Result<Activation> {
-    let text: String = fields.or(name, default.to_owned())?;
+pub(super) fn activation(fields: &mut Fields, name: &str) -> Result<Activation> {
+    let text = fields.text(name)?;
     activation_of(fields, &text)
 }
 
-/// The activation of this name.
+/// The activation of this name; several are the same function, computed another way.
 pub(super) fn activation_of(fields: &Fields, name: &str) -> Result<Activation> {
     Ok(match name {
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        "gelu" => Activation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => {
+            Activation::GeluTanh
+        }
+        "gelu" | "gelu_python" => Activation::Gelu,
         "silu" | "swish" => Activation::Silu,
         "relu" => Activation::Relu,
         other => {
@@ -286,6 +340,41 @@ pub(super) fn activation_of(fields: &Fields, name: &str) -> Result<Activation> {
             )));
         }
     })
+}
+
+/// Takes `sliding_window` of a family whose attention never slides.
+pub(super) fn never_slides(fields: &mut Fields) -> Result<()> {
+    match fields.flag_maybe("use_sliding_window")? {
+        Some(true) => {
+            return Err(fields.bad(
+                "field `use_sliding_window` is true, but this model_type has no sliding windows",
+            ));
+        }
+        Some(false) => fields.skip(&["sliding_window"]),
+        None => {}
+    }
+    fields.skip(&["max_window_layers"]);
+    fields.unused("sliding_window", "this model_type sees all earlier tokens");
+    Ok(())
+}
+
+/// Checks `layer_types` where `layers` already follow from the family.
+pub(super) fn same_layers(fields: &mut Fields, layers: &[Layer]) -> Result<()> {
+    let Some(types) = fields.list::<String>("layer_types", "texts")? else {
+        return Ok(());
+    };
+    let fits = |(kind, layer): (&String, &Layer)| match kind.as_str() {
+        "full_attention" | "attention" => layer.window.is_none(),
+        "sliding_attention" => layer.window.is_some(),
+        _ => false,
+    };
+    match types.len() == layers.len() && types.iter().zip(layers).all(fits) {
+        true => Ok(()),
+        false => Err(fields.bad(
+            "field `layer_types` does not agree with `sliding_window`, which alone decides in \
+             this model_type: make them agree, or leave layer_types out",
+        )),
+    }
 }
 
 fn check(config: &Config) -> Result<(), String> {

@@ -3,38 +3,53 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, Positions, Qkv, Residual};
-use super::family::{activation, head_dim, layers};
+use super::family::{activation, head_dim, layers, never_slides, same_layers};
 use super::fields::Fields;
-use super::rope::{Context, Rope};
+use super::rope::Rope;
+use super::rope_fields::Context;
 use crate::error::{Error, Result};
 
 pub(super) fn gpt2(f: &mut Fields, c: &mut Config) -> Result<()> {
+    // The names other families use are taken for these, as transformers' attribute map does.
+    f.alias("n_embd", "hidden_size")?;
+    f.alias("n_layer", "num_hidden_layers")?;
+    f.alias("n_head", "num_attention_heads")?;
+    f.alias("n_positions", "max_position_embeddings")?;
     c.vocab_size = f.size("vocab_size")?;
     c.hidden_size = f.size("n_embd")?;
     c.max_position_embeddings = f.size("n_positions")?;
-    c.norm.eps = f.number_or("layer_norm_epsilon", 1e-5)?;
+    c.norm.eps = f.number("layer_norm_epsilon")?;
     let a = &mut c.attention;
     a.heads = f.size("n_head")?;
     (a.kv_heads, a.dim) = (a.heads, head_dim(f, c.hidden_size, a.heads)?);
     a.qkv = Qkv::Fused;
-    c.mlp.inner = f.size_or("n_inner", 4 * c.hidden_size)?;
-    c.mlp.activation = activation(f, "activation_function", "gelu_new")?;
-    let scale = match f.or("scale_attn_weights", true)? {
+    c.mlp.inner = f.size_maybe("n_inner")?.unwrap_or(4 * c.hidden_size);
+    c.mlp.activation = activation(f, "activation_function")?;
+    let scale = match f.flag("scale_attn_weights")? {
         true => (c.attention.dim as f64).powf(-0.5),
         false => 1.0,
     };
     let n = f.size("n_layer")?;
     c.layers = layers(f, n, scale)?;
-    if f.or("scale_attn_by_inverse_layer_idx", false)? {
+    if f.flag("scale_attn_by_inverse_layer_idx")? {
         let all = c.layers.iter_mut().enumerate();
         all.for_each(|(i, layer)| layer.scale /= (i + 1) as f64);
     }
-    c.head.tied = f.or("tie_word_embeddings", true)?;
+    c.head.tied = f.flag("tie_word_embeddings")?;
     c.transposed = true;
+    never_slides(f)?;
+    same_layers(f, &c.layers)?;
+    // The length of the mask in the first programs; n_positions decides since.
+    let mask = f.count_maybe("n_ctx")?;
+    if let Some(n) = mask.filter(|n| *n != c.max_position_embeddings) {
+        f.note(format!(
+            "`n_ctx` is {n} and `n_positions` {}: the latter counts, as in transformers",
+            c.max_position_embeddings
+        ));
+    }
     // An order of computation, and older programs' bookkeeping.
     f.skip(&[
         "reorder_and_upcast_attn",
-        "n_ctx",
         "n_special",
         "predict_special_tokens",
     ]);
@@ -44,63 +59,68 @@ pub(super) fn gpt2(f: &mut Fields, c: &mut Config) -> Result<()> {
 pub(super) fn gpt_neox(f: &mut Fields, c: &mut Config) -> Result<()> {
     c.vocab_size = f.size("vocab_size")?;
     c.hidden_size = f.size("hidden_size")?;
-    c.norm.eps = f.number_or("layer_norm_eps", 1e-5)?;
-    c.residual = match f.or("use_parallel_residual", true)? {
+    c.norm.eps = f.number("layer_norm_eps")?;
+    c.residual = match f.flag("use_parallel_residual")? {
         true => Residual::Parallel,
         false => Residual::Sequential,
     };
     let a = &mut c.attention;
     a.heads = f.size("num_attention_heads")?;
     (a.kv_heads, a.dim) = (a.heads, head_dim(f, c.hidden_size, a.heads)?);
+    f.again("num_key_value_heads", "num_attention_heads", a.heads)?;
+    f.again("head_dim", "hidden_size / num_attention_heads", a.dim)?;
     a.qkv = Qkv::Interleaved;
-    let bias = f.or("attention_bias", true)?;
+    let bias = f.flag("attention_bias")?;
     (a.qkv_bias, a.out_bias) = (bias, bias);
     c.mlp.inner = f.size("intermediate_size")?;
-    c.mlp.activation = activation(f, "hidden_act", "gelu")?;
+    c.mlp.activation = activation(f, "hidden_act")?;
     let n = f.size("num_hidden_layers")?;
     c.layers = layers(f, n, (c.attention.dim as f64).powf(-0.5))?;
-    c.head.tied = f.or("tie_word_embeddings", false)?;
-    let percent = f.number_or("rotary_pct", 0.25)?;
+    c.head.tied = f.flag("tie_word_embeddings")?;
+    never_slides(f)?;
+    same_layers(f, &c.layers)?;
+    // transformers 4 writes both names of each, and goes by the first.
+    f.alias("rotary_emb_base", "rope_theta")?;
+    f.alias("rotary_pct", "partial_rotary_factor")?;
     let context = Context {
         dim: c.attention.dim,
-        partial: f.number_or("partial_rotary_factor", percent)?,
-        theta: f.number_or("rotary_emb_base", 10_000.0)?,
-        positions: f.size("max_position_embeddings")?,
-        original: None,
+        theta: "rotary_emb_base",
+        partial: "rotary_pct",
+        reads_partial: true,
+        only_long: false,
     };
-    let (rope, longest) = Rope::take(f, context)?;
-    c.positions = Positions::Rotary(rope);
-    c.max_position_embeddings = longest;
-    Ok(())
+    Rope::take(f, c, context)
 }
 
 pub(super) fn phi(f: &mut Fields, c: &mut Config) -> Result<()> {
     c.vocab_size = f.size("vocab_size")?;
     c.hidden_size = f.size("hidden_size")?;
-    c.norm.eps = f.number_or("layer_norm_eps", 1e-5)?;
+    c.norm.eps = f.number("layer_norm_eps")?;
     c.residual = Residual::Shared;
     let a = &mut c.attention;
     a.heads = f.size("num_attention_heads")?;
-    a.kv_heads = f.size_or("num_key_value_heads", a.heads)?;
-    a.dim = head_dim(f, c.hidden_size, a.heads)?;
-    a.qk_norm = f.or("qk_layernorm", false)?;
+    a.kv_heads = f.size_maybe("num_key_value_heads")?.unwrap_or(a.heads);
+    a.dim = match f.size_maybe("head_dim")? {
+        Some(dim) => dim,
+        None => head_dim(f, c.hidden_size, a.heads)?,
+    };
+    a.qk_norm = f.flag("qk_layernorm")?;
     c.mlp.inner = f.size("intermediate_size")?;
-    c.mlp.activation = activation(f, "hidden_act", "gelu_new")?;
+    c.mlp.activation = activation(f, "hidden_act")?;
     let n = f.size("num_hidden_layers")?;
     c.layers = layers(f, n, (c.attention.dim as f64).powf(-0.5))?;
-    c.head.tied = f.or("tie_word_embeddings", false)?;
+    c.head.tied = f.flag("tie_word_embeddings")?;
     c.head.bias = true;
+    never_slides(f)?;
+    same_layers(f, &c.layers)?;
     let context = Context {
         dim: c.attention.dim,
-        partial: f.number_or("partial_rotary_factor", 0.5)?,
-        theta: 10_000.0,
-        positions: f.size("max_position_embeddings")?,
-        original: None,
+        theta: "rope_theta",
+        partial: "partial_rotary_factor",
+        reads_partial: true,
+        only_long: false,
     };
-    let (rope, longest) = Rope::take(f, context)?;
-    c.positions = Positions::Rotary(rope);
-    c.max_position_embeddings = longest;
-    Ok(())
+    Rope::take(f, c, context)
 }
 
 /// How far a layer's attention sees.
@@ -182,6 +202,9 @@ impl GptNeo {
 }
 
 pub(super) fn gpt_neo(f: &mut Fields, c: &mut Config) -> Result<()> {
+    f.alias("num_layers", "num_hidden_layers")?;
+    f.alias("num_heads", "num_attention_heads")?;
+    let kinds = f.list("attention_types", "[kinds of attention, repetitions]")?;
     let own = GptNeo {
         model_type: c.model_type.clone(),
         vocab_size: f.size("vocab_size")?,
@@ -190,14 +213,12 @@ pub(super) fn gpt_neo(f: &mut Fields, c: &mut Config) -> Result<()> {
         num_heads: f.size("num_heads")?,
         intermediate_size: f.size_maybe("intermediate_size")?,
         max_position_embeddings: f.size("max_position_embeddings")?,
-        window_size: f.size_or("window_size", window())?,
-        attention_types: f.need("attention_types")?,
-        layer_norm_epsilon: f.number_or("layer_norm_epsilon", epsilon())?,
-        activation_function: f.or("activation_function", gelu_new())?,
-        tie_word_embeddings: f.or("tie_word_embeddings", tied())?,
+        window_size: f.size("window_size")?,
+        attention_types: kinds.unwrap_or_else(|| vec![(vec![Span::Global, Span::Local], 12)]),
+        layer_norm_epsilon: f.number("layer_norm_epsilon")?,
+        activation_function: f.text("activation_function")?,
+        tie_word_embeddings: f.flag("tie_word_embeddings")?,
     };
-    // What attention_types says, layer by layer.
-    f.skip(&["attention_layers"]);
     c.vocab_size = own.vocab_size;
     c.hidden_size = own.hidden_size;
     c.max_position_embeddings = own.max_position_embeddings;
@@ -217,9 +238,19 @@ pub(super) fn gpt_neo(f: &mut Fields, c: &mut Config) -> Result<()> {
             "attention_types describes {n} layers, num_layers is {l}"
         )));
     }
+    // What attention_types says, layer by layer.
+    let again: Option<Vec<Span>> = f.list("attention_layers", "`global` and `local`")?;
+    if again.is_some_and(|again| again != spans) {
+        return Err(f.bad(
+            "`attention_layers` and `attention_types` contradict each other; leave \
+             attention_layers out, which says the same layer by layer",
+        ));
+    }
     for (layer, span) in c.layers.iter_mut().zip(spans) {
         layer.window = (span == Span::Local).then_some(own.window_size);
     }
+    never_slides(f)?;
+    same_layers(f, &c.layers)?;
     c.positions = Positions::Learned;
     c.identity = Some(serde_json::to_string(&own).map_err(|e| f.bad(e))?);
     Ok(())

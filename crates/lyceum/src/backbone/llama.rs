@@ -1,71 +1,75 @@
 //! Llama and its relatives: RMS norms, rotary positions, gated MLPs, grouped heads.
 
-use super::config::{Config, MlpShape, NormKind, Positions, Qkv, Residual};
-use super::family::{activation, activation_of, head_dim, layers};
+use lyceum_kernels::activation::Activation;
+
+use super::config::{Config, MlpShape, NormKind, Qkv, Residual};
+use super::family::{activation, activation_of, head_dim, layers, never_slides, same_layers};
 use super::fields::Fields;
-use super::rope::{Context, Rope};
+use super::rope::Rope;
+use super::rope_fields::Context;
 use crate::error::Result;
 
-/// What the relatives leave out of `config.json` when it has this value.
-struct Defaults {
-    kv_heads: Option<usize>,
-    dim: Option<usize>,
-    eps: f64,
-    activation: &'static str,
-    tied: bool,
-    /// The field of the activation.
-    named: &'static str,
-}
-
-const LLAMA: Defaults = Defaults {
-    kv_heads: None,
-    dim: None,
-    eps: 1e-6,
-    activation: "silu",
-    tied: false,
-    named: "hidden_act",
-};
-
-/// What all of them have in common.
-fn common(f: &mut Fields, c: &mut Config, defaults: &Defaults) -> Result<()> {
+/// What all of them have in common; `named` is the field of the activation.
+fn common(f: &mut Fields, c: &mut Config, named: &str) -> Result<()> {
     c.vocab_size = f.size("vocab_size")?;
     c.hidden_size = f.size("hidden_size")?;
     let a = &mut c.attention;
     a.heads = f.size("num_attention_heads")?;
-    a.kv_heads = f.size_or("num_key_value_heads", defaults.kv_heads.unwrap_or(a.heads))?;
-    a.dim = match (f.size_maybe("head_dim")?, defaults.dim) {
-        (Some(dim), _) | (None, Some(dim)) => dim,
-        (None, None) => head_dim(f, c.hidden_size, a.heads)?,
+    a.kv_heads = f.size_maybe("num_key_value_heads")?.unwrap_or(a.heads);
+    a.dim = match f.size_maybe("head_dim")? {
+        Some(dim) => dim,
+        None => head_dim(f, c.hidden_size, a.heads)?,
     };
     (a.qkv_bias, a.out_bias) = (false, false);
     c.norm.kind = NormKind::Rms;
-    c.norm.eps = f.number_or("rms_norm_eps", defaults.eps)?;
     c.mlp.inner = f.size("intermediate_size")?;
     c.mlp.shape = MlpShape::Gated;
-    c.mlp.activation = activation(f, defaults.named, defaults.activation)?;
+    c.mlp.activation = activation(f, named)?;
     c.mlp.bias = false;
     let n = f.size("num_hidden_layers")?;
     c.layers = layers(f, n, (c.attention.dim as f64).powf(-0.5))?;
-    c.head.tied = f.or("tie_word_embeddings", defaults.tied)?;
-    let original = f.size_maybe("original_max_position_embeddings")?;
+    c.head.tied = f.flag("tie_word_embeddings")?;
+    let only_long = c.model_type == "phi3";
     let context = Context {
         dim: c.attention.dim,
-        partial: f.number_or("partial_rotary_factor", 1.0)?,
-        theta: 10_000.0,
-        positions: f.size("max_position_embeddings")?,
-        original,
+        theta: "rope_theta",
+        partial: "partial_rotary_factor",
+        reads_partial: only_long,
+        only_long,
     };
-    let (rope, longest) = Rope::take(f, context)?;
-    c.positions = Positions::Rotary(rope);
-    c.max_position_embeddings = longest;
-    Ok(())
+    Rope::take(f, c, context)
+}
+
+/// The relatives whose norms are RMS norms.
+fn relative(f: &mut Fields, c: &mut Config) -> Result<()> {
+    c.norm.eps = f.number("rms_norm_eps")?;
+    common(f, c, "hidden_act")
 }
 
 /// `attention_bias`: biases of q, k, v and of the output.
 fn biased(f: &mut Fields, c: &mut Config) -> Result<()> {
-    let bias = f.or("attention_bias", false)?;
+    let bias = f.flag("attention_bias")?;
     (c.attention.qkv_bias, c.attention.out_bias) = (bias, bias);
     Ok(())
+}
+
+/// Gives every layer the window that `sliding_window` says, if it says one.
+fn all_slide(f: &mut Fields, c: &mut Config) -> Result<()> {
+    let window = f.size_maybe("sliding_window")?;
+    let switch = f.flag_maybe("use_sliding_window")?;
+    if switch.is_some_and(|on| on != window.is_some()) {
+        let window = window.map_or_else(|| "null".into(), |n| n.to_string());
+        return Err(f.bad(format!(
+            "fields `use_sliding_window` and `sliding_window` ({window}, also where it is left \
+             out) contradict each other; this model_type goes by sliding_window alone: make them \
+             agree"
+        )));
+    }
+    if window.is_none() {
+        f.skip(&["max_window_layers"]);
+    }
+    c.layers.iter_mut().for_each(|layer| layer.window = window);
+    same_layers(f, &c.layers)
 }
 
 /// Gives every layer that `slides` (or that `layer_types` names as sliding) the window.
@@ -75,14 +79,14 @@ fn windows(
     window: Option<usize>,
     slides: impl Fn(usize) -> bool,
 ) -> Result<()> {
-    let types: Option<Vec<String>> = f.maybe("layer_types")?;
+    let types: Option<Vec<String>> = f.list("layer_types", "texts")?;
     if types.as_ref().is_some_and(|t| t.len() != c.layers.len()) {
         return Err(f.bad("field `layer_types` must have an entry per layer"));
     }
     for i in 0..c.layers.len() {
         let slides = match types.as_ref().map(|t| t[i].as_str()) {
-            None => slides(i) && window.is_some(),
-            Some("full_attention") => false,
+            None => slides(i),
+            Some("full_attention" | "attention") => false,
             Some("sliding_attention") => true,
             Some(other) => {
                 return Err(f.bad(format!(
@@ -94,99 +98,97 @@ fn windows(
         c.layers[i].window = match (slides, window) {
             (false, _) => None,
             (true, Some(window)) => Some(window),
-            (true, None) => return Err(f.bad("layer_types slide, but there is no sliding_window")),
+            (true, None) => {
+                return Err(f.bad(
+                    "layers slide (`layer_types`), but `sliding_window` is null or switched off",
+                ));
+            }
         };
     }
     Ok(())
 }
 
 pub(super) fn llama(f: &mut Fields, c: &mut Config) -> Result<()> {
-    common(f, c, &LLAMA)?;
+    relative(f, c)?;
     biased(f, c)?;
-    c.mlp.bias = f.or("mlp_bias", false)?;
-    Ok(())
+    c.mlp.bias = f.flag("mlp_bias")?;
+    never_slides(f)?;
+    same_layers(f, &c.layers)
 }
 
 pub(super) fn mistral(f: &mut Fields, c: &mut Config) -> Result<()> {
-    let defaults = Defaults {
-        kv_heads: Some(8),
-        ..LLAMA
-    };
-    common(f, c, &defaults)?;
-    let window = f.size_maybe("sliding_window")?;
-    windows(f, c, window, |_| true)
+    relative(f, c)?;
+    all_slide(f, c)
 }
 
 /// The window of the Qwens: for layers from `max_window_layers` on, and only if switched on.
 fn qwen_windows(f: &mut Fields, c: &mut Config) -> Result<()> {
-    let on = f.or("use_sliding_window", false)?;
-    let window = f.size_or("sliding_window", 4096)?;
-    let first: usize = f.or("max_window_layers", 28)?;
-    windows(f, c, on.then_some(window), |i| i >= first)
+    if !f.flag("use_sliding_window")? {
+        f.skip(&["sliding_window", "max_window_layers"]);
+        return windows(f, c, None, |_| false);
+    }
+    let window = f.size_maybe("sliding_window")?;
+    let first = f.count_maybe("max_window_layers")?.unwrap_or_default();
+    windows(f, c, window, |i| window.is_some() && i >= first)
 }
 
 pub(super) fn qwen2(f: &mut Fields, c: &mut Config) -> Result<()> {
-    common(f, c, &LLAMA)?;
+    relative(f, c)?;
     c.attention.qkv_bias = true;
+    if f.flag_maybe("qkv_bias")? == Some(false) {
+        return Err(f.bad(
+            "field `qkv_bias` is false, but a qwen2 has biases at q, k and v: only true is supported",
+        ));
+    }
     qwen_windows(f, c)
 }
 
 pub(super) fn qwen3(f: &mut Fields, c: &mut Config) -> Result<()> {
-    let defaults = Defaults {
-        dim: Some(128),
-        ..LLAMA
-    };
-    common(f, c, &defaults)?;
+    relative(f, c)?;
     biased(f, c)?;
     c.attention.qk_norm = true;
     qwen_windows(f, c)
 }
 
 pub(super) fn phi3(f: &mut Fields, c: &mut Config) -> Result<()> {
-    let defaults = Defaults { eps: 1e-5, ..LLAMA };
-    common(f, c, &defaults)?;
+    relative(f, c)?;
     c.attention.qkv = Qkv::Fused;
     c.mlp.shape = MlpShape::Fused;
-    let window = f.size_maybe("sliding_window")?;
-    windows(f, c, window, |_| true)
+    all_slide(f, c)
 }
 
 pub(super) fn starcoder2(f: &mut Fields, c: &mut Config) -> Result<()> {
-    let defaults = Defaults {
-        kv_heads: Some(2),
-        activation: "gelu_pytorch_tanh",
-        tied: true,
-        ..LLAMA
-    };
-    common(f, c, &defaults)?;
+    common(f, c, "hidden_act")?;
     for (name, known) in [("mlp_type", "default"), ("norm_type", "layer_norm")] {
-        let said: String = f.or(name, known.into())?;
-        if said != known {
+        if let Some(said) = f.text_maybe(name)?.filter(|said| said != known) {
             return Err(f.bad(format!(
                 "field `{name}` is `{said}`: only `{known}` is supported"
             )));
         }
     }
     c.norm.kind = NormKind::Layer;
-    c.norm.eps = f.number_or("norm_epsilon", 1e-5)?;
+    c.norm.eps = f.number("norm_epsilon")?;
     c.mlp.shape = MlpShape::Plain;
-    let bias = f.or("use_bias", true)?;
+    let bias = f.flag("use_bias")?;
     (c.attention.qkv_bias, c.attention.out_bias, c.mlp.bias) = (bias, bias, bias);
     f.skip(&["embedding_dropout", "residual_dropout"]);
-    let window = f.size_maybe("sliding_window")?;
-    windows(f, c, window, |_| true)
+    all_slide(f, c)
 }
 
-/// What both Gemmas share: norm weights less one, scaled embeddings, wide heads, a tied head.
-fn gemmas(f: &mut Fields, c: &mut Config, named: &'static str) -> Result<()> {
-    let defaults = Defaults {
-        dim: Some(256),
-        activation: "gelu_pytorch_tanh",
-        tied: true,
-        named,
-        ..LLAMA
-    };
-    common(f, c, &defaults)?;
+/// What both Gemmas share: norm weights less one, scaled embeddings, wide heads, a tied head. The
+/// activation is what field `named` says; `other` is what the other Gemma calls it.
+fn gemmas(f: &mut Fields, c: &mut Config, named: &str, other: &str) -> Result<()> {
+    let also = f.text_maybe(other)?;
+    c.norm.eps = f.number("rms_norm_eps")?;
+    common(f, c, named)?;
+    if let Some(also) = also
+        && activation_of(f, &also).ok() != Some(c.mlp.activation)
+    {
+        f.note(format!(
+            "`{other}` is `{also}` and is not used: transformers 5 goes by `{named}` in this \
+             model_type, also where it is left out"
+        ));
+    }
     biased(f, c)?;
     c.norm.plus_one = true;
     c.embedding_scale = (c.hidden_size as f32).sqrt();
@@ -194,40 +196,26 @@ fn gemmas(f: &mut Fields, c: &mut Config, named: &'static str) -> Result<()> {
 }
 
 pub(super) fn gemma(f: &mut Fields, c: &mut Config) -> Result<()> {
-    // The first checkpoints say "gelu" and mean the tanh form; programs disagree about which of
-    // two fields counts, so both must say the same.
-    let newer: Option<String> = f.maybe("hidden_activation")?;
-    let older: Option<String> = f.maybe("hidden_act")?;
-    let name = match (newer, older) {
-        (Some(a), Some(b)) if a != b => {
-            return Err(f.bad(format!(
-                "hidden_activation is `{a}` and hidden_act is `{b}`: make them agree"
-            )));
-        }
-        (None, Some(name)) if name == "gelu" => {
-            return Err(f.bad(
-                "hidden_act is `gelu`, by which the first Gemma checkpoints mean \
-                 `gelu_pytorch_tanh`: write which one is meant to both hidden_act and \
-                 hidden_activation",
-            ));
-        }
-        (Some(name), _) | (None, Some(name)) => name,
-        (None, None) => "gelu_pytorch_tanh".into(),
-    };
-    gemmas(f, c, "hidden_act")?;
-    c.mlp.activation = activation_of(f, &name)?;
-    Ok(())
+    gemmas(f, c, "hidden_act", "hidden_activation")?;
+    if c.mlp.activation == Activation::Gelu {
+        f.note(
+            "`hidden_act` is `gelu`, the exact one, and is taken at its word as in transformers 5; \
+             the first Gemma checkpoints were trained with `gelu_pytorch_tanh`",
+        );
+    }
+    never_slides(f)?;
+    same_layers(f, &c.layers)
 }
 
 pub(super) fn gemma2(f: &mut Fields, c: &mut Config) -> Result<()> {
-    // Older names that say the same again.
-    f.skip(&["hidden_act", "sliding_window_size"]);
-    gemmas(f, c, "hidden_activation")?;
+    // An older name of the same.
+    f.alias("sliding_window", "sliding_window_size")?;
+    gemmas(f, c, "hidden_activation", "hidden_act")?;
     c.residual = Residual::Sandwich;
     c.attention.soft_cap = f.number_maybe("attn_logit_softcapping")?;
     c.head.soft_cap = f.number_maybe("final_logit_softcapping")?;
-    let scale = f.number_or("query_pre_attn_scalar", 256.0)?.powf(-0.5);
+    let scale = f.number("query_pre_attn_scalar")?.powf(-0.5);
     c.layers.iter_mut().for_each(|layer| layer.scale = scale);
-    let window = Some(f.size_or("sliding_window", 4096)?);
+    let window = f.size_maybe("sliding_window")?;
     windows(f, c, window, |i| i.is_multiple_of(2))
 }

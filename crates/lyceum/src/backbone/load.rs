@@ -6,76 +6,20 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use lyceum_kernels::gemm::{Keep, Packed, Rounding};
-use serde::{Deserialize, Serialize};
 
 use super::chat::{Chat, Said};
+use super::checkpoint;
 use super::config::Config;
 use super::decoder::Decoder;
 use super::gguf;
 use super::gpt::GptNeo;
+use super::place::{Place, Precision};
 use super::stored::bad;
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Context, Error, Result};
-use crate::expert::Host;
+use crate::expert::{BaseMatch, Host};
 use crate::mix::{Vector, Weight};
-
-/// How the frozen matrices are kept and multiplied. Everything else is f32. Matrices that are
-/// quantised on disk stay as they are, whatever is asked for; products of many rows round as asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Weights and products in f32.
-    #[default]
-    F32,
-    /// Weights and the inputs of products rounded to bf16, those of attention where that is faster,
-    /// and so keys and values that are kept; sums in f32.
-    Bf16,
-    /// Weights rounded to eight bits, each 32 along a row to a scale of their own; products in
-    /// f32.
-    Int8,
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Int8 => "int8",
-        })
-    }
-}
-
-/// Where a base computes, and how precisely.
-#[derive(Debug, Clone, Default)]
-pub struct Place {
-    precision: Precision,
-    device: Option<Device>,
-}
-
-impl Place {
-    /// On `device`: the processor's kernels, or candle's operations on a GPU.
-    pub fn new(precision: Precision, device: &Device) -> Self {
-        let device = Some(device.clone()).filter(|device| !device.is_cpu());
-        Place { precision, device }
-    }
-
-    /// In candle's operations on any device, the processor too: slower there, for comparisons.
-    pub fn composed(precision: Precision, device: &Device) -> Self {
-        let device = Some(device.clone());
-        Place { precision, device }
-    }
-}
-
-impl std::convert::From<Precision> for Place {
-    /// The processor.
-    fn from(precision: Precision) -> Self {
-        Place {
-            precision,
-            device: None,
-        }
-    }
-}
 
 /// A frozen base with its tokenizer, ready to be shared.
 #[derive(Debug)]
@@ -84,6 +28,8 @@ pub struct Base {
     pub name: String,
     /// Hex SHA-256 over configuration and weights; experts remember it.
     pub fingerprint: String,
+    /// Hex SHA-256 over the architecture alone: the same network in other bytes has the same one.
+    pub family_fingerprint: String,
     /// The decoder.
     pub decoder: Decoder,
     /// Its tokenizer.
@@ -94,6 +40,11 @@ pub struct Base {
     pub stops: BTreeSet<u32>,
     /// How conversations are written, if the base says so.
     pub chat: Option<Chat>,
+    /// Which experts it accepts.
+    pub accepts: BaseMatch,
+    /// What its owner may not expect: how contradictions in its files were settled, and what in
+    /// them is not used. For people, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Base {
@@ -129,6 +80,7 @@ impl Base {
             weights,
             said,
             tokenizer,
+            notes: Vec::new(),
         };
         Base::new(parts, place.into())
     }
@@ -152,6 +104,7 @@ impl Base {
             weights,
             said,
             tokenizer,
+            notes: Vec::new(),
         };
         Base::new(parts, place.into())
     }
@@ -159,10 +112,11 @@ impl Base {
     fn new(parts: Parts<'_>, Place { precision, device }: Place) -> Result<Self> {
         let Parts {
             name,
-            config,
+            mut config,
             mut weights,
             said,
             tokenizer,
+            mut notes,
         } = parts;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
@@ -176,7 +130,9 @@ impl Base {
                 "matrices are kept in eight bits on the processor only; use --precision bf16",
             ));
         }
-        weights.fit(&config)?;
+        weights.fit(&mut config)?;
+        notes.append(&mut config.notes);
+        notes.append(&mut weights.notes);
         let fingerprint = weights.fingerprint(&config)?;
         let mut source = Source {
             from: From::Weights(&weights),
@@ -189,12 +145,22 @@ impl Base {
         Ok(Base {
             name,
             fingerprint,
+            family_fingerprint: decoder.config().family_fingerprint()?,
             decoder,
             tokenizer,
             precision,
             stops,
             chat: said.chat,
+            accepts: BaseMatch::default(),
+            notes,
         })
+    }
+
+    /// The same base, accepting these experts.
+    #[must_use]
+    pub fn accepting(mut self, accepts: BaseMatch) -> Self {
+        self.accepts = accepts;
+        self
     }
 
     /// This base as an expert sees it.
@@ -202,6 +168,8 @@ impl Base {
         Host {
             name: self.name.clone(),
             fingerprint: self.fingerprint.clone(),
+            family_fingerprint: self.family_fingerprint.clone(),
+            accepts: self.accepts,
             sites: self.decoder.config().sites().into_iter().collect(),
         }
     }
@@ -214,6 +182,8 @@ pub(super) struct Parts<'a> {
     pub(super) weights: Weights<'a>,
     pub(super) said: Said,
     pub(super) tokenizer: Tokenizer,
+    /// As [`Base::notes`].
+    pub(super) notes: Vec<String>,
 }
 
 impl Parts<'static> {
@@ -223,12 +193,28 @@ impl Parts<'static> {
         if path.is_file() {
             return gguf::open(path).context(opening);
         }
+        let config = path.join("config.json");
+        if path.is_dir() && !config.exists() {
+            return Err(Error::invalid(format!(
+                "{} holds no config.json, which says what the base is{}",
+                path.display(),
+                checkpoint::instead(path)
+            )));
+        }
+        for name in [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "generation_config.json",
+        ] {
+            crate::file::check_start(&path.join(name))?;
+        }
         Ok(Parts {
             name: name_of(path),
-            config: Config::read(&path.join("config.json")).context(opening)?,
+            config: Config::read(&config).context(opening)?,
             weights: Weights::open(path)?,
             said: Said::open(path)?,
             tokenizer: Tokenizer::open(path)?,
+            notes: Vec::new(),
         })
     }
 }

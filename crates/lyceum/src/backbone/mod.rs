@@ -4,23 +4,32 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
+mod architecture;
 mod attention;
 mod block;
 mod cache;
 mod chat;
+mod checkpoint;
 mod composed;
 pub mod config;
 mod decoder;
+mod defaults;
 mod family;
 mod fields;
+mod fit;
 mod gguf;
 mod gpt;
 mod head;
+mod idle;
 mod llama;
 mod load;
 mod mlp;
 mod norm;
+mod own;
+mod pattern;
+mod place;
 mod rope;
+mod rope_fields;
 mod stored;
 mod summary;
 mod wanted;
@@ -33,7 +42,10 @@ pub use decoder::{Decoder, Logits};
 pub use family::families;
 pub use gpt::{GptNeo, Span};
 pub(crate) use load::Source;
-pub use load::{Base, Place, Precision, write_folder};
+pub use load::{Base, write_folder};
+pub use own::OwnTensors;
+pub use pattern::SitePattern;
+pub use place::{Place, Precision};
 pub use rope::{Rope, Scaling};
 pub use summary::{SiteShape, Summary};
 

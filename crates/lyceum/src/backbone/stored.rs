@@ -32,9 +32,14 @@ impl Bytes<'_> {
 /// What the bytes of a tensor mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lay {
+    F64,
     F32,
     F16,
     Bf16,
+    /// Eight bits: a sign, four of the exponent, three of the fraction; no infinities.
+    F8E4M3,
+    /// Eight bits: the upper half of an f16.
+    F8E5M2,
     /// Quantised blocks along the rows, of which each is a whole number.
     Blocks(Format),
 }
@@ -43,7 +48,9 @@ impl Lay {
     /// Bytes of `n` successive values of a row.
     pub(super) fn bytes(self, n: usize) -> usize {
         match self {
+            Lay::F64 => 8 * n,
             Lay::F32 => 4 * n,
+            Lay::F8E4M3 | Lay::F8E5M2 => n,
             Lay::F16 | Lay::Bf16 => 2 * n,
             Lay::Blocks(format) => format.row_bytes(n),
         }
@@ -58,7 +65,10 @@ impl Lay {
             parts.len()
         }
         let n = match self {
+            Lay::F64 => put(bytes, out, |b| f64::from_le_bytes(b) as f32),
             Lay::F32 => put(bytes, out, f32::from_le_bytes),
+            Lay::F8E4M3 => put(bytes, out, |[b]| e4m3(b)),
+            Lay::F8E5M2 => put(bytes, out, |[b]| f16::from_bits(u16::from(b) << 8).to_f32()),
             Lay::F16 => put(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             Lay::Bf16 => put(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
             Lay::Blocks(format) => {
@@ -69,6 +79,17 @@ impl Lay {
         };
         &out[..n]
     }
+}
+
+/// The value of eight bits: 1 of sign, 4 of exponent (bias 7), 3 of fraction; all ones is no number.
+fn e4m3(bits: u8) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+    let size = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => fraction / 8.0 * 2f32.powi(-6),
+        _ => (1.0 + fraction / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if bits < 128 { size } else { -size }
 }
 
 /// Where the file keeps the rows of a matrix, or the values of a vector.
@@ -189,6 +210,39 @@ impl<'a> Stored<'a> {
         Ok(self)
     }
 
+    /// What its bytes mean; f32 when it was made here.
+    pub(super) fn lay(&self) -> Lay {
+        match &self.values {
+            Values::Raw { lay, .. } => *lay,
+            Values::Tensor(_) => Lay::F32,
+        }
+    }
+
+    /// Whether another tensor has this one's shape and values.
+    ///
+    /// # Errors
+    /// When a value cannot be read.
+    pub(super) fn same(&self, other: &Self) -> Result<bool> {
+        let &[rows, width] = self.shape.as_slice() else {
+            return Ok(false);
+        };
+        if self.shape != other.shape || width == 0 {
+            return Ok(self.shape == other.shape);
+        }
+        // In f32, as they are computed with: one may be kept in another type.
+        let step = (CHUNK / width).max(1);
+        for first in (0..rows).step_by(step) {
+            let n = step.min(rows - first) * width;
+            let (mut a, mut b) = (vec![0.0; n], vec![0.0; n]);
+            self.rows(first, &mut a)?;
+            other.rows(first, &mut b)?;
+            if a != b {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Shows all values in order, some at a time; then lets go of the file's memory.
     pub(super) fn each(&self, mut see: impl FnMut(&[f32])) -> Result<()> {
         let (bytes, range, lay, order) = match &self.values {
@@ -303,6 +357,25 @@ mod tests {
         assert_eq!(order(Order::Pairs(2), 8), [0, 2, 1, 3, 4, 6, 5, 7]);
         // Two heads of one value: q0 k0 v0 q1 k1 v1 from q0 q1 k0 k1 v0 v1.
         assert_eq!(order(Order::Parts(2), 6), [0, 2, 4, 1, 3, 5]);
+    }
+
+    #[test]
+    fn eight_bits_mean_what_they_mean_to_torch() {
+        // What torch gives for these bytes as float8_e4m3fn and as float8_e5m2.
+        let four = [
+            (0x00, 0.0),
+            (0x01, 2f32.powi(-9)),
+            (0x38, 1.0),
+            (0xb8, -1.0),
+            (0x7e, 448.0),
+        ];
+        for (bits, value) in four {
+            assert_eq!(e4m3(bits), value, "{bits:x}");
+        }
+        assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
+        let mut out = [0.0; 4];
+        let five = Lay::F8E5M2.convert(&[0x3c, 0xbc, 0x7b, 0x01], &mut out);
+        assert_eq!(five, [1.0, -1.0, 57344.0, 2f32.powi(-16)]);
     }
 
     #[test]

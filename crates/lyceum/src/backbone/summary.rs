@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::config::Config;
 use super::load::{Base, Parts};
+use super::pattern::SitePattern;
 use crate::error::Result;
 
 /// A base, described.
@@ -20,6 +21,8 @@ pub struct Summary {
     pub parameters: usize,
     /// What experts remember it by.
     pub fingerprint: String,
+    /// The same for every base of this architecture, whatever its weights.
+    pub family_fingerprint: String,
     /// Tokens that end a text.
     pub stops: BTreeSet<u32>,
     /// Whether it says how conversations are written.
@@ -28,6 +31,8 @@ pub struct Summary {
     pub sites: Vec<SiteShape>,
     /// What it computes.
     pub config: Config,
+    /// What its owner may not expect, as [`Base::notes`].
+    pub notes: Vec<String>,
 }
 
 /// A linear an expert can adapt.
@@ -42,6 +47,11 @@ pub struct SiteShape {
 }
 
 impl Summary {
+    /// The linears an expert can adapt, those together that differ in their numbers only.
+    pub fn patterns(&self) -> Vec<SitePattern> {
+        super::pattern::patterns(&self.sites)
+    }
+
     /// Looks at a folder or a GGUF file. Weights are read once, for the fingerprint, and not
     /// kept.
     ///
@@ -50,24 +60,32 @@ impl Summary {
     pub fn open(path: &Path) -> Result<Self> {
         let Parts {
             name,
-            config,
+            mut config,
             mut weights,
             said,
             tokenizer,
+            mut notes,
         } = Parts::open(path)?;
-        weights.fit(&config)?;
+        weights.fit(&mut config)?;
+        notes.append(&mut config.notes);
+        notes.append(&mut weights.notes);
         let fingerprint = weights.fingerprint(&config)?;
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
         let stops = (stops, said.chat.is_some());
-        Ok(Summary::new(name, fingerprint, stops, config))
+        Summary::new(name, fingerprint, stops, config, notes)
     }
 
     /// What `base` is.
-    pub fn of(base: &Base) -> Self {
+    ///
+    /// # Errors
+    /// When its description cannot be written as JSON.
+    pub fn of(base: &Base) -> Result<Self> {
         let stops = (base.stops.clone(), base.chat.is_some());
         let config = base.decoder.config().clone();
-        Summary::new(base.name.clone(), base.fingerprint.clone(), stops, config)
+        let fingerprint = base.fingerprint.clone();
+        let notes = base.notes.clone();
+        Summary::new(base.name.clone(), fingerprint, stops, config, notes)
     }
 
     fn new(
@@ -75,7 +93,8 @@ impl Summary {
         fingerprint: String,
         (stops, chat): (BTreeSet<u32>, bool),
         config: Config,
-    ) -> Self {
+        notes: Vec<String>,
+    ) -> Result<Self> {
         let count = |(_, shape): (_, Vec<usize>)| shape.iter().product::<usize>();
         let sites = config
             .sites()
@@ -85,15 +104,17 @@ impl Summary {
                 d_out,
                 d_in,
             });
-        Summary {
+        Ok(Summary {
             name,
             family: config.model_type.clone(),
             parameters: config.tensors().into_iter().map(count).sum(),
             fingerprint,
+            family_fingerprint: config.family_fingerprint()?,
             stops,
             chat,
             sites: sites.collect(),
             config,
-        }
+            notes,
+        })
     }
 }

@@ -11,73 +11,94 @@ use lyceum_kernels::quantised::{self, Format};
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
+use super::checkpoint::{self, Files};
 use super::config::Config;
 use super::stored::{Bytes, Lay, Stored, bad};
 use crate::error::{Context, Error, Result};
-use crate::torch;
-
-/// Files of weights and the index of their shards, the first that is there, and whether
-/// `torch.save` wrote them.
-const FORMS: [(&str, &str, bool); 2] = [
-    ("model.safetensors", "model.safetensors.index.json", false),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json", true),
-];
+use crate::{file, torch};
 
 /// The tensors of a checkpoint by name.
 #[derive(Debug, Default)]
-pub(super) struct Weights<'a>(BTreeMap<String, Stored<'a>>);
+pub(super) struct Weights<'a> {
+    pub(super) tensors: BTreeMap<String, Stored<'a>>,
+    /// Those of types that are no weights.
+    pub(super) others: BTreeMap<String, Other>,
+    /// What the base's owner may not expect, as texts for people.
+    pub(super) notes: Vec<String>,
+}
+
+/// A tensor whose values are not read.
+#[derive(Debug)]
+pub(super) struct Other {
+    /// As the file names it: U8, I64, BOOL, ...
+    pub(super) kind: String,
+    pub(super) shape: Vec<usize>,
+}
 
 impl<'a> Weights<'a> {
     /// Tensors in f32 made elsewhere.
     pub(super) fn made(tensors: BTreeMap<String, Tensor>) -> Self {
         let stored = |(name, tensor): (String, Tensor)| (name, Stored::made(tensor));
-        Weights(tensors.into_iter().map(stored).collect())
+        Weights::found(tensors.into_iter().map(stored).collect())
     }
 
     /// Tensors found elsewhere.
     pub(super) fn found(tensors: BTreeMap<String, Stored<'a>>) -> Self {
-        Weights(tensors)
+        Weights {
+            tensors,
+            ..Weights::default()
+        }
     }
 
     /// The tensors of one safetensors file in memory.
     pub(super) fn of(bytes: &'a [u8]) -> Result<Self> {
         let mut all = Weights::default();
-        all.add(&Bytes::Slice(bytes))?;
+        all.add(&Bytes::Slice(bytes), "model.safetensors")?;
         Ok(all)
     }
 
     /// The tensors of a folder: one file, the shards its index names, or older files of
     /// `torch.save`, one or several (read without running any of their code).
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let (files, saved) = files(dir)?;
-        let mut all = Weights::default();
-        for file in files {
+        let files = Files::of(dir)?;
+        let mut all = Weights {
+            notes: files.notes,
+            ..Weights::default()
+        };
+        for file in files.names {
             let path = dir.join(file);
             let map = Map::open(&path).map_err(|e| Error::io(&path, e))?;
             let bytes = Bytes::Map(Arc::new(map));
             let what = path.display().to_string();
-            match saved {
+            file::check(&what, bytes.get())?;
+            match files.saved {
                 true => all.add_saved(&bytes, &what)?,
-                false => all.add(&bytes).context(|| format!("reading {what}"))?,
+                false => all.add(&bytes, &what)?,
             }
         }
         Ok(all)
     }
 
-    fn add(&mut self, bytes: &Bytes<'a>) -> Result<()> {
+    fn add(&mut self, bytes: &Bytes<'a>, what: &str) -> Result<()> {
         let all = bytes.get();
-        let file = SafeTensors::deserialize(all).map_err(|e| Error::format("safetensors", e))?;
+        let file = SafeTensors::deserialize(all).map_err(|_| checkpoint::damage(what, all))?;
         for (name, view) in file.tensors() {
             let lay = match view.dtype() {
+                Dtype::F64 => Lay::F64,
                 Dtype::F32 => Lay::F32,
                 Dtype::F16 => Lay::F16,
                 Dtype::BF16 => Lay::Bf16,
-                // Masks and counters that some checkpoints carry; not weights.
-                _ => continue,
+                Dtype::F8_E4M3 => Lay::F8E4M3,
+                Dtype::F8_E5M2 => Lay::F8E5M2,
+                other => {
+                    self.put_other(name, other.to_string(), view.shape());
+                    continue;
+                }
             };
             let place = (bytes.clone(), within(all, view.data()));
             let stored = Stored::new(place, view.shape().to_vec(), lay);
-            self.put(&name, stored.map_err(|why| bad(&name, why))?)?;
+            let stored = stored.map_err(|why| bad(&name, why));
+            self.put(&name, stored.context(|| format!("reading {what}"))?)?;
         }
         Ok(())
     }
@@ -87,15 +108,17 @@ impl<'a> Weights<'a> {
         let all = bytes.get();
         for (name, tensor) in torch::stored(all, what)? {
             let lay = match tensor.dtype() {
-                torch::Dtype::F32 => Some(Lay::F32),
-                torch::Dtype::F16 => Some(Lay::F16),
-                torch::Dtype::Bf16 => Some(Lay::Bf16),
-                torch::Dtype::F64 => None,
-                // As in `add`.
-                _ => continue,
+                torch::Dtype::F64 => Lay::F64,
+                torch::Dtype::F32 => Lay::F32,
+                torch::Dtype::F16 => Lay::F16,
+                torch::Dtype::Bf16 => Lay::Bf16,
+                other => {
+                    self.put_other(name, format!("{other:?}"), tensor.shape());
+                    continue;
+                }
             };
-            let stored = match lay.zip(tensor.plain()) {
-                Some((lay, raw)) => {
+            let stored = match tensor.plain() {
+                Some(raw) => {
                     let place = (bytes.clone(), within(all, raw));
                     let stored = Stored::new(place, tensor.shape().to_vec(), lay);
                     stored.map_err(|why| bad(&name, why))?
@@ -111,62 +134,19 @@ impl<'a> Weights<'a> {
     }
 
     fn put(&mut self, name: &str, stored: Stored<'a>) -> Result<()> {
-        match self.0.insert(name.to_owned(), stored) {
+        match self.tensors.insert(name.to_owned(), stored) {
             None => Ok(()),
-            Some(_) => Err(Error::format(name, "stands in two files")),
+            Some(_) => Err(bad(name, "stands in two files of the base")),
         }
     }
 
-    /// Gives the tensors the names that `config` uses and leaves out what it has no use for.
-    ///
-    /// # Errors
-    /// When a tensor is missing, has another shape, or is one that `config` does not explain.
-    pub(super) fn fit(&mut self, config: &Config) -> Result<()> {
-        let root = format!("{}.", config.modules.root);
-        let head = config.modules.head;
-        if !self.0.keys().any(|name| name.starts_with(&root)) {
-            // Saved without the head's wrapper, as the first GPT-2 was.
-            let rename = |(name, stored): (String, _)| match name.starts_with(head) {
-                true => (name, stored),
-                false => (format!("{root}{name}"), stored),
-            };
-            self.0 = std::mem::take(&mut self.0)
-                .into_iter()
-                .map(rename)
-                .collect();
-        }
-        let wanted: BTreeMap<String, Vec<usize>> = config.tensors().into_iter().collect();
-        for (name, shape) in &wanted {
-            let stored = self.0.get(name).ok_or_else(|| {
-                Error::Mismatch(format!(
-                    "the base's weights hold no tensor `{name}`, which its config needs"
-                ))
-            })?;
-            if stored.shape != *shape {
-                return Err(Error::Mismatch(format!(
-                    "tensor `{name}` is {:?}, the base's config says {shape:?}",
-                    stored.shape
-                )));
-            }
-        }
-        let idle = |name: &str| {
-            let ends = [".attn.bias", ".attn.masked_bias", ".attention.bias"];
-            let more = [".attention.masked_bias", ".rotary_emb.inv_freq"];
-            let tied = config.head.tied && name == format!("{head}.weight");
-            tied || ends.iter().chain(&more).any(|end| name.ends_with(end))
-        };
-        let strange = self.0.keys().find(|n| !wanted.contains_key(*n) && !idle(n));
-        if let Some(name) = strange {
-            return Err(Error::Mismatch(format!(
-                "the base's weights hold a tensor `{name}` that its config does not explain"
-            )));
-        }
-        self.0.retain(|name, _| wanted.contains_key(name));
-        Ok(())
+    fn put_other(&mut self, name: String, kind: String, shape: &[usize]) {
+        let shape = shape.to_vec();
+        self.others.insert(name, Other { kind, shape });
     }
 
     fn stored(&self, name: &str) -> Result<&Stored<'a>> {
-        self.0
+        self.tensors
             .get(name)
             .ok_or_else(|| Error::Mismatch(format!("the base's weights hold no tensor `{name}`")))
     }
@@ -209,7 +189,7 @@ impl<'a> Weights<'a> {
     /// Hex SHA-256 over what the base computes and over its weights in f32.
     pub(super) fn fingerprint(&self, config: &Config) -> Result<String> {
         let mut hash = Sha256::new().chain_update(config.identity()?);
-        for (name, stored) in &self.0 {
+        for (name, stored) in &self.tensors {
             hash.update(format!("{name}{:?}", stored.shape));
             stored.each(|values| hash.update(bytemuck::cast_slice::<f32, u8>(values)))?;
         }
@@ -225,47 +205,8 @@ fn finite(name: &str, values: &[f32]) -> Result<()> {
     }
 }
 
-/// The files of a folder's weights, and whether `torch.save` wrote them.
-fn files(dir: &Path) -> Result<(Vec<String>, bool)> {
-    for (single, index, saved) in FORMS {
-        let index = dir.join(index);
-        if dir.join(single).exists() {
-            return Ok((vec![single.into()], saved));
-        }
-        if index.exists() {
-            return Ok((shards(&index)?, saved));
-        }
-    }
-    let names = FORMS.map(|(single, index, _)| format!("{single}, {index}"));
-    Err(Error::invalid(format!(
-        "{} holds no weights: none of {}",
-        dir.display(),
-        names.join(", ")
-    )))
-}
-
 /// Where `part`, which lies in `all`, lies.
 fn within(all: &[u8], part: &[u8]) -> Range<usize> {
     let start = part.as_ptr().addr() - all.as_ptr().addr();
     start..start + part.len()
-}
-
-/// The files an index names, which must lie beside it.
-fn shards(index: &Path) -> Result<Vec<String>> {
-    let bytes = std::fs::read(index).map_err(|e| Error::io(index, e))?;
-    let bad = |why: String| Error::format(index.display(), why);
-    let value: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    let map = value.get("weight_map").and_then(|m| m.as_object());
-    let map = map.ok_or_else(|| bad("no `weight_map`".into()))?;
-    let mut files: Vec<String> = map
-        .values()
-        .filter_map(|v| Some(v.as_str()?.into()))
-        .collect();
-    files.sort();
-    files.dedup();
-    match files.iter().find(|f| f.contains(['/', '\\']) || *f == "..") {
-        Some(file) => Err(bad(format!("the shard `{file}` lies outside the folder"))),
-        None => Ok(files),
-    }
 }

@@ -30,7 +30,7 @@ pub use check::{Checked, Problem};
 pub use commit::Batch;
 pub use copy::Copied;
 pub use entry::{Derived, Entry};
-pub use foreign::contents;
+pub use foreign::{Taking, contents, take_in};
 pub(crate) use manifest::mark;
 pub use manifest::{Change, Did, Manifest};
 pub use purge::Purged;

@@ -13,6 +13,7 @@ fn expert(name: &str, seed: u64) -> Expert {
     let card = Card {
         name: Name::new(name).unwrap(),
         base: Some("b".into()),
+        base_family: None,
         base_name: "base".into(),
         tasks: vec![Name::new(name).unwrap()],
         lora: LoraConfig::default(),

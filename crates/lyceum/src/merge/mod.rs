@@ -1,12 +1,15 @@
 //! Merges: many experts into one, from their weights alone.
 //!
-//! A merge's *specification* is the closed enum [`MergeSpec`] plus the table [`MERGES`]. `cat` is
-//! exact: its output is the weighted sum of the experts' outputs, whatever their ranks, scales and
-//! layers. The others work on A and B each on its own, as MTTL does, so that their result is of
-//! the experts' own rank, with cross terms; they need equal ranks, scales and layers.
+//! A merge's *specification* is the closed enum [`MergeSpec`] plus the table [`MERGES`]. `linear`
+//! and `cat` are exact: the update they give is the weighted sum of the experts' updates, whatever
+//! their ranks, scales and layers, so that one expert at weight w gives w times its own. The others
+//! work on A and B each on its own, as MTTL does, so that their result is of the experts' own rank,
+//! with cross terms; they need equal ranks, scales and layers.
 
 mod cat;
+mod factor_linear;
 mod linear;
+mod spec;
 mod ties;
 mod wudi;
 
@@ -17,168 +20,38 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use spec::MOST;
+pub use spec::{About, Knobs, MERGES, MergeSpec, Weights};
+
 use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
-use crate::lora::Lora;
+use crate::lora::{Lora, LoraConfig};
 use crate::name::{Name, Site};
 
-/// Weights by expert; every expert merged has one.
-pub type Weights = BTreeMap<Name, f64>;
-
-/// Which merge, with its knobs.
+/// How far a merge that was cut to a rank is from the exact one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "merge", rename_all = "lowercase", deny_unknown_fields)]
-pub enum MergeSpec {
-    /// The weighted mean of the A's and of the B's.
-    Linear {
-        /// Equal ones that sum to 1 when absent.
-        #[serde(default)]
-        weights: Option<Weights>,
-    },
-    /// Trim, elect signs, average what agrees.
-    Ties {
-        /// Share of each expert's values that is kept, the largest; above 0, at most 1.
-        density: f64,
-    },
-    /// Least interference with every expert, by Adam.
-    Wudi {
-        /// Most updates per factor.
-        steps: usize,
-        /// Learning rate.
-        lr: f64,
-    },
-    /// Concatenation along the rank axis.
-    Cat {
-        /// Equal ones that sum to 1 when absent.
-        #[serde(default)]
-        weights: Option<Weights>,
-    },
+pub struct Truncation {
+    /// Frobenius norm of what was cut off, over all sites, as a share of that of the exact sum.
+    pub relative_error: f64,
+    /// The site that lost the largest share.
+    pub worst_site: String,
+    /// That share.
+    pub worst_site_error: f64,
 }
 
-/// One row of the merges' table.
-#[derive(Debug, Clone, Copy)]
-pub struct About {
-    /// The name on the command line and in JSON.
-    pub name: &'static str,
-    /// What it does, in a line.
-    pub what: &'static str,
-    /// Where it comes from.
-    pub paper: &'static str,
-    /// The settings it takes.
-    pub knobs: &'static [&'static str],
-}
-
-/// Every merge there is.
-pub const MERGES: &[About] = &[
-    About {
-        name: "linear",
-        what: "weighted mean of the A's and of the B's (MTTL's weighted linear merge)",
-        paper: "arXiv:2203.05482",
-        knobs: &["weights"],
-    },
-    About {
-        name: "ties",
-        what: "keep the largest values, elect a sign each, average those that agree",
-        paper: "arXiv:2306.01708",
-        knobs: &["density"],
-    },
-    About {
-        name: "wudi",
-        what: "least interference with every expert, by gradient descent on the weights",
-        paper: "arXiv:2503.08099",
-        knobs: &["steps", "lr"],
-    },
-    About {
-        name: "cat",
-        what: "exact weighted sum of the outputs, by concatenation; any ranks, scales and layers",
-        paper: "-",
-        knobs: &["weights"],
-    },
-];
-
-/// What was set by name, for any merge.
-#[derive(Debug, Clone, Default)]
-pub struct Knobs {
-    /// Weights by expert.
-    pub weights: Option<Weights>,
-    /// Share kept.
-    pub density: Option<f64>,
-    /// Updates.
-    pub steps: Option<usize>,
-    /// Learning rate.
-    pub lr: Option<f64>,
-}
-
-impl MergeSpec {
-    /// The merge called `name`, with MTTL's defaults for what `knobs` leaves open.
-    ///
-    /// # Errors
-    /// When no merge is called so, it has no such knob, or a value is out of range.
-    pub fn new(name: &str, knobs: Knobs) -> Result<Self> {
-        let about = MERGES.iter().find(|about| about.name == name);
-        let Some(about) = about else {
-            let names = MERGES.iter().map(|about| about.name);
-            return Err(Error::not_found("merge", name, names));
-        };
-        let given = [
-            ("weights", knobs.weights.is_some()),
-            ("density", knobs.density.is_some()),
-            ("steps", knobs.steps.is_some()),
-            ("lr", knobs.lr.is_some()),
-        ];
-        let stray = |(knob, set): &&(&str, bool)| *set && !about.knobs.contains(knob);
-        if let Some((knob, _)) = given.iter().find(stray) {
-            let text = format!("merge `{name}` has no setting `{knob}`");
-            return Err(Error::invalid(text));
-        }
-        let spec = match name {
-            "linear" => MergeSpec::Linear {
-                weights: knobs.weights,
-            },
-            "ties" => MergeSpec::Ties {
-                density: knobs.density.unwrap_or(0.2),
-            },
-            "wudi" => MergeSpec::Wudi {
-                steps: knobs.steps.unwrap_or(300),
-                lr: knobs.lr.unwrap_or(1e-5),
-            },
-            _ => MergeSpec::Cat {
-                weights: knobs.weights,
-            },
-        };
-        spec.check().map(|()| spec)
-    }
-
-    /// The row of [`MERGES`] for this merge.
-    pub fn about(&self) -> &'static About {
-        let row = match self {
-            MergeSpec::Linear { .. } => 0,
-            MergeSpec::Ties { .. } => 1,
-            MergeSpec::Wudi { .. } => 2,
-            MergeSpec::Cat { .. } => 3,
-        };
-        &MERGES[row]
-    }
-
-    fn check(&self) -> Result<()> {
-        let good = match self {
-            MergeSpec::Linear { weights } | MergeSpec::Cat { weights } => {
-                let mut all = weights.iter().flat_map(BTreeMap::values);
-                all.all(|w| w.is_finite())
-            }
-            MergeSpec::Ties { density } => *density > 0.0 && *density <= 1.0,
-            MergeSpec::Wudi { steps, lr } => *steps > 0 && *lr > 0.0 && lr.is_finite(),
-        };
-        let text = "weights must be numbers, density above 0 and at most 1, steps and lr above 0";
-        good.then_some(()).ok_or_else(|| Error::invalid(text))
+impl Truncation {
+    /// Reads it from the card of a merged expert; `None` for an exact merge, or none.
+    pub fn of(card: &Card) -> Option<Self> {
+        serde_json::from_value(card.origin.get("truncation")?.clone()).ok()
     }
 }
 
 /// Merges `experts` into one called `name`; their order does not matter.
 ///
 /// # Errors
-/// [`Error::Mismatch`] when the experts are of different bases, or (but for `cat`) have different
-/// layers, ranks or scales; [`Error::Invalid`] when weights and experts do not have the same names.
+/// [`Error::Mismatch`] when the experts are of different bases, or (but for `linear` and `cat`)
+/// have different layers, ranks or scales; [`Error::Invalid`] when weights and experts do not have
+/// the same names, or an expert is there twice.
 pub fn merge(experts: &[Expert], spec: &MergeSpec, name: &Name) -> Result<Expert> {
     spec.check()?;
     let mut experts: Vec<&Expert> = experts.iter().collect();
@@ -186,35 +59,49 @@ pub fn merge(experts: &[Expert], spec: &MergeSpec, name: &Name) -> Result<Expert
     let first = *experts
         .first()
         .ok_or_else(|| Error::invalid("there is no expert to merge"))?;
+    let twice = |pair: &&[&Expert]| pair[0].card.name == pair[1].card.name;
+    if let Some(pair) = experts.windows(2).find(twice) {
+        let name = &pair[0].card.name;
+        return Err(Error::invalid(format!(
+            "expert `{name}` is to be merged twice"
+        )));
+    }
     if let Some(other) = experts.iter().find(|e| e.card.base != first.card.base) {
         return Err(Error::Mismatch(format!(
             "experts `{}` and `{}` belong to different bases ({} and {})",
             first.card.name, other.card.name, first.card.base_name, other.card.base_name
         )));
     }
+    let mut origin = json!({ "merge": spec });
     let (lora, loras) = match spec {
-        MergeSpec::Cat { weights } => cat::merge(&experts, &shares(&experts, weights.as_ref())?)?,
+        MergeSpec::Linear { rank, .. } => {
+            let (loras, truncation) = summed(&experts, spec, *rank)?;
+            if rank.is_some() {
+                origin["truncation"] = json!(truncation);
+            }
+            (described(&experts, &loras)?, loras)
+        }
+        MergeSpec::Cat { .. } => {
+            let loras = by_site(&experts, spec, cat::merge)?;
+            (described(&experts, &loras)?, loras)
+        }
         _ => {
             alike(&experts)?;
             (first.card.lora.clone(), by_factor(&experts, spec)?)
         }
     };
+    let from = experts.iter().map(|e| (&e.card.name, e.fingerprint()));
+    origin["experts"] = json!(from.collect::<BTreeMap<_, _>>());
+    origin["by"] = json!(concat!("lyceum ", env!("CARGO_PKG_VERSION")));
     let tasks: BTreeSet<Name> = experts.iter().flat_map(|e| e.card.tasks.clone()).collect();
-    let from: BTreeMap<&Name, &str> = experts
-        .iter()
-        .map(|e| (&e.card.name, e.fingerprint()))
-        .collect();
     let card = Card {
         name: name.clone(),
         base: first.card.base.clone(),
+        base_family: first.card.base_family.clone(),
         base_name: first.card.base_name.clone(),
         tasks: tasks.into_iter().collect(),
         lora,
-        origin: json!({
-            "merge": spec,
-            "experts": from,
-            "by": concat!("lyceum ", env!("CARGO_PKG_VERSION")),
-        }),
+        origin,
         losses: Vec::new(),
         weights: String::new(),
     };
@@ -239,6 +126,74 @@ fn shares(experts: &[&Expert], weights: Option<&Weights>) -> Result<Vec<f64>> {
     experts.iter().map(weight).collect()
 }
 
+/// Applies `one` to the adapters that the experts have at a site, with their weights; each site on
+/// its own, so that the result does not depend on the threads.
+fn by_site<T: Send>(
+    experts: &[&Expert],
+    spec: &MergeSpec,
+    one: impl Fn(&[(&Lora, f64)]) -> Result<T> + Sync,
+) -> Result<BTreeMap<Site, T>> {
+    let shares = shares(experts, spec.weights())?;
+    let sites: BTreeSet<&Site> = experts.iter().flat_map(|e| e.loras.keys()).collect();
+    let sites: Vec<&Site> = sites.into_iter().collect();
+    let merged = |site: &&Site| {
+        let pairs = experts.iter().zip(&shares);
+        let terms = pairs.filter_map(|(e, share)| Some((e.loras.get(*site)?, *share)));
+        let terms: Vec<(&Lora, f64)> = terms.collect();
+        let merged = one(&terms).context(|| format!("merging at {site}"))?;
+        Ok(((*site).clone(), merged))
+    };
+    sites.par_iter().map(merged).collect()
+}
+
+/// The exact sums, or what is left of them at a rank, and how far that is from the sums.
+fn summed(
+    experts: &[&Expert],
+    spec: &MergeSpec,
+    rank: Option<usize>,
+) -> Result<(BTreeMap<Site, Lora>, Option<Truncation>)> {
+    let sums = by_site(experts, spec, |terms| linear::sum(terms, rank))?;
+    let share = |lost: f64, whole: f64| {
+        if lost > 0.0 {
+            (lost / whole).sqrt()
+        } else {
+            0.0
+        }
+    };
+    let mut shares = sums
+        .iter()
+        .map(|(site, sum)| (site, share(sum.lost, sum.whole)));
+    let first = shares.next();
+    let worst = first.map(|first| shares.fold(first, |a, b| if b.1 > a.1 { b } else { a }));
+    let lost = sums.values().map(|sum| sum.lost).sum();
+    let whole = sums.values().map(|sum| sum.whole).sum();
+    let truncation = worst.map(|(site, worst)| Truncation {
+        relative_error: share(lost, whole),
+        worst_site: site.to_string(),
+        worst_site_error: worst,
+    });
+    let loras = sums.into_iter().map(|(site, sum)| (site, sum.lora));
+    Ok((loras.collect(), truncation))
+}
+
+/// The configuration of adapters whose scales are all 1.
+fn described(experts: &[&Expert], loras: &BTreeMap<Site, Lora>) -> Result<LoraConfig> {
+    if let Some((site, lora)) = loras.iter().find(|(_, lora)| lora.rank() > MOST) {
+        return Err(Error::invalid(format!(
+            "the merged adapter of `{site}` has rank {}, more than {MOST}: merge fewer experts, or \
+             with `linear` at a smaller rank",
+            lora.rank()
+        )));
+    }
+    let part = |(site, lora): (&Site, &Lora)| {
+        let rank = lora.rank();
+        (site.clone(), (rank, rank as f64))
+    };
+    let parts = loras.iter().map(part).collect();
+    let targets: BTreeSet<&String> = experts.iter().flat_map(|e| &e.card.lora.targets).collect();
+    LoraConfig::of(&parts, false, targets.into_iter().cloned().collect())
+}
+
 /// Refuses what cannot be merged factor by factor.
 fn alike(experts: &[&Expert]) -> Result<()> {
     let Some((first, rest)) = experts.split_first() else {
@@ -256,7 +211,7 @@ fn alike(experts: &[&Expert]) -> Result<()> {
         None => Ok(()),
         Some(other) => Err(Error::Mismatch(format!(
             "experts `{}` and `{}` differ in layers, ranks or scales, and A's and B's of different \
-             kinds have no mean; merge them with `cat`, which is exact",
+             kinds have no mean; merge them with `linear` or `cat`, which are exact",
             first.card.name, other.card.name
         ))),
     }
@@ -270,7 +225,7 @@ fn by_factor(experts: &[&Expert], spec: &MergeSpec) -> Result<BTreeMap<Site, Lor
         _ => Vec::new(),
     };
     let shares = match spec {
-        MergeSpec::Linear { weights } => shares(experts, weights.as_ref())?,
+        MergeSpec::FactorLinear { weights } => shares(experts, weights.as_ref())?,
         _ => Vec::new(),
     };
     let factor = |site: &Site, part: fn(&Lora) -> &Tensor| -> Result<Tensor> {
@@ -280,9 +235,9 @@ fn by_factor(experts: &[&Expert], spec: &MergeSpec) -> Result<BTreeMap<Site, Lor
             .collect::<Result<_>>()?;
         let shape = part(&experts[0].loras[site]).dims2()?;
         let merged = match spec {
-            MergeSpec::Linear { .. } | MergeSpec::Cat { .. } => linear::merge(&all, &shares),
             MergeSpec::Ties { .. } => ties::merge(&all, &trims),
             MergeSpec::Wudi { steps, lr } => wudi::merge(&all, shape, *steps, *lr),
+            _ => factor_linear::merge(&all, &shares),
         };
         Ok(Tensor::from_vec(merged, shape, &Device::Cpu)?)
     };
@@ -294,34 +249,4 @@ fn by_factor(experts: &[&Expert], spec: &MergeSpec) -> Result<BTreeMap<Site, Lor
     };
     // Each site on its own, so the result does not depend on the threads.
     sites.par_iter().map(lora).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_merge_has_its_row() {
-        for about in MERGES {
-            let spec = MergeSpec::new(about.name, Knobs::default()).unwrap();
-            assert_eq!(spec.about().name, about.name);
-            let json = serde_json::to_value(&spec).unwrap();
-            assert_eq!(json["merge"], about.name);
-            assert_eq!(serde_json::from_value::<MergeSpec>(json).unwrap(), spec);
-        }
-        let knobs = |density| Knobs {
-            density: Some(density),
-            ..Knobs::default()
-        };
-        let error = MergeSpec::new("tise", Knobs::default()).unwrap_err();
-        assert!(error.to_string().contains("did you mean ties"), "{error}");
-        let error = MergeSpec::new("cat", knobs(0.2)).unwrap_err();
-        assert!(
-            error.to_string().contains("no setting `density`"),
-            "{error}"
-        );
-        for bad in [0.0, 1.5, f64::NAN] {
-            assert!(MergeSpec::new("ties", knobs(bad)).is_err());
-        }
-    }
 }

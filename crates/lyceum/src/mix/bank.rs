@@ -1,7 +1,6 @@
 //! Experts stacked along the rank axis: any number, of any rank.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use candle_core::Tensor;
 use lyceum_kernels::delta::{Delta, Factors, Law};
@@ -10,7 +9,7 @@ use super::{Gates, Mixing};
 use crate::error::{Error, Result};
 use crate::lora::Lora;
 use crate::name::{Name, Site};
-use crate::ops;
+use crate::ops::{self, composed::Placed};
 
 /// The stacked factors of all experts at one site.
 #[derive(Debug, Clone)]
@@ -30,7 +29,7 @@ pub struct SiteBank {
     /// `down`, then `up`, as one flat tensor, if one of them can be trained.
     params: Option<Tensor>,
     /// `down` and `up` on the device that asked for them first, if they are not trained.
-    pub(super) placed: OnceLock<(Tensor, Tensor)>,
+    pub(super) placed: Placed<(Tensor, Tensor)>,
 }
 
 impl SiteBank {
@@ -67,7 +66,7 @@ impl SiteBank {
             widths,
             parts,
             params: trained.then(|| Tensor::cat(&all, 0)).transpose()?,
-            placed: OnceLock::new(),
+            placed: Placed::new(),
         })
     }
 

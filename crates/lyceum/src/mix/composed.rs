@@ -99,14 +99,11 @@ impl SiteBank {
             let up = params.narrow(0, ranks * d_in, ranks * d_out)?;
             return Ok((down.reshape((ranks, d_in))?, up.reshape((ranks, d_out))?));
         }
-        let placed = self.placed.get();
-        if let Some(placed) = placed.filter(|(down, _)| down.device().same_device(device)) {
-            return Ok(placed.clone());
-        }
-        let down = Tensor::from_slice(&self.down, (ranks, d_in), device)?;
-        let up = Tensor::from_slice(&self.up, (ranks, d_out), device)?;
-        self.placed.get_or_init(|| (down.clone(), up.clone()));
-        Ok((down, up))
+        self.placed.on(device, || {
+            let down = Tensor::from_slice(&self.down, (ranks, d_in), device)?;
+            let up = Tensor::from_slice(&self.up, (ranks, d_out), device)?;
+            Ok((down, up))
+        })
     }
 }
 

@@ -10,5 +10,5 @@ mod read;
 mod save_name;
 mod write;
 
-pub use read::{Library as Contents, is_library, read, scan};
+pub use read::{Library as Contents, Refused, is_library, read, scan};
 pub use write::write;

@@ -25,6 +25,19 @@ pub struct Library {
     pub artifacts: Vec<Artifact>,
     /// What was left out, and why.
     pub notes: Vec<String>,
+    /// Experts that could not be taken, where others could.
+    pub refused: Vec<Refused>,
+}
+
+/// An expert that could not be taken.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its folder, or what it is.
+    pub what: String,
+    /// Why not.
+    pub why: Error,
+    /// True where another name is all it lacks.
+    pub nameable: bool,
 }
 
 /// Whether `dir` is a folder of MTTL experts: it holds some `.meta` file.
@@ -148,6 +161,13 @@ impl Library {
         batch.commit().map(|_| ())
     }
 
+    /// Leaves out the artifacts of experts that are not here.
+    pub(crate) fn keep_artifacts(&mut self) {
+        let experts = &self.experts;
+        let here = |name: &Name| experts.iter().any(|expert| expert.card.name == *name);
+        self.artifacts.retain(|artifact| here(&artifact.expert));
+    }
+
     /// The deleted experts that `library` neither lists nor can restore.
     fn lacking(&self, library: &crate::library::Library) -> Result<Vec<&Expert>> {
         // Looking at all names costs more the more there are.
@@ -173,7 +193,13 @@ impl Library {
 /// The expert of a `.meta` file and whether it was deleted.
 fn expert(path: &Path, name: &str) -> Result<(Expert, bool)> {
     let name = Name::new(name)?;
-    let get = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
+    let get = |path: &Path| {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        match crate::file::stand_in(&bytes) {
+            Some(why) => Err(Error::format(path.display(), why)),
+            None => Ok(bytes),
+        }
+    };
     let bytes = get(path)?;
     let what = path.display().to_string();
     let meta = torch::load(&bytes, &what)?;
@@ -202,6 +228,7 @@ fn expert(path: &Path, name: &str) -> Result<(Expert, bool)> {
     let card = Card {
         name,
         base: None,
+        base_family: None,
         base_name: meta.model,
         tasks: meta.tasks,
         lora,

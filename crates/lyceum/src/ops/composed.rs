@@ -1,12 +1,12 @@
 //! What the kernels compute, composed of candle's operations: for devices whose memory the kernels
 //! cannot read. One function per kernel; activations are rows `[t, d]`, as everywhere.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, D, DType, Layout, MetalStorage, Shape, Storage, Tensor,
-    bail,
+    CpuStorage, CudaStorage, CustomOp1, D, DType, Device, Layout, MetalStorage, Shape, Storage,
+    Tensor, bail,
 };
 use lyceum_kernels::activation::Activation;
 
@@ -14,6 +14,31 @@ use crate::error::Result;
 
 /// Far below every score, and still a number.
 pub(crate) const UNSEEN: f32 = -1e30;
+
+/// What is made once, for the device that asks for it first.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed<T>(OnceLock<(Device, T)>);
+
+impl<T: Clone> Placed<T> {
+    pub(crate) fn new() -> Self {
+        Placed(OnceLock::new())
+    }
+
+    /// What `make` makes for `device`, or made before.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(crate) fn on(&self, device: &Device, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.0.get() {
+            Some((place, made)) if place.same_device(device) => Ok(made.clone()),
+            _ => {
+                let made = make()?;
+                self.0.get_or_init(|| (device.clone(), made.clone()));
+                Ok(made)
+            }
+        }
+    }
+}
 
 type Back = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
 

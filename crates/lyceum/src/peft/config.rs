@@ -1,81 +1,14 @@
 //! `adapter_config.json` as PEFT writes it, read strictly.
 //!
-//! Every field is honoured, known to be without effect on a trained adapter's output, or refused
-//! by name; so is any field that is not known here and is set. The rules by which modules match
-//! are PEFT's (`check_target_module_exists`, `get_pattern_key`).
+//! Every field is honoured here, known to be without effect, or refused by name (`fields`). The
+//! rules by which modules match are PEFT's (`check_target_module_exists`, `get_pattern_key`).
 
 use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
+use super::fields::{object, refuse, wrong};
 use crate::error::{Error, Result};
 use crate::lora::ends_in;
-
-/// Fields that say nothing about what a trained adapter computes.
-const HARMLESS: &[&str] = &[
-    "auto_mapping",
-    "base_model_name_or_path",
-    "corda_config",
-    "eva_config",
-    "fan_in_fan_out",
-    "inference_mode",
-    "loftq_config",
-    "lora_dropout",
-    "lora_ga_config",
-    "megatron_core",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "task_type",
-    "velora_config",
-];
-
-/// Fields honoured below.
-const HONOURED: &[&str] = &[
-    "alpha_pattern",
-    "bias",
-    "exclude_modules",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_alpha",
-    "peft_type",
-    "r",
-    "rank_pattern",
-    "target_modules",
-    "use_rslora",
-];
-
-/// Fields that change what an adapter computes in a way that is not supported, and how.
-const REFUSED: &[(&str, &str)] = &[
-    ("use_dora", "DoRA rescales the base's own weights"),
-    ("lora_bias", "lora_bias adds biases to the adapters"),
-    ("modules_to_save", "it replaces whole modules of the base"),
-    ("layer_replication", "it repeats layers of the base"),
-    (
-        "trainable_token_indices",
-        "it replaces rows of the embedding",
-    ),
-    ("megatron_config", "it is for Megatron's parallel layers"),
-    (
-        "target_parameters",
-        "it adapts bare parameters, not linears",
-    ),
-    (
-        "alora_invocation_tokens",
-        "activated LoRA adapts only some tokens",
-    ),
-    (
-        "arrow_config",
-        "it routes between adapters; import each of them",
-    ),
-    ("kasa_config", "KaSA truncates the base's own weights"),
-    ("use_qalora", "QALoRA pools the inputs"),
-    ("use_bdlora", "its factors are block-diagonal"),
-    ("monteclora_config", "it samples its factors"),
-];
-
-/// Initialisations that leave the base as it was.
-const INITIALISERS: &[&str] = &["gaussian", "eva", "orthogonal", "mica"];
 
 /// Which modules: a list of names, or a regular expression over whole paths.
 #[derive(Debug)]
@@ -113,7 +46,7 @@ impl Modules {
     }
 }
 
-/// What an adapter's configuration says, as far as it bears on its output.
+/// An adapter's configuration, as far as it bears on its output.
 #[derive(Debug)]
 pub(super) struct Config {
     rank: usize,
@@ -126,7 +59,12 @@ pub(super) struct Config {
     alphas: Vec<(Regex, f64)>,
     /// `base_model_name_or_path`.
     pub(super) base_name: Option<String>,
+    /// `modules_to_save`: what was trained whole, or at least saved.
+    pub(super) saved: Vec<String>,
 }
+
+/// PEFT's rank and `lora_alpha` where they are absent.
+const DEFAULT: u64 = 8;
 
 impl Config {
     /// Reads a configuration.
@@ -134,12 +72,17 @@ impl Config {
     /// # Errors
     /// [`Error::Invalid`] naming the field that is malformed or cannot be honoured.
     pub(super) fn read(bytes: &[u8]) -> Result<Self> {
-        let fields: Map<String, Value> =
-            serde_json::from_slice(bytes).map_err(|e| Error::invalid(e.to_string()))?;
+        let fields = object(bytes)?;
         refuse(&fields)?;
         let field = |name: &str| fields.get(name).unwrap_or(&Value::Null);
-        let rank = whole(field("r"), "r")?;
-        let alpha = number(field("lora_alpha"), "lora_alpha")?;
+        let default = Value::from(DEFAULT);
+        let rank = whole(fields.get("r").unwrap_or(&default), "r")?;
+        let alpha = fields.get("lora_alpha").unwrap_or(&default);
+        let alpha = number(alpha, "lora_alpha")?;
+        let saved = match field("modules_to_save") {
+            Value::Null => Vec::new(),
+            list => strings(list, "modules_to_save")?,
+        };
         let targets = Modules::read(field("target_modules"), "target_modules")?;
         let targets = targets.ok_or_else(|| wrong("target_modules", "names no module"))?;
         let layers = layers(&fields, &targets)?;
@@ -153,10 +96,11 @@ impl Config {
             ranks: pattern(field("rank_pattern"), "rank_pattern", whole)?,
             alphas: pattern(field("alpha_pattern"), "alpha_pattern", number)?,
             base_name: field("base_model_name_or_path").as_str().map(str::to_owned),
+            saved,
         })
     }
 
-    /// Whether the module at `path` is adapted.
+    /// True if the module at `path` is adapted.
     pub(super) fn adapts(&self, path: &str) -> Result<bool> {
         if let Some(exclude) = &self.exclude
             && exclude.fits(path)?
@@ -198,69 +142,6 @@ impl Config {
         }
         let rank = first(&self.ranks, path, self.rank)?;
         Ok((rank, first(&self.alphas, path, self.alpha)?))
-    }
-}
-
-/// Refuses what cannot be honoured, by name.
-fn refuse(fields: &Map<String, Value>) -> Result<()> {
-    let kind = fields.get("peft_type").and_then(Value::as_str);
-    if kind != Some("LORA") {
-        let kind = kind.unwrap_or("absent");
-        return Err(wrong(
-            "peft_type",
-            &format!("is {kind}; only LORA can be imported"),
-        ));
-    }
-    match fields.get("bias").map_or(Some("none"), Value::as_str) {
-        Some("none") => {}
-        _ => {
-            return Err(wrong(
-                "bias",
-                "trains biases of the base; only `none` can be imported",
-            ));
-        }
-    }
-    if let Some((name, why)) = REFUSED
-        .iter()
-        .find(|(name, _)| fields.get(*name).is_some_and(set))
-    {
-        return Err(wrong(
-            name,
-            &format!("is set, which cannot be imported: {why}"),
-        ));
-    }
-    let known = |name: &str| {
-        let refused = REFUSED.iter().any(|(refused, _)| *refused == name);
-        refused || HARMLESS.contains(&name) || HONOURED.contains(&name)
-    };
-    if let Some((name, _)) = fields
-        .iter()
-        .find(|(name, value)| !known(name) && set(value))
-    {
-        return Err(wrong(name, "is set, and this version does not know it"));
-    }
-    match fields.get("init_lora_weights").unwrap_or(&Value::Null) {
-        Value::Null | Value::Bool(_) => Ok(()),
-        Value::String(text) if INITIALISERS.contains(&text.as_str()) => Ok(()),
-        other => Err(wrong(
-            "init_lora_weights",
-            &format!(
-                "is {other}, which changes the base's own weights; let PEFT convert the adapter \
-                 (save_pretrained with path_initial_model_for_weight_conversion)"
-            ),
-        )),
-    }
-}
-
-/// Whether a field holds anything but PEFT's way of saying no.
-fn set(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(on) => *on,
-        Value::Number(n) => n.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
     }
 }
 
@@ -315,10 +196,6 @@ fn pattern<T>(
         Value::Object(map) => map.iter().map(pair).collect(),
         _ => Err(wrong(field, "is not an object")),
     }
-}
-
-fn wrong(field: &str, why: &str) -> Error {
-    Error::invalid(format!("`{field}` {why}"))
 }
 
 fn slow(error: &fancy_regex::Error) -> Error {

@@ -4,8 +4,12 @@
 //! a configuration is ever ignored that would change the result.
 
 mod config;
+mod copies;
+mod fields;
 mod folders;
 mod import;
+mod keys;
+mod naming;
 mod tensors;
 
 use std::collections::BTreeMap;
@@ -17,12 +21,15 @@ use crate::expert::{Card, Expert};
 use crate::lora::{Lora, ends_in};
 use crate::name::Site;
 
-pub use folders::find;
-pub use import::import;
+pub use copies::BaseTensors;
+pub use folders::{Found, find};
+pub use import::{Beside, Imported, import, import_beside};
 pub(crate) use tensors::{from_bytes, to_bytes};
 
 /// PEFT's weights file.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
+/// PEFT's older weights file, a torch pickle.
+const OLD_WEIGHTS: &str = "adapter_model.bin";
 /// PEFT's configuration file.
 pub const CONFIG: &str = "adapter_config.json";
 /// Our card; written last, so that an expert with a card is whole.
@@ -57,7 +64,7 @@ pub fn encode(expert: &Expert) -> Result<Vec<(&'static str, Vec<u8>)>> {
     ])
 }
 
-/// What PEFT must know to load the expert as it is: `adapter_config.json`.
+/// All that PEFT must know to load the expert as it is: `adapter_config.json`.
 fn adapter_config(expert: &Expert) -> Value {
     let lora = &expert.card.lora;
     let sites: Vec<&Site> = expert.loras.keys().collect();

@@ -5,7 +5,6 @@
 //! Equal logits go to the expert whose name comes first.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use candle_core::{D, Device, Tensor};
 use lyceum_kernels::{norm, route};
@@ -15,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::expert::Expert;
 use crate::mix::{Gates, Pass, Router};
 use crate::name::{Name, Site};
+use crate::ops::composed::Placed;
 
 /// Added to a variance before its root is taken.
 const EPS: f32 = 1e-5;
@@ -40,7 +40,7 @@ struct Directions {
     rows: Vec<f32>,
     here: Vec<bool>,
     /// `rows` on the device that asked for them first.
-    placed: OnceLock<Tensor>,
+    placed: Placed<Tensor>,
 }
 
 impl Directions {
@@ -51,18 +51,9 @@ impl Directions {
 
     /// `rows` `[e, d_in]` on `device`.
     fn on(&self, device: &Device) -> Result<Tensor> {
-        match self
-            .placed
-            .get()
-            .filter(|rows| rows.device().same_device(device))
-        {
-            Some(rows) => Ok(rows.clone()),
-            None => {
-                let shape = (self.here.len(), self.width());
-                let rows = Tensor::from_slice(&self.rows, shape, device)?;
-                Ok(self.placed.get_or_init(|| rows.clone()).clone())
-            }
-        }
+        let shape = (self.here.len(), self.width());
+        let make = || Ok(Tensor::from_slice(&self.rows, shape, device)?);
+        self.placed.on(device, make)
     }
 }
 
@@ -120,7 +111,7 @@ impl Prototypes {
                 Score::Absolute { .. } => rows,
                 Score::Standardised { .. } => standardise(&rows, d),
             };
-            let placed = OnceLock::new();
+            let placed = Placed::new();
             sites.insert(site.clone(), Directions { rows, here, placed });
         }
         Ok(Prototypes {

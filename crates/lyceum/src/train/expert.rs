@@ -362,6 +362,7 @@ pub fn experts(
             let card = Card {
                 name: job.name.clone(),
                 base: Some(base.fingerprint.clone()),
+                base_family: Some(base.family_fingerprint.clone()),
                 base_name: base.name.clone(),
                 tasks: job.tasks.clone(),
                 lora: lora.clone(),

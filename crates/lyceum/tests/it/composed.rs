@@ -76,6 +76,18 @@ fn every_family_computes_the_same() {
 }
 
 #[test]
+fn matrices_in_bf16_change_logits_by_no_more_than_their_rounding() {
+    let text = Text::new(&["t1", "t2"]);
+    let place = Place::composed(Precision::Bf16, &Device::Cpu);
+    let base = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap();
+    let [exact, rounded] =
+        [composed(), Arc::new(base)].map(|base| text.logits(&Model::new(base, None)));
+    let apart = golden::apart(&exact, &rounded);
+    let size = golden::apart(&exact, &exact.zeros_like().unwrap());
+    assert!(apart > 0.0 && apart < 0.03 * size, "{apart} of {size}");
+}
+
+#[test]
 fn every_router_mixes_the_same() {
     let tasks = ["t1", "t2", "t3"];
     let text = Text::new(&tasks);
@@ -88,7 +100,8 @@ fn every_router_mixes_the_same() {
     ];
     for (library, mixings) in libraries {
         for about in ROUTERS {
-            for (top_k, &mixing) in [None, Some(2)].iter().zip(mixings.iter().cycle()) {
+            let ways = [None, Some(2)].into_iter();
+            for (top_k, mixing) in ways.flat_map(|k| mixings.iter().map(move |how| (k, *how))) {
                 let top_k = top_k.filter(|_| about.takes("top_k"));
                 let spec = RouterSpec::new(about.name, top_k, None).unwrap();
                 let pair = [golden::base(), composed()]

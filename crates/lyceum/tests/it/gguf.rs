@@ -55,6 +55,7 @@ fn files_of_llama_cpps_converter_compute_what_the_folders_do() {
         if alike {
             assert_eq!(got.fingerprint, want.fingerprint, "{family}");
         }
+        assert_eq!(got.family_fingerprint, want.family_fingerprint, "{family}");
         assert_eq!(
             got.tokenizer.encode("abaz").unwrap(),
             [27, 0, 25],
@@ -91,6 +92,14 @@ fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
         (
             put("general.architecture", Value::String("mamba".into())),
             "`mamba`",
+        ),
+        (
+            put("general.type", Value::String("adapter".into())),
+            "`adapter`",
+        ),
+        (
+            put("llama.rope.scaling.attn_factor", Value::F32(2.0)),
+            "attn_factor",
         ),
         (
             put("llama.expert_count", Value::U32(8)),
@@ -165,6 +174,42 @@ fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
 }
 
 #[test]
+fn stretched_contexts_are_read_as_llama_cpp_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = |more: &[(&'static str, Value)]| {
+        let mut fields = fields();
+        fields.extend(more.iter().cloned());
+        let path = write(dir.path(), &fields, &wide(), |_| GgmlDType::F32);
+        Base::open(&path, Precision::F32).unwrap().fingerprint
+    };
+    let kind = |kind: &str| ("llama.rope.scaling.type", Value::String(kind.into()));
+    let factor = |x: f32| ("llama.rope.scaling.factor", Value::F32(x));
+    let older = |x: f32| ("llama.rope.scale_linear", Value::F32(x));
+    let sharper = |x: f32| ("llama.rope.scaling.attn_factor", Value::F32(x));
+    let (plain, linear) = (base(&[]), base(&[kind("linear"), factor(4.0)]));
+    assert_ne!(plain, linear);
+    // A type that is not said is linear; `none` is none, whatever the factor; 0 is no factor.
+    assert_eq!(base(&[factor(4.0)]), linear);
+    assert_eq!(base(&[older(4.0)]), linear);
+    assert_eq!(base(&[factor(4.0), older(2.0)]), linear);
+    for none in [
+        &[kind("none"), factor(4.0)][..],
+        &[factor(1.0)],
+        &[factor(0.0)],
+        &[kind("linear")],
+        &[sharper(1.0)],
+    ] {
+        assert_eq!(base(none), plain);
+    }
+    // What is said of attention under yarn multiplies what follows from the factor.
+    let yarn = [kind("yarn"), factor(4.0)];
+    let with = |x: f32| base(&[yarn[0].clone(), yarn[1].clone(), sharper(x)]);
+    assert_ne!(base(&yarn), linear);
+    assert_eq!(with(1.0), base(&yarn));
+    assert_ne!(with(1.5), base(&yarn));
+}
+
+#[test]
 fn damaged_gguf_files_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), &fields(), &wide(), |_| GgmlDType::Q4_0);
@@ -222,5 +267,84 @@ fn sentencepiece_vocabularies_cut_texts_as_their_tokenizer_json_does() {
         bytes[at] ^= 0xff;
         std::fs::write(&path, &bytes).unwrap();
         let _ = open(dir.path());
+    }
+}
+
+#[test]
+fn one_network_in_other_bytes_keeps_its_family_fingerprint() {
+    // The folder of the llama that `wide` makes: its rows of q and k in the checkpoint's order.
+    let config = json!({
+        "model_type": "llama", "vocab_size": 40, "hidden_size": WIDTH, "num_hidden_layers": 1,
+        "intermediate_size": 2 * WIDTH, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
+    });
+    let parse = |config: &serde_json::Value| {
+        lyceum::backbone::Config::parse(config.to_string().as_bytes(), "config.json").unwrap()
+    };
+    let folder = parse(&config);
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = std::collections::BTreeSet::new();
+    for kind in [GgmlDType::F32, GgmlDType::Q8_0, GgmlDType::Q4_0] {
+        let path = write(dir.path(), &fields(), &wide(), |_| kind);
+        let base = Base::open(&path, Precision::F32).unwrap();
+        assert_eq!(
+            base.family_fingerprint,
+            folder.family_fingerprint().unwrap()
+        );
+        assert_eq!(base.host().family_fingerprint, base.family_fingerprint);
+        let summary = lyceum::backbone::Summary::open(&path).unwrap();
+        assert_eq!(summary.family_fingerprint, base.family_fingerprint);
+        assert!(bytes.insert(base.fingerprint), "other bytes");
+    }
+    // Llama 3's stretched context: words in a config.json, a tensor of divisors in a GGUF file.
+    let mut stretched = config.clone();
+    stretched["rope_scaling"] = json!({ "rope_type": "llama3", "factor": 8.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 256 });
+    let divisors = (0..16).map(|i| {
+        let turns = 256.0 / (2.0 * std::f64::consts::PI * 10_000f64.powf(f64::from(i) / 16.0));
+        let kept = ((turns - 1.0) / 3.0).clamp(0.0, 1.0);
+        (1.0 / ((1.0 - kept) / 8.0 + kept)) as f32
+    });
+    let mut tensors = wide();
+    let divisors = Tensor::from_iter(divisors, &candle_core::Device::Cpu).unwrap();
+    tensors.insert("rope_freqs.weight", divisors);
+    let path = write(dir.path(), &fields(), &tensors, |_| GgmlDType::Q8_0);
+    let base = Base::open(&path, Precision::F32).unwrap();
+    assert_eq!(
+        base.family_fingerprint,
+        parse(&stretched).family_fingerprint().unwrap()
+    );
+    // Whatever changes what is computed makes another family.
+    let mut all = std::collections::BTreeSet::from([
+        folder.family_fingerprint().unwrap(),
+        base.family_fingerprint,
+    ]);
+    for change in [
+        json!({ "vocab_size": 41 }),
+        json!({ "hidden_size": 272 }),
+        json!({ "num_hidden_layers": 2 }),
+        json!({ "num_key_value_heads": 2 }),
+        json!({ "head_dim": 16 }),
+        json!({ "intermediate_size": 511 }),
+        json!({ "hidden_act": "gelu" }),
+        json!({ "rms_norm_eps": 1e-6 }),
+        json!({ "rope_theta": 500_000.0 }),
+        json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } }),
+        json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }),
+        json!({ "attention_bias": true }),
+        json!({ "mlp_bias": true }),
+        json!({ "model_type": "mistral", "sliding_window": 16 }),
+        json!({ "model_type": "phi3" }),
+        json!({ "model_type": "gemma" }),
+        json!({ "model_type": "gemma2" }),
+        json!({ "model_type": "qwen3" }),
+    ] {
+        let mut other = config.clone();
+        let fields = other.as_object_mut().unwrap();
+        fields.extend(change.as_object().unwrap().clone());
+        assert!(
+            all.insert(parse(&other).family_fingerprint().unwrap()),
+            "{change}"
+        );
     }
 }

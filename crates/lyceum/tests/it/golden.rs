@@ -86,6 +86,7 @@ pub(crate) fn card(text: &str, lora: LoraConfig) -> Card {
     Card {
         name: name(text),
         base: Some(base().fingerprint.clone()),
+        base_family: None,
         base_name: base().name.clone(),
         tasks: vec![name(text)],
         lora,

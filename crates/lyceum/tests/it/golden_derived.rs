@@ -87,8 +87,8 @@ fn check_merge(spec: &MergeSpec, prefix: &str, most: f32) -> Expert {
 }
 
 #[test]
-fn linear_merge_equals_the_reference() {
-    check_merge(&MergeSpec::Linear { weights: None }, "linear.", 1e-5);
+fn factor_linear_merge_equals_the_reference() {
+    check_merge(&MergeSpec::FactorLinear { weights: None }, "linear.", 1e-5);
 }
 
 #[test]

@@ -188,6 +188,38 @@ fn fuzz_safetensors_headers() {
     }
 }
 
+/// PEFT's folders: the configuration, and headers whose names and types were changed.
+#[test]
+fn fuzz_imports() {
+    let mut rng = Rng::new(12);
+    let from = crate::golden::path("peft/rslora_patterns");
+    let read = |file: &str| std::fs::read(from.join(file)).unwrap();
+    let (config, weights) = (read(peft::CONFIG), read(peft::WEIGHTS));
+    let end = 8 + u64::from_le_bytes(*weights.first_chunk().unwrap()) as usize;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str, bytes: &[u8]| std::fs::write(dir.path().join(file), bytes).unwrap();
+    let name = Name::new("x").unwrap();
+    let host = crate::golden::base().host();
+    for _ in 0..rounds(300) {
+        write(peft::CONFIG, &config);
+        write(peft::WEIGHTS, &weights);
+        match rng.below(3) {
+            0 => write(peft::CONFIG, &mutate(&mut rng, &config)),
+            1 => write(peft::WEIGHTS, &mutate(&mut rng, &weights)),
+            _ => {
+                let header = mutate(&mut rng, &weights[8..end]);
+                let len = (header.len() as u64).to_le_bytes();
+                write(
+                    peft::WEIGHTS,
+                    &[&len, &header[..], &weights[end..]].concat(),
+                );
+            }
+        }
+        let _ = peft::import(dir.path(), &name, None);
+        let _ = peft::import(dir.path(), &name, Some(&host));
+    }
+}
+
 #[test]
 fn fuzz_rows() {
     let mut rng = Rng::new(8);

@@ -30,6 +30,7 @@ pub(crate) fn expert(name: &str, seed: u64) -> Expert {
     let card = Card {
         name: Name::new(name).unwrap(),
         base: Some("base".into()),
+        base_family: None,
         base_name: "base".into(),
         tasks: vec![Name::new("task").unwrap()],
         lora: LoraConfig::default(),

@@ -7,8 +7,11 @@
     reason = "tests may"
 )]
 
+mod adapters;
 mod bases;
+mod checkpoints;
 mod composed;
+mod config_fields;
 mod families;
 mod faults;
 mod floors;

@@ -6,9 +6,10 @@ use candle_core::{DType, Tensor};
 use lyceum::data::Split;
 use lyceum::expert::Expert;
 use lyceum::lora::{Lora, LoraConfig};
-use lyceum::merge::{Knobs, MERGES, MergeSpec, merge};
+use lyceum::merge::{Knobs, MERGES, MergeSpec, Truncation, merge};
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
+use lyceum::name::Site;
 use lyceum::route::ROUTERS;
 use lyceum::store::Put;
 use lyceum::train::{How, Job, Silent, experts as train};
@@ -156,16 +157,20 @@ fn factors_refuse_mixed_experts_and_say_what_to_do() {
 }
 
 #[test]
-fn cat_of_mixed_experts_equals_uniform_and_the_others_refuse_them() {
+fn exact_merges_of_mixed_experts_equal_uniform_and_the_others_refuse_them() {
     let text = Text::new(&["t1", "t2", "t3"]);
     let experts = experts();
     let uniform = made::routed(&made::library(&experts), "uniform", None, Mixing::Outputs);
     for about in MERGES {
         let spec = MergeSpec::new(about.name, Knobs::default()).unwrap();
         let merged = merge(&experts, &spec, &golden::name("merged"));
-        if about.name != "cat" {
+        if !EXACT.contains(&about.name) {
             let error = merged.unwrap_err().to_string();
-            assert!(error.contains("`cat`"), "{}: {error}", about.name);
+            assert!(
+                error.contains("`linear` or `cat`"),
+                "{}: {error}",
+                about.name
+            );
             continue;
         }
         let merged = merged.unwrap();
@@ -178,6 +183,158 @@ fn cat_of_mixed_experts_equals_uniform_and_the_others_refuse_them() {
         let apart = golden::apart(&text.logits(&one), &text.logits(&uniform));
         assert!(apart < 2e-4, "{apart} apart");
     }
+}
+
+/// The merges whose update is the weighted sum of the experts' updates.
+const EXACT: [&str; 2] = ["linear", "cat"];
+
+/// `scale B A` of an expert at every site, in f64.
+fn updates(expert: &Expert) -> BTreeMap<Site, Tensor> {
+    let update = |(site, l): (&Site, &Lora)| {
+        let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+        let update = wide(&l.b).matmul(&wide(&l.a)).unwrap();
+        (site.clone(), (update * l.scale).unwrap())
+    };
+    expert.loras.iter().map(update).collect()
+}
+
+/// The norm of the difference of `merged` and the weighted sum, as a share of that of the sum.
+fn off(merged: &Expert, experts: &[Expert], weights: &[f64]) -> f64 {
+    let mut want: BTreeMap<Site, Tensor> = BTreeMap::new();
+    for (expert, weight) in experts.iter().zip(weights) {
+        for (site, update) in updates(expert) {
+            let term = (update * *weight).unwrap();
+            let sum = match want.remove(&site) {
+                Some(sum) => (sum + term).unwrap(),
+                None => term,
+            };
+            want.insert(site, sum);
+        }
+    }
+    let square = |t: &Tensor| {
+        t.sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap()
+    };
+    let got = updates(merged);
+    assert!(got.keys().eq(want.keys()));
+    let apart: f64 = got
+        .iter()
+        .map(|(s, got)| square(&(got - &want[s]).unwrap()))
+        .sum();
+    let whole: f64 = want.values().map(square).sum();
+    (apart / whole).sqrt()
+}
+
+fn weighted(method: &str, weights: &[f64], rank: Option<usize>) -> MergeSpec {
+    let names = ["a", "b", "c"].map(golden::name);
+    let knobs = Knobs {
+        weights: Some(names.into_iter().zip(weights.iter().copied()).collect()),
+        rank,
+        ..Knobs::default()
+    };
+    MergeSpec::new(method, knobs).unwrap()
+}
+
+#[test]
+fn merges_that_say_weighted_give_w_times_the_update() {
+    let experts = experts();
+    for method in EXACT {
+        // One expert alone, of any rank, scale and layers.
+        for expert in &experts {
+            for weight in [-1.0, 2.0, 0.5, -0.25, 1e-6, 1e6] {
+                let name = expert.card.name.clone();
+                let knobs = Knobs {
+                    weights: Some(BTreeMap::from([(name, weight)])),
+                    ..Knobs::default()
+                };
+                let spec = MergeSpec::new(method, knobs).unwrap();
+                let one = std::slice::from_ref(expert);
+                let merged = merge(one, &spec, &golden::name("m")).unwrap();
+                let off = off(&merged, one, &[weight]);
+                assert!(off < 1e-6, "{method} at {weight}: {off}");
+                assert!(merged.card.is_merge());
+            }
+        }
+        for weights in [
+            [1.0, -1.0, 0.0],
+            [0.5, -0.5, 1.0],
+            [1.0, 0.0, 0.0],
+            [3.0, 2.0, -7.0],
+        ] {
+            let spec = weighted(method, &weights, None);
+            let merged = merge(&experts, &spec, &golden::name("m")).unwrap();
+            let off = off(&merged, &experts, &weights);
+            assert!(off < 1e-6, "{method} {weights:?}: {off}");
+        }
+    }
+}
+
+#[test]
+fn a_merge_cut_to_a_rank_says_what_it_lost() {
+    let experts = experts();
+    let weights = [1.0, 0.5, -0.5];
+    let mut before = f64::INFINITY;
+    for rank in [1, 2, 5, 100] {
+        let spec = weighted("linear", &weights, Some(rank));
+        let merged = merge(&experts, &spec, &golden::name("m")).unwrap();
+        assert!(merged.loras.values().all(|lora| lora.rank() <= rank));
+        let said = Truncation::of(&merged.card).unwrap();
+        let off = off(&merged, &experts, &weights);
+        assert!(
+            (off - said.relative_error).abs() < 1e-6,
+            "rank {rank}: {off} {said:?}"
+        );
+        assert!(said.relative_error <= said.worst_site_error);
+        assert!(merged.loras.contains_key(said.worst_site.as_str()));
+        assert!(off < before, "rank {rank}: {off}");
+        before = off;
+        assert_eq!(merged.card.origin["merge"]["rank"], rank);
+        // Its ranks are its own: through a store and back.
+        let library = made::library(std::slice::from_ref(&merged));
+        let back = library.expert(&merged.card.name).unwrap();
+        assert_eq!(back.fingerprint(), merged.fingerprint());
+    }
+    assert!(before < 1e-6);
+    let merged = merge(
+        &experts,
+        &weighted("linear", &weights, None),
+        &golden::name("m"),
+    )
+    .unwrap();
+    assert_eq!(Truncation::of(&merged.card), None);
+}
+
+#[test]
+fn factor_linear_is_quadratic_and_says_so() {
+    let one = golden::experts().remove(0);
+    let spec = |weight: f64| {
+        let knobs = Knobs {
+            weights: Some(BTreeMap::from([(one.card.name.clone(), weight)])),
+            ..Knobs::default()
+        };
+        MergeSpec::new("factor-linear", knobs)
+    };
+    let one = std::slice::from_ref(&one);
+    let half = merge(one, &spec(0.5).unwrap(), &golden::name("m")).unwrap();
+    assert!(off(&half, one, &[0.25]) < 1e-6);
+    assert!(spec(0.5).unwrap().caution().unwrap().contains("0.25 times"));
+    assert!(spec(-1.0).unwrap_err().to_string().contains("`linear`"));
+    // A specification that was not made by `new` is looked at too.
+    let text = r#"{"merge":"factor-linear","weights":{"color_of":-1.0}}"#;
+    let spec: MergeSpec = serde_json::from_str(text).unwrap();
+    assert!(merge(one, &spec, &golden::name("m")).is_err());
+}
+
+#[test]
+fn an_expert_is_merged_once() {
+    let one = golden::experts().remove(0);
+    let spec = MergeSpec::new("linear", Knobs::default()).unwrap();
+    let error = merge(&[one.clone(), one], &spec, &golden::name("m")).unwrap_err();
+    assert!(error.to_string().contains("merged twice"), "{error}");
 }
 
 #[test]

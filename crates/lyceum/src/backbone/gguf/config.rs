@@ -4,13 +4,12 @@
 //! the same things are checked and refused. What ggml's files leave out is what their programs
 //! take for granted: Gemma's activation, for one.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value as Json, json};
 
 use super::super::config::{Config, Qkv};
 use super::super::family;
 use super::super::stored::Order;
+use super::fields::{Fields, below};
 use super::file::{Header, Value};
 use crate::error::{Error, Result};
 
@@ -27,96 +26,6 @@ const ARCHITECTURES: &[(&str, &str)] = &[
     ("qwen3", "qwen3"),
 ];
 
-/// Fields that say again what others say, or nothing about the computation.
-const IDLE: &[&str] = &[
-    "vocab_size",
-    "tensor_data_layout",
-    "source_tensor_layout",
-    "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",
-    "rope.scaling.attn_factor",
-    "attention.key_length_swa",
-];
-
-/// The fields below the architecture's name that were not taken yet.
-struct Fields<'a> {
-    what: &'a str,
-    arch: &'a str,
-    map: BTreeMap<&'a str, Value<'a>>,
-}
-
-impl<'a> Fields<'a> {
-    fn bad(&self, why: impl std::fmt::Display) -> Error {
-        Error::format(self.what, why)
-    }
-
-    fn whole(&mut self, name: &str) -> Result<Option<u64>> {
-        match self.map.remove(name) {
-            None => Ok(None),
-            Some(Value::Whole(n @ 0..=0xffff_ffff)) => Ok(Some(n as u64)),
-            Some(other) => Err(self.odd(name, other)),
-        }
-    }
-
-    fn need(&mut self, name: &str) -> Result<u64> {
-        let found = self.whole(name)?;
-        found.ok_or_else(|| self.bad(format!("field `{}.{name}` is missing", self.arch)))
-    }
-
-    fn real(&mut self, name: &str) -> Result<Option<f64>> {
-        match self.map.remove(name) {
-            None => Ok(None),
-            Some(Value::Real(x)) => Ok(Some(meant(x))),
-            Some(other) => Err(self.odd(name, other)),
-        }
-    }
-
-    fn text(&mut self, name: &str) -> Result<Option<&'a str>> {
-        match self.map.remove(name) {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
-            Some(other) => Err(self.odd(name, other)),
-        }
-    }
-
-    fn odd(&self, name: &str, value: Value<'_>) -> Error {
-        let kind = match value {
-            Value::List(list) => format!("a list of {}", list.len()),
-            other => format!("{other:?}"),
-        };
-        self.bad(format!(
-            "field `{}.{name}` is {kind}, which is not supported",
-            self.arch
-        ))
-    }
-
-    /// Refuses whatever was not taken and might change the computation.
-    fn finish(mut self) -> Result<()> {
-        IDLE.iter().for_each(|name| {
-            self.map.remove(name);
-        });
-        let off = |name: &str, value: &Value<'_>| match name {
-            "attention.causal" => *value == Value::Bool(true),
-            "expert_count" | "expert_used_count" => *value == Value::Whole(0),
-            _ => false,
-        };
-        self.map.retain(|name, value| !off(name, value));
-        match self.map.iter().next() {
-            None => Ok(()),
-            Some((name, value)) => {
-                let (arch, value) = (self.arch, *value);
-                let shown = match value {
-                    Value::List(list) => format!("a list of {}", list.len()),
-                    other => format!("{other:?}").chars().take(40).collect(),
-                };
-                Err(self.bad(format!(
-                    "field `{arch}.{name}` ({shown}) is not known and may change what is computed"
-                )))
-            }
-        }
-    }
-}
-
 /// The description of the decoder in the file, which errors call `what`. `numbers` gives the
 /// values of a small tensor.
 pub(super) fn config(
@@ -124,6 +33,14 @@ pub(super) fn config(
     header: &Header<'_>,
     numbers: impl Fn(&str) -> Result<Option<Vec<f32>>>,
 ) -> Result<Config> {
+    if let Some(Value::Text(kind)) = header.fields.get("general.type")
+        && *kind != "model"
+    {
+        return Err(Error::format(
+            what,
+            format!("holds no base but something else (general.type is `{kind}`)"),
+        ));
+    }
     let Some(Value::Text(arch)) = header.fields.get("general.architecture") else {
         return Err(Error::format(what, "has no `general.architecture`"));
     };
@@ -138,16 +55,18 @@ pub(super) fn config(
             ),
         ));
     };
-    let mut fields = Fields {
-        what,
-        arch,
-        map: below(header, arch),
-    };
-    let mut json = Map::new();
-    let model_type = match fields.map.contains_key("attention.sliding_window") && *arch == "llama" {
+    let map = below(header, arch);
+    let model_type = match map.contains_key("attention.sliding_window") && *arch == "llama" {
         true => "mistral",
         false => family,
     };
+    let mut fields = Fields {
+        what,
+        arch,
+        family: model_type,
+        map,
+    };
+    let mut json = Map::new();
     json.insert("model_type".into(), model_type.into());
     sizes(&mut fields, header, model_type, &mut json)?;
     if model_type != "gpt2" {
@@ -159,24 +78,6 @@ pub(super) fn config(
     config.transposed = false;
     config.norm.plus_one = false;
     Ok(config)
-}
-
-/// The shortest number that rounds to the f32 in the file: 1e-5, as `config.json` has it.
-fn meant(x: f64) -> f64 {
-    let short = x as f32;
-    match f64::from(short) == x {
-        true => short.to_string().parse().unwrap_or(x),
-        false => x,
-    }
-}
-
-/// The fields below `arch`.
-fn below<'a>(header: &Header<'a>, arch: &str) -> BTreeMap<&'a str, Value<'a>> {
-    let own = header.fields.iter().filter_map(|(name, value)| {
-        let name = name.strip_prefix(arch)?.strip_prefix('.')?;
-        Some((name, *value))
-    });
-    own.collect()
 }
 
 fn sizes(
@@ -197,8 +98,10 @@ fn sizes(
     let heads = fields.need("attention.head_count")?;
     let groups = fields.whole("attention.head_count_kv")?.unwrap_or(heads);
     let dim = fields.whole("attention.key_length")?;
+    // llama.cpp shares the width out among the heads, whatever the family's own default is.
+    let dim = dim.unwrap_or(width / heads.max(1));
     let values = fields.whole("attention.value_length")?;
-    if values.is_some() && values != dim {
+    if values.is_some_and(|values| values != dim) {
         return Err(fields.bad("keys and values of different widths are not supported"));
     }
     let layer = fields.real("attention.layer_norm_epsilon")?;
@@ -230,12 +133,8 @@ fn sizes(
         "gpt_neox" => {
             put("layer_norm_eps", json!(layer));
             put("attention_bias", has("blk.0.attn_qkv.bias").into());
-            let parallel = match fields.map.remove("use_parallel_residual") {
-                None => true,
-                Some(Value::Bool(parallel)) => parallel,
-                Some(other) => return Err(fields.odd("use_parallel_residual", other)),
-            };
-            put("use_parallel_residual", parallel.into());
+            let parallel = fields.flag("use_parallel_residual")?;
+            put("use_parallel_residual", json!(parallel));
         }
         "phi" => {
             put("layer_norm_eps", json!(layer));
@@ -266,7 +165,7 @@ fn sizes(
             // Not in the file: the largest of the family divides by its width per head.
             let scalar = match blocks {
                 46 => width / heads.max(1),
-                _ => dim.unwrap_or(256),
+                _ => dim,
             };
             put("query_pre_attn_scalar", scalar.into());
         }
@@ -288,13 +187,13 @@ fn rope(
     let heads = size(json, "num_attention_heads").unwrap_or(1).max(1);
     let dim = size(json, "head_dim");
     let dim = dim.unwrap_or(size(json, "hidden_size").unwrap_or(0) / heads);
-    if let Some(turning) = fields.whole("rope.dimension_count")?
-        && turning != dim
-    {
-        // Half a value more, so that the family's reader finds the whole number again.
-        let part = (turning as f64 + 0.5) / dim.max(1) as f64;
-        json.insert("partial_rotary_factor".into(), part.into());
-    }
+    // All of a head where the key is absent, whatever the family's own default is. Half a value
+    // more, so that the family's reader finds the whole number again.
+    let part = match fields.whole("rope.dimension_count")? {
+        Some(turning) if turning != dim => (turning as f64 + 0.5) / dim.max(1) as f64,
+        _ => 1.0,
+    };
+    json.insert("partial_rotary_factor".into(), part.into());
     if let Some(theta) = fields.real("rope.freq_base")? {
         json.insert("rope_theta".into(), theta.into());
     }
@@ -302,14 +201,16 @@ fn rope(
         Some(Value::Whole(n @ 1..=0xffff_ffff)) => Some(*n as u64),
         _ => None,
     };
-    let sharper = match fields.map.get("rope.scaling.attn_factor") {
-        Some(Value::Real(x)) => Some(meant(*x)),
-        _ => None,
-    };
-    let factor = fields.real("rope.scaling.factor")?;
-    let kind = fields.text("rope.scaling.type")?.unwrap_or("none");
-    // An older name for a linear factor.
+    let kind = fields.text("rope.scaling.type")?;
+    // An older name of the linear factor; 0 is 1.
     let older = fields.real("rope.scale_linear")?;
+    let factor = fields.real("rope.scaling.factor")?.or(older);
+    let factor = factor.filter(|factor| *factor != 0.0);
+    // A type that is not said is linear, and `none` is none whatever the factor.
+    let kind = match (kind, factor) {
+        (Some("linear") | None, None | Some(1.0)) => "none",
+        (kind, _) => kind.unwrap_or("linear"),
+    };
     let divisors = |name: &str| -> Result<Option<Vec<f64>>> {
         let values = numbers(name)?;
         Ok(values.map(|all| all.into_iter().map(f64::from).collect()))
@@ -320,22 +221,20 @@ fn rope(
         divisors("rope_factors_long.weight")?,
     );
     let (short, long) = (short.or(all.clone()), long.or(all));
+    let positions = size(json, "max_position_embeddings");
     let scaling = match (short, long, kind) {
-        (Some(short), Some(long), "none" | "longrope") => json!({
-            "rope_type": "longrope", "short_factor": short, "long_factor": long,
-            "attention_factor": sharper.unwrap_or(1.0),
-            "original_max_position_embeddings":
-                original.or(size(json, "max_position_embeddings")),
-        }),
-        (None, None, "none") => match older.or(factor).filter(|factor| *factor != 1.0) {
-            None => return Ok(()),
-            Some(factor) => json!({ "rope_type": "linear", "factor": factor }),
-        },
+        (Some(short), Some(long), "none" | "longrope") => {
+            let sharper = fields.real("rope.scaling.attn_factor")?;
+            let original = original.or(positions);
+            json.insert("original_max_position_embeddings".into(), json!(original));
+            json!({
+                "rope_type": "longrope", "short_factor": short, "long_factor": long,
+                "attention_factor": sharper.unwrap_or(1.0),
+            })
+        }
+        (None, None, "none") => return Ok(()),
         (None, None, "linear") => json!({ "rope_type": "linear", "factor": factor }),
-        (None, None, "yarn") => json!({
-            "rope_type": "yarn", "factor": factor, "attention_factor": sharper,
-            "original_max_position_embeddings": original,
-        }),
+        (None, None, "yarn") => yarn(fields, factor, original)?,
         (_, _, kind) => {
             return Err(fields.bad(format!(
                 "rope scaling `{kind}` with these tensors is not supported"
@@ -344,6 +243,24 @@ fn rope(
     };
     json.insert("rope_scaling".into(), scaling);
     Ok(())
+}
+
+/// YaRN's fields. ggml multiplies what follows from the factor by the factors for attention.
+fn yarn(fields: &mut Fields<'_>, factor: Option<f64>, original: Option<u64>) -> Result<Json> {
+    let names = ["rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"];
+    let mut sharper: Option<f64> = None;
+    for name in names {
+        let more = fields.real(name)?;
+        sharper = more.map(|more| more * sharper.unwrap_or(1.0)).or(sharper);
+    }
+    let own = |factor: f64| 0.1 * factor.max(1.0).ln() + 1.0;
+    let sharper = sharper.zip(factor).map(|(more, factor)| more * own(factor));
+    Ok(json!({
+        "rope_type": "yarn", "factor": factor, "attention_factor": sharper,
+        "original_max_position_embeddings": original,
+        "beta_fast": fields.real("rope.scaling.yarn_beta_fast")?,
+        "beta_slow": fields.real("rope.scaling.yarn_beta_slow")?,
+    }))
 }
 
 /// How the file keeps the rows of the tensor that is `name` in a checkpoint: ggml's llama turns

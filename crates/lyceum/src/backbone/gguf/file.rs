@@ -188,7 +188,8 @@ impl<'a> Header<'a> {
             let range = place(&shape, lay, start, offset).filter(|r| r.end <= file.len());
             let Some(range) = range else {
                 return Err(format!(
-                    "`{name}` {shape:?} lies beyond the end of the file"
+                    "`{name}` {shape:?} lies beyond the end of the file, which was downloaded or \
+                     copied in part"
                 ));
             };
             let entry = Entry { shape, lay, range };
@@ -229,6 +230,7 @@ fn lay(id: u32) -> Result<Lay, String> {
     Ok(match id {
         0 => Lay::F32,
         1 => Lay::F16,
+        28 => Lay::F64,
         30 => Lay::Bf16,
         2 => Lay::Blocks(Format::Q4_0),
         3 => Lay::Blocks(Format::Q4_1),
@@ -250,12 +252,20 @@ fn lay(id: u32) -> Result<Lay, String> {
                 (21, "IQ3_S"),
                 (22, "IQ2_S"),
                 (23, "IQ4_XS"),
+                (24, "I8"),
+                (25, "I16"),
+                (26, "I32"),
+                (27, "I64"),
+                (29, "IQ1_M"),
+                (34, "TQ1_0"),
+                (35, "TQ2_0"),
+                (39, "MXFP4"),
             ];
             let known = names.iter().find(|(id, _)| *id == other);
             let name = known.map_or_else(|| format!("type {other}"), |(_, name)| (*name).into());
             return Err(format!(
-                "is kept as {name}, which is not supported; supported: F32, F16, BF16, Q4_0, \
-                 Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K"
+                "is kept as {name}, which is not supported; supported: F64, F32, F16, BF16, \
+                 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K"
             ));
         }
     })

@@ -4,6 +4,7 @@
 //! f32 (the arrangement of QLoRA, arXiv 2305.14314).
 
 mod config;
+mod fields;
 mod file;
 mod names;
 mod vocabulary;
@@ -15,13 +16,20 @@ use std::sync::Arc;
 use lyceum_kernels::map::Map;
 
 use super::chat::{Chat, Said};
-use super::config::Config;
+use super::config::{Config, Positions};
 use super::load::Parts;
 use super::stored::{Bytes, Stored, bad};
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use file::{Header, Value};
+
+/// Tensors of divisors of stretched contexts.
+const DIVISORS: [&str; 3] = [
+    "rope_freqs.weight",
+    "rope_factors_short.weight",
+    "rope_factors_long.weight",
+];
 
 /// Opens the file at `path`. A `tokenizer.json` beside it is used instead of the tokenizer in it.
 ///
@@ -30,6 +38,7 @@ use file::{Header, Value};
 pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
     let what = path.display().to_string();
     let map = Arc::new(Map::open(path).map_err(|e| Error::io(path, e))?);
+    crate::file::check(&what, &map)?;
     let header = Header::read(&map).map_err(|why| Error::format(&what, why))?;
     if let Some(Value::Whole(2..)) = header.fields.get("split.count") {
         let why = "is one of several files; merge them (llama-gguf-split --merge)";
@@ -58,6 +67,7 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
         weights,
         said,
         tokenizer,
+        notes: Vec::new(),
     })
 }
 
@@ -80,7 +90,8 @@ fn named(config: &Config, found: BTreeMap<&str, Stored<'static>>) -> Result<Weig
     let mut all = BTreeMap::new();
     for (ggml, stored) in found {
         // Read with the configuration.
-        if ggml.starts_with("rope_f") {
+        let turns = matches!(config.positions, Positions::Rotary(_));
+        if turns && DIVISORS.contains(&ggml) {
             continue;
         }
         let Some(name) = names::name(config, ggml) else {
