@@ -2,7 +2,7 @@
 //! folder, whatever differs between the two.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use lyceum::backbone::Base;
@@ -74,9 +74,12 @@ fn whole(dir: &Path) -> Value {
 }
 
 fn read(recipe: &Value, dir: &Path) -> lyceum::Result<Recipe> {
-    let path = dir.join("recipe.toml");
-    std::fs::write(&path, toml::to_string(recipe).unwrap()).unwrap();
-    Recipe::read(&path)
+    let file = tempfile::Builder::new()
+        .suffix(".toml")
+        .tempfile_in(dir)
+        .unwrap();
+    std::fs::write(file.path(), toml::to_string(recipe).unwrap()).unwrap();
+    Recipe::read(file.path())
 }
 
 fn run(recipe: &Value, dir: &Path, out: &Path) -> lyceum::Result<(Report, Vec<String>)> {
@@ -277,34 +280,62 @@ fn every_field_that_differs_gives_what_an_empty_folder_gives() {
         assert!(known, "{field} is not tried");
     }
 
-    for (i, (path, value, effect)) in changes.into_iter().enumerate() {
-        let other = put(&recipe, path, value);
-        let [used, fresh] = ["used", "fresh"].map(|name| dir.path().join(format!("{i}-{name}")));
-        copy(&first, &used);
-        let result = |out: &PathBuf| {
-            let other = match path {
-                "library" => put(&other, path, json!(out.join("elsewhere").to_str().unwrap())),
-                _ => other.clone(),
-            };
-            let (report, _) = run(&other, dir.path(), out).unwrap_or_else(|error| {
-                panic!("{path}: {}", error.chain());
+    // A run mostly waits for its files to be safe: several go on beside each other.
+    let (changes, recipe, first, before) = (&changes, &recipe, &first, &before);
+    std::thread::scope(|scope| {
+        for some in 0..THREADS {
+            let dir = dir.path();
+            scope.spawn(move || {
+                for (i, (path, value, effect)) in changes.iter().enumerate() {
+                    if i % THREADS == some {
+                        let other = put(recipe, path, value.clone());
+                        let [used, fresh] = ["used", "fresh"].map(|n| dir.join(format!("{i}-{n}")));
+                        copy(first, &used);
+                        let want = result(path, &other, dir, &fresh);
+                        same(path, &result(path, &other, dir, &used), &want);
+                        effect.check(path, before, &want);
+                        for out in [used, fresh] {
+                            std::fs::remove_dir_all(out).unwrap();
+                        }
+                    }
+                }
             });
-            results(&report, out)
-        };
-        let (got, want) = (result(&used), result(&fresh));
-        for (name, want) in &want {
-            assert_eq!(
-                got.get(name),
-                Some(want),
-                "{path}: {name} is not that of this recipe"
-            );
         }
-        match effect {
-            New => assert_ne!(want, before, "{path} changes nothing"),
-            Effect::None(why) => assert_eq!(want, before, "{path} changes results, although {why}"),
-        }
-        for out in [used, fresh] {
-            std::fs::remove_dir_all(out).unwrap();
+    });
+}
+
+const THREADS: usize = 4;
+
+/// What `recipe`, which differs in `path`, gives in the folder `out`.
+fn result(path: &str, recipe: &Value, dir: &Path, out: &Path) -> BTreeMap<String, String> {
+    let recipe = match path {
+        "library" => put(recipe, path, json!(out.join("elsewhere").to_str().unwrap())),
+        _ => recipe.clone(),
+    };
+    let run = run(&recipe, dir, out);
+    let (report, _) = run.unwrap_or_else(|error| panic!("{path}: {}", error.chain()));
+    results(&report, out)
+}
+
+fn same(path: &str, got: &BTreeMap<String, String>, want: &BTreeMap<String, String>) {
+    for (name, want) in want {
+        let got = got.get(name);
+        assert_eq!(got, Some(want), "{path}: {name} is not that of this recipe");
+    }
+}
+
+impl Effect {
+    fn check(
+        &self,
+        path: &str,
+        before: &BTreeMap<String, String>,
+        after: &BTreeMap<String, String>,
+    ) {
+        match self {
+            New => assert_ne!(after, before, "{path} changes nothing"),
+            Effect::None(why) => {
+                assert_eq!(after, before, "{path} changes results, although {why}");
+            }
         }
     }
 }
