@@ -34,9 +34,9 @@ fn other_weights_of_one_architecture_are_used_when_asked_for_and_named() {
     );
     let report = read_json(&place.path("ev/report.json"));
     let note = report["notes"][0].as_str().unwrap();
-    let names: Vec<String> = { place.json("list lib").as_array().unwrap().iter() }
-        .map(|card| card["name"].as_str().unwrap().to_owned())
-        .collect();
+    let listed = place.json("list lib");
+    let name = |card: &serde_json::Value| card["name"].as_str().unwrap().to_owned();
+    let names: Vec<String> = listed.as_array().unwrap().iter().map(name).collect();
     assert!(note.contains(&names.join(", ")), "{note}");
 
     // Over its own base there is nothing to say.
