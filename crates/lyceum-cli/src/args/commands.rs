@@ -169,7 +169,7 @@ pub(crate) struct EvalArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Multiple choice instead: `arc-easy`, or a JSONL file of query, choices, gold
+    /// Multiple choice instead: `arc-easy`, or a JSON file (lines or a list) of query, choices, gold
     #[arg(long)]
     pub(crate) task: Option<PathBuf>,
     /// What is measured on generated text

@@ -9,6 +9,7 @@
 
 mod bases;
 mod composed;
+mod data;
 mod families;
 mod faults;
 mod floors;
