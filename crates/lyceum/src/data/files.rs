@@ -35,7 +35,10 @@ impl File {
         let format = path.to_str().and_then(format::of);
         // A name that is not UTF-8 still has an ending.
         let format = format.or_else(|| format::of(&path.to_string_lossy()));
-        let why = format!("its name is not that of rows: they are in {}", format::READ);
+        let why = format!(
+            "rows are not read from a file of this kind, but from {}",
+            format::READ
+        );
         Ok(File {
             format: format.ok_or_else(|| Error::format(path.display(), why))?,
             path,
@@ -43,28 +46,30 @@ impl File {
         })
     }
 
-    /// Adds its rows.
+    /// Adds its rows. One without any is an error or taken note of: `loose` says that nobody
+    /// named it.
     pub(super) fn read(&self, loose: bool, rows: &mut Rows) -> Result<()> {
-        let (path, split) = (&self.path, self.split);
+        let (path, split, before) = (&self.path, self.split, rows.examples.len());
+        let what = path.display().to_string();
         self.pointer()?;
         match self.format {
-            Format::Parquet => parquet::read(path, split, &mut rows.examples),
-            Format::Arrow => arrow::read(path, split, &mut rows.examples),
+            Format::Parquet => parquet::read(path, split, &mut rows.examples)?,
+            Format::Arrow => arrow::read(path, split, &mut rows.examples)?,
             Format::Json => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-                let what = path.display().to_string();
-                // Lines of JSON are rows; other JSON may be anything.
                 let input = Input {
                     bytes: &bytes,
                     what: &what,
+                    // Lines of JSON are rows; other JSON may be anything.
                     loose: loose && !format::lines(&what),
                 };
-                if !jsonl::read(input, split, rows)? {
-                    rows.without.push(what);
-                }
-                Ok(())
+                jsonl::read(input, split, rows)?;
             }
         }
+        if loose && rows.examples.len() == before {
+            rows.without.push(what);
+        }
+        Ok(())
     }
 
     /// An error for a file that only stands for the data.

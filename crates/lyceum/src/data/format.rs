@@ -95,7 +95,7 @@ fn name(path: &str) -> String {
 }
 
 /// The name without the ending of what packs it.
-fn unpacked(name: &str) -> &str {
+pub(super) fn unpacked(name: &str) -> &str {
     let ends = [".gz", ".gzip", ".zst", ".zstd", ".bz2", ".snappy"];
     ends.iter()
         .find_map(|end| name.strip_suffix(end))

@@ -67,16 +67,15 @@ pub(super) struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Reads every value with `each`. Returns `false` where nothing looks like a row, one of
-    /// `fields` at least, and that is no error.
-    pub(super) fn read(&self, fields: &[&str], each: Each<'_>) -> Result<bool> {
+    /// Reads every value with `each`; none where the first has none of `fields` and that is no
+    /// error.
+    pub(super) fn read(&self, fields: &[&str], each: Each<'_>) -> Result<()> {
         let text = source::text(self.bytes).map_err(|fault| self.error(fault))?;
         match source::shape(&text, fields) {
-            Shape::Nothing if self.loose => return Ok(false),
-            Shape::List(at) => self.list(&text, at, each)?,
-            Shape::Lines | Shape::Nothing => self.lines(&text, each)?,
+            Shape::Nothing if self.loose => Ok(()),
+            Shape::List(at) => self.list(&text, at, each),
+            Shape::Lines | Shape::Nothing => self.lines(&text, each),
         }
-        Ok(true)
     }
 
     fn error(&self, fault: Fault) -> Error {
@@ -135,7 +134,7 @@ impl Input<'_> {
 }
 
 /// Adds the rows of `input`; those that do not say belong to `split`.
-pub(super) fn read(input: Input<'_>, split: Option<Split>, rows: &mut Rows) -> Result<bool> {
+pub(super) fn read(input: Input<'_>, split: Option<Split>, rows: &mut Rows) -> Result<()> {
     let fields = FIELDS.map(|(name, _)| name);
     input.read(&fields, &mut |json, place| {
         let row = row(json, place, rows).map_err(|why| place.error(json, &why))?;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::Split;
 use super::configs::{self, Held, README};
-use super::{Split, format};
+use super::format::{self, Format};
 use crate::error::{Error, Result};
 
 /// Names that a note or an error shows.
@@ -73,9 +74,10 @@ impl Place<'_> {
                 rest.filter(|rest| root.is_empty() || rest.is_empty() || rest.starts_with('/'));
             rest.is_some_and(|rest| !rest.split('/').any(format::hidden))
         };
-        let seen: Vec<&str> = self.paths.iter().filter(below).copied().collect();
+        let mut seen: Vec<&str> = self.paths.iter().filter(below).copied().collect();
         let mut left = Vec::new();
-        let (seen, told) = self.saved(seen, &mut left)?;
+        self.splits(&mut seen, &mut left)?;
+        let told = self.shards(&mut seen, &mut left)?;
         let readme = match root.is_empty() && self.paths.binary_search(&README).is_ok() {
             true => Some(String::from_utf8_lossy(&(self.read)(README)?).into_owned()),
             false => None,
@@ -87,29 +89,25 @@ impl Place<'_> {
         };
         let held: Vec<Held> = chosen.held.into_iter().map(split).collect();
         let unread = seen.iter().filter(|path| format::may_hold_rows(path));
-        left.extend(unread.map(|path| (*path).to_owned()));
+        let unread: Vec<String> = unread.map(|path| (*path).to_owned()).collect();
         left.sort();
         let mut notes = chosen.notes;
+        notes.extend(twice(&held));
         notes.extend(note(
             &left,
-            &format!("of kinds that are not read (rows are in {})", format::READ),
+            "that dataset_dict.json or state.json do not name",
         ));
+        notes.extend(note(&unread, "of kinds that are not read"));
         Ok(Layout { held, notes })
     }
 
-    /// Of the files `seen` those that belong to the data where `save_to_disk` wrote it, and the
-    /// splits of its folders. Rows that do not belong to it go to `left`.
-    fn saved<'b>(
-        &self,
-        seen: Vec<&'b str>,
-        left: &mut Vec<String>,
-    ) -> Result<(Vec<&'b str>, BTreeMap<String, Split>)> {
-        let (mut kept, mut told) = (seen, BTreeMap::new());
-        for path in named(&kept, "dataset_dict.json") {
+    /// Of the files `kept` those in the splits that `dataset_dict.json` lists, wherever there is
+    /// one. Rows that are in none go to `left`.
+    fn splits(&self, kept: &mut Vec<&str>, left: &mut Vec<String>) -> Result<()> {
+        for path in named(kept, "dataset_dict.json") {
             let dict: Dict = self.described(path)?;
-            let above = folder(path)
-                .map(|folder| format!("{folder}/"))
-                .unwrap_or_default();
+            let above = folder(path).map(|folder| format!("{folder}/"));
+            let above = above.unwrap_or_default();
             for split in &dict.splits {
                 let there = format!("{above}{split}/");
                 if !kept.iter().any(|path| path.starts_with(&there)) {
@@ -117,60 +115,84 @@ impl Place<'_> {
                     return Err(Error::format(path, why));
                 }
             }
-            kept.retain(|path| {
+            without(kept, left, |path| {
                 let rest = path.strip_prefix(above.as_str());
                 let part = rest.and_then(|rest| rest.split_once('/'));
-                let other = part.is_some_and(|(part, _)| !dict.splits.iter().any(|s| s == part));
-                if other && format::rows(path) {
-                    left.push((*path).to_owned());
-                }
-                !other
+                part.is_some_and(|(part, _)| !dict.splits.iter().any(|split| split == part))
             });
         }
-        for path in named(&kept, "state.json") {
+        Ok(())
+    }
+
+    /// Of the files `kept` those that `state.json` lists, wherever there is one beside Arrow files;
+    /// others of these go to `left`. Returns which folder is of which split, as far as it is said.
+    fn shards(
+        &self,
+        kept: &mut Vec<&str>,
+        left: &mut Vec<String>,
+    ) -> Result<BTreeMap<String, Split>> {
+        let mut told = BTreeMap::new();
+        for path in named(kept, "state.json") {
             let here = folder(path);
-            let arrow = |path: &str| {
-                format::of(path) == Some(format::Format::Arrow) && folder(path) == here
-            };
+            let arrow =
+                |path: &str| format::of(path) == Some(Format::Arrow) && folder(path) == here;
             if !kept.iter().any(|path| arrow(path)) {
                 // Another tool's.
                 continue;
             }
             let state: State = self.described(path)?;
             if state.indices.is_some_and(|files| !files.is_empty()) {
-                let why = "the rows were saved with an index over them, which is not read; open it \
-                           with `datasets`, call flatten_indices() and save it again";
+                let why = "the rows were saved with an index over them, which is not read; open \
+                           it with `datasets`, call flatten_indices() and save it again";
                 return Err(Error::format(path, why));
             }
             let files: BTreeSet<&str> = state.files.iter().map(|file| &*file.filename).collect();
             for file in &files {
-                let there = { here }.map_or((*file).to_owned(), |here| format!("{here}/{file}"));
+                let there = here.map_or((*file).to_owned(), |here| format!("{here}/{file}"));
                 if kept.binary_search(&there.as_str()).is_err() {
-                    return Err(Error::format(
-                        path,
-                        format!("it names `{file}`, which is not there"),
-                    ));
+                    let why = format!("it names `{file}`, which is not there");
+                    return Err(Error::format(path, why));
                 }
             }
-            kept.retain(|path| {
-                let other = arrow(path) && !files.contains(path.rsplit('/').next().unwrap_or(path));
-                if other && format::rows(path) {
-                    left.push((*path).to_owned());
-                }
-                !other
+            without(kept, left, |path| {
+                arrow(path) && !files.contains(path.rsplit('/').next().unwrap_or(path))
             });
-            let split = state.split.as_deref().and_then(configs::by_name);
-            if let (Some(here), Some(split)) = (here.or(Some("")), split) {
-                told.insert(here.to_owned(), split);
+            if let Some(split) = state.split.as_deref().and_then(configs::by_name) {
+                told.insert(here.unwrap_or_default().to_owned(), split);
             }
         }
-        Ok((kept, told))
+        Ok(told)
     }
 
     fn described<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
         serde_json::from_slice(&(self.read)(path)?)
             .map_err(|_| Error::format(path, "it is not as `datasets` writes it (save_to_disk)"))
     }
+}
+
+/// Takes the files that are `other` out of `kept`; those of rows go to `left`.
+fn without(kept: &mut Vec<&str>, left: &mut Vec<String>, other: impl Fn(&str) -> bool) {
+    kept.retain(|path| {
+        let other = other(path);
+        if other && format::rows(path) {
+            left.push((*path).to_owned());
+        }
+        !other
+    });
+}
+
+/// The line that says that the same rows may be there twice, packed and not.
+fn twice(held: &[Held]) -> Option<String> {
+    let paths: BTreeSet<&str> = held.iter().map(|(path, _)| path.as_str()).collect();
+    let packed = |path: &&&str| {
+        let plain = format::unpacked(path);
+        plain != **path && paths.contains(plain)
+    };
+    let path = paths.iter().find(packed)?;
+    let plain = format::unpacked(path);
+    Some(format!(
+        "read both {plain} and {path}: their rows count twice if they are the same"
+    ))
 }
 
 /// The folder a path is in.

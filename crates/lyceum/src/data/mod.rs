@@ -13,6 +13,7 @@ mod json;
 mod jsonl;
 mod layout;
 mod parquet;
+mod pattern;
 mod pieces;
 mod prompt;
 mod row;
@@ -112,7 +113,8 @@ impl Dataset {
         }
         let mut notes = found.notes;
         notes.extend(rows.note());
-        notes.extend(layout::note(&rows.without, "without rows"));
+        let why = "without rows (nothing there has `source`, `target` or `task_name`)";
+        notes.extend(layout::note(&rows.without, why));
         if rows.examples.is_empty() {
             let all = notes.iter().map(|note| format!("; {note}"));
             let why = all.fold("it holds no example".to_owned(), |why, note| why + &note);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::schema::types::ColumnDescriptor;
 
@@ -74,7 +75,11 @@ impl Column {
         let (mut present, mut starts, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let read =
             (self.reader).read_records(n, Some(&mut present), Some(&mut starts), &mut values);
-        let (rows, _, count) = read.map_err(|e| e.to_string())?;
+        let (rows, _, count) = read.map_err(|error| match error {
+            // Ours, or one of the crate's in its own words.
+            ParquetError::General(why) => format!("column `{}`: {why}", self.name),
+            other => format!("column `{}` is damaged ({other})", self.name),
+        })?;
         let mut values = values.into_iter();
         let mut out: Vec<Vec<String>> = Vec::new();
         for i in 0..count {

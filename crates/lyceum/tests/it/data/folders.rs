@@ -112,7 +112,7 @@ fn everything_below_a_folder_is_read_in_the_order_of_its_paths() {
     );
     assert!(unread.ends_with(": notes.csv"), "{unread}");
     assert!(
-        without.starts_with("left out 2 files without rows: "),
+        without.starts_with("left out 2 files without rows (nothing there"),
         "{without}"
     );
     assert!(
@@ -160,6 +160,25 @@ fn a_name_says_the_split_of_rows_that_do_not() {
     assert!(error.contains("rows.jsonl:1: no `split`"), "{error}");
 }
 
+/// Rows that may be there twice are said, as are files without any.
+#[test]
+fn doubles_and_empty_files_are_said() {
+    let folder = Folder::new();
+    folder
+        .put("x/test.jsonl", lines(&["a"]))
+        .put("x/Test.jsonl", lines(&["b"]))
+        .put("x/train.jsonl", "")
+        .put("x/more.json", "[]");
+    assert_eq!(told(&folder.open("x")), ["b test", "a test"]);
+    let notes = folder.open("x").notes.join("\n");
+    assert!(notes.contains("left out 2 files without rows"), "{notes}");
+    folder.put("x/test.jsonl.gz", &packed(lines(&["a"]).as_bytes())[0].1);
+    let data = folder.open("x");
+    assert_eq!(data.examples.len(), 3);
+    let note = "read both test.jsonl and test.jsonl.gz";
+    assert!(data.notes[0].contains(note), "{:?}", data.notes);
+}
+
 #[test]
 fn what_cannot_be_read_is_named() {
     let folder = Folder::new();
@@ -193,7 +212,10 @@ fn what_cannot_be_read_is_named() {
         ("odd", "it holds no example; left out 1 file without rows"),
         ("half", "train.jsonl:2: "),
         ("cut", "gzip data is damaged or cut off"),
-        ("rows.txt", "its name is not that of rows"),
+        (
+            "rows.txt",
+            "rows are not read from a file of this kind, but from .jsonl",
+        ),
         ("gone", "not found"),
     ] {
         let error = folder.error(path);
@@ -331,7 +353,10 @@ fn saved_folders_are_read_by_what_they_say_of_themselves() {
     let again = folder.open("x");
     assert_eq!(again.examples, whole.examples);
     let notes = again.notes.join("\n");
-    assert!(notes.contains("left out 2 files"), "{notes}");
+    assert!(
+        notes.contains("left out 2 files that dataset_dict.json or state.json do not name"),
+        "{notes}"
+    );
     assert!(notes.contains("test/data-00000-of-00002.arrow"), "{notes}");
     assert!(
         notes.contains("validation/data-00000-of-00001.arrow"),
