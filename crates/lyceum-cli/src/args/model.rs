@@ -77,8 +77,8 @@ pub(crate) struct ModelArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
-    /// Task file or folder (JSONL, parquet), or hf://datasets/owner/name; the ten tasks shipped
-    /// when absent
+    /// Task file or folder (JSON, parquet, Arrow), or hf://datasets/owner/name; the ten tasks
+    /// shipped when absent
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// Longest input in tokens

@@ -54,12 +54,16 @@ pub(crate) fn opened(path: &Path, place: Place) -> Result<Base> {
     Ok(base)
 }
 
-/// The data asked for, or the tasks shipped.
+/// The data asked for, or the tasks shipped. What was left out of it is said.
 pub(crate) fn data(path: Option<&Path>) -> Result<Dataset> {
-    match path {
-        Some(path) => Ok(Dataset::open(path)?),
-        None => Ok(lyceum::assets::tasks()?),
+    let Some(path) = path else {
+        return Ok(lyceum::assets::tasks()?);
+    };
+    let data = Dataset::open(path)?;
+    for note in &data.notes {
+        out::say(&format!("{}: {note}", path.display()));
     }
+    Ok(data)
 }
 
 /// Multiple-choice questions: `arc-easy` shipped, or a file.

@@ -204,3 +204,19 @@ fn a_full_disk_loses_nothing() {
         place.ok(&format!("{eval} --max-new 2"));
     }
 }
+
+/// What is left out of the data is said where results are not.
+#[test]
+fn what_is_left_out_of_the_data_is_said() {
+    let place = Place::new();
+    let rows = std::fs::read(place.path("rows.jsonl")).unwrap();
+    std::fs::create_dir_all(place.path("data/more")).unwrap();
+    std::fs::write(place.path("data/more/rows.jsonl"), rows).unwrap();
+    std::fs::write(place.path("data/rows.csv"), "a,b").unwrap();
+    let out = place.output("eval --base base --data data --max-new 1 --format json");
+    assert!(out.status.success());
+    let said = String::from_utf8(out.stderr).unwrap();
+    let line = "data: left out 1 file of kinds that are not read";
+    assert!(said.contains(line) && said.contains(": rows.csv"), "{said}");
+    serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap();
+}

@@ -131,6 +131,61 @@ const README: &[u8] =
     b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    \
                         path: data/*.jsonl\n---\n";
 
+/// A data set of a hub is what its clone on this machine is, whatever describes its files, and the
+/// same is said to be left out.
+#[test]
+fn data_of_a_hub_are_those_of_their_clone() {
+    let place = Place::new();
+    let (hub, vars) = hub();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lyceum/tests/golden/data");
+    let held = |path: &str| (path.to_owned(), std::fs::read(golden.join(path)).unwrap());
+    let mut saved = vec![
+        held("saved/dataset_dict.json"),
+        held("saved/train/state.json"),
+        held("saved/train/data-00000-of-00002.arrow"),
+        held("saved/train/data-00001-of-00002.arrow"),
+        held("saved/test/state.json"),
+        held("saved/test/data-00000-of-00001.arrow"),
+    ];
+    saved.push(("saved/old/x.arrow".into(), saved[5].1.clone()));
+    let named = |path: &str, from: &str| (path.to_owned(), held(from).1);
+    let readme = "\u{feff}---\r\nconfigs:\r\n- config_name: small\r\n  data_dir: small\r\n---\r\n";
+    let described = vec![
+        ("README.md".to_owned(), readme.as_bytes().to_vec()),
+        named("small/Test-0.PARQUET", "brotli.parquet"),
+        named("other/train.parquet", "gzip.parquet"),
+        ("small/rows.csv".to_owned(), b"a,b".to_vec()),
+    ];
+    for (name, files, note) in [
+        ("saved", saved, "old/x.arrow"),
+        ("described", described, "other/train.parquet"),
+    ] {
+        let below = |path: &str| path.strip_prefix("saved/").unwrap_or(path).to_owned();
+        let files: Vec<(String, Vec<u8>)> = files
+            .into_iter()
+            .map(|(path, bytes)| (below(&path), bytes))
+            .collect();
+        for (path, bytes) in &files {
+            let path = place.path(&format!("{name}/{path}"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        let all: Vec<(&str, &[u8])> = files.iter().map(|(p, b)| (p.as_str(), &b[..])).collect();
+        hub.fill(&format!("datasets/owner/{name}"), &all);
+        let eval = |data: &str| {
+            let line = format!("eval --base base --data {data} --max-new 1");
+            let output = lyceum(&place, &vars, &line);
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{stderr}");
+            assert!(stderr.contains(note), "{stderr}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let near = eval(name);
+        assert!(near.contains("n 4"), "{near}");
+        assert_eq!(near, eval(&format!("hf://datasets/owner/{name}")));
+    }
+}
+
 #[test]
 fn a_base_and_data_come_from_the_hub_and_then_from_the_cache() {
     let place = Place::new();

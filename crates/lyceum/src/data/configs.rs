@@ -1,10 +1,13 @@
 //! Which files of a data set hold which split, as the Hugging Face hub reads it: by the `configs`
 //! of its README, or by the names of files and folders.
 
+use std::collections::BTreeSet;
+
 use yaml_rust2::{Yaml, YamlLoader};
 
-use super::Split;
-use crate::error::{Error, Result};
+use super::pattern::matches;
+use super::{Split, format, layout};
+use crate::error::{Context, Error, Result};
 
 /// The file that describes a data set.
 pub(super) const README: &str = "README.md";
@@ -14,45 +17,90 @@ const LONGEST: usize = 1 << 20;
 /// A file, and the split it holds unless its rows say.
 pub(super) type Held = (String, Option<Split>);
 
+/// What a configuration holds.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    /// Its files.
+    pub(super) held: Vec<Held>,
+    /// What the README describes or leaves out besides, a line each.
+    pub(super) notes: Vec<String>,
+}
+
 /// Those of `paths` that hold the rows of the configuration `name` (the default one when absent).
 /// `readme` is the text of the README, if there is one.
 ///
 /// # Errors
 /// When the README cannot be understood, there is no such configuration, or one must be chosen.
-pub(super) fn files(paths: &[&str], readme: Option<&str>, name: Option<&str>) -> Result<Vec<Held>> {
-    let rows = |path: &&&str| path.ends_with(".jsonl") || path.ends_with(".parquet");
+pub(super) fn files(paths: &[&str], readme: Option<&str>, name: Option<&str>) -> Result<Chosen> {
+    let rows = |path: &&&str| format::rows(path);
     let rows: Vec<&str> = paths.iter().filter(rows).copied().collect();
     let configs = match readme.and_then(front) {
         Some(front) => configs(front)?,
         None => Vec::new(),
     };
     let Some(config) = chosen(&configs, name)? else {
-        return Ok(rows
-            .iter()
-            .map(|path| ((*path).to_owned(), by_name(path)))
-            .collect());
+        let named = |path: &&str| ((*path).to_owned(), by_name(path));
+        return Ok(Chosen {
+            held: rows.iter().map(named).collect(),
+            notes: Vec::new(),
+        });
     };
-    let mut held = Vec::new();
-    for (split, pattern) in &config.files {
-        let below = match config.dir.as_deref() {
-            Some(dir) => format!("{}/{pattern}", dir.trim_end_matches('/')),
-            None => pattern.clone(),
-        };
-        let pattern = below.trim_start_matches("./");
-        let before = held.len();
-        let matching = { rows.iter() }.filter(|path| matches(pattern, path));
-        for path in matching {
-            let split = split.as_deref().map(str::parse).transpose();
-            held.push(((*path).to_owned(), split?.or_else(|| by_name(path))));
+    let (mut held, mut seen) = (Vec::new(), BTreeSet::new());
+    for (split, pattern) in config.patterns() {
+        let mut there = { rows.iter() }
+            .filter(|path| matches(&pattern, path))
+            .peekable();
+        if there.peek().is_none() {
+            return Err(missing(paths, &pattern));
         }
-        if held.len() == before {
-            return Err(Error::invalid(format!(
-                "{README} names `{pattern}` in configs, and there is no such .jsonl or .parquet \
-                 file"
-            )));
+        for path in there {
+            let split = split.map(str::parse::<Split>).transpose();
+            let split = split.context(|| format!("{README}, configuration `{}`", config.name))?;
+            let one = ((*path).to_owned(), split.or_else(|| by_name(path)));
+            // Patterns may overlap.
+            if seen.insert(one.clone()) {
+                held.push(one);
+            }
         }
     }
-    Ok(held)
+    Ok(Chosen {
+        notes: beside(&rows, &configs, config),
+        held,
+    })
+}
+
+/// An error about a pattern that no file of rows fits.
+fn missing(paths: &[&str], pattern: &str) -> Error {
+    let why = match paths.iter().find(|path| matches(pattern, path)) {
+        Some(path) => format!("{path} is not read; {} are", format::READ),
+        None => format!("there is no such file (of {})", format::READ),
+    };
+    Error::invalid(format!("{README} names `{pattern}` in configs, and {why}"))
+}
+
+/// What there is besides the files of `config`, in lines.
+fn beside(rows: &[&str], configs: &[Config], config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    let others = { configs.iter() }.filter(|other| other.name != config.name);
+    let others: Vec<&str> = others.map(|other| other.name.as_str()).collect();
+    if !others.is_empty() {
+        notes.push(format!(
+            "read the configuration `{}` of {README}; there are others: {}",
+            config.name,
+            others.join(", ")
+        ));
+    }
+    let patterns: Vec<String> = { configs.iter().flat_map(Config::patterns) }
+        .map(|(_, pattern)| pattern)
+        .collect();
+    let none = |path: &&&str| !patterns.iter().any(|pattern| matches(pattern, path));
+    let left = { rows.iter() }.filter(none).map(|path| (*path).to_owned());
+    let left: Vec<String> = left.collect();
+    notes.extend(layout::note(
+        &left,
+        &format!("that `configs` of {README} do not name"),
+    ));
+    notes
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +111,19 @@ struct Config {
     files: Vec<(Option<String>, String)>,
 }
 
+impl Config {
+    /// The patterns of its files, from the top, each with its split.
+    fn patterns(&self) -> impl Iterator<Item = (Option<&str>, String)> {
+        self.files.iter().map(|(split, pattern)| {
+            let below = match self.dir.as_deref().map(|dir| dir.trim_matches('/')) {
+                None | Some("" | ".") => pattern.clone(),
+                Some(dir) => format!("{dir}/{pattern}"),
+            };
+            (split.as_deref(), below.trim_start_matches("./").to_owned())
+        })
+    }
+}
+
 /// Whether a README says `configs`.
 pub(super) fn are_in(readme: &str) -> bool {
     front(readme).is_some_and(|front| !block(front).is_empty())
@@ -70,7 +131,8 @@ pub(super) fn are_in(readme: &str) -> bool {
 
 /// What stands between the first two lines of dashes.
 fn front(readme: &str) -> Option<&str> {
-    let rest = readme
+    let rest = readme.strip_prefix('\u{feff}').unwrap_or(readme);
+    let rest = rest
         .strip_prefix("---")?
         .trim_start_matches('\r')
         .strip_prefix('\n')?;
@@ -167,48 +229,18 @@ fn chosen<'a>(configs: &'a [Config], name: Option<&str>) -> Result<Option<&'a Co
     match default {
         None if !configs.is_empty() => Err(Error::invalid(format!(
             "the data has several configurations and no default; put one of them after the \
-             address: {}",
+             address or folder: {}",
             names().collect::<Vec<_>>().join(", ")
         ))),
         default => Ok(default),
     }
 }
 
-/// Whether a path fits a pattern: `*` within a folder's name, `**` across folders. A pattern
-/// that names a folder means all in it.
-fn matches(pattern: &str, path: &str) -> bool {
-    fn fits(pattern: &[u8], path: &[u8]) -> bool {
-        match pattern {
-            [] => path.is_empty(),
-            [b'*', b'*', b'/', rest @ ..] => {
-                fits(rest, path)
-                    || (0..path.len()).any(|at| path[at] == b'/' && fits(rest, &path[at + 1..]))
-            }
-            [b'*', b'*', rest @ ..] => (0..=path.len()).any(|at| fits(rest, &path[at..])),
-            [b'*', rest @ ..] => {
-                let end = path.iter().position(|c| *c == b'/').unwrap_or(path.len());
-                (0..=end).any(|at| fits(rest, &path[at..]))
-            }
-            [b'?', rest @ ..] => match path {
-                [c, path @ ..] if *c != b'/' => fits(rest, path),
-                _ => false,
-            },
-            [c, rest @ ..] => path.first() == Some(c) && fits(rest, &path[1..]),
-        }
-    }
-    // More wildcards than any data set has would only take time.
-    if pattern.matches('*').count() > 8 {
-        return false;
-    }
-    let within = path.strip_prefix(pattern.trim_end_matches('/'));
-    fits(pattern.as_bytes(), path.as_bytes()) || within.is_some_and(|rest| rest.starts_with('/'))
-}
-
 /// The split that the name of a file, or else of a folder it is in, speaks of.
 pub(super) fn by_name(path: &str) -> Option<Split> {
     path.rsplit('/').find_map(|part| {
         part.split(|c: char| !c.is_ascii_alphanumeric())
-            .find_map(|word| match word {
+            .find_map(|word| match word.to_ascii_lowercase().as_str() {
                 "train" | "training" => Some(Split::Train),
                 "validation" | "valid" | "dev" | "val" => Some(Split::Validation),
                 "test" | "testing" | "eval" | "evaluation" => Some(Split::Test),
@@ -238,7 +270,7 @@ mod tests {
     fn told(readme: Option<&str>, name: Option<&str>) -> Result<Vec<String>> {
         let held = files(&PATHS, readme, name)?;
         let line = |(path, split): &Held| format!("{path} {split:?}");
-        Ok(held.iter().map(line).collect())
+        Ok(held.held.iter().map(line).collect())
     }
 
     #[test]
@@ -293,6 +325,5 @@ mod tests {
                 "{bad}"
             );
         }
-        assert!(!matches(&"*".repeat(40), "a"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::configs::{self, Held, README};
+use super::layout::{Layout, Place};
 use crate::error::{Error, Result};
 use crate::store::{Address, Snapshot};
 
@@ -10,7 +10,7 @@ use crate::store::{Address, Snapshot};
 ///
 /// # Errors
 /// When there is no such data set, its README cannot be understood, or a file cannot be fetched.
-pub(super) fn fetch(address: &Address) -> Result<(PathBuf, Vec<Held>)> {
+pub(super) fn fetch(address: &Address) -> Result<(PathBuf, Layout)> {
     let Address::Hub {
         dataset,
         owner,
@@ -30,31 +30,23 @@ pub(super) fn fetch(address: &Address) -> Result<(PathBuf, Vec<Held>)> {
     };
     let snapshot = Snapshot::open(&whole)?;
     let paths: Vec<&str> = snapshot.paths().collect();
-    let below = |part: &&&str| {
-        let rest = part.strip_prefix(path.as_str());
+    let read = |path: &str| {
+        let file = snapshot.fetch([path])?.join(path);
+        std::fs::read(&file).map_err(|e| Error::io(&file, e))
+    };
+    let below = |held: &&str| {
+        let rest = held.strip_prefix(path.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let within: Vec<&str> = paths.iter().filter(below).copied().collect();
-    let held = match (path.as_str(), within.is_empty()) {
+    let place = Place { read: &read, paths };
+    let layout = match path.as_str() {
         // What is named is a file or a folder.
-        (named, false) if !named.is_empty() => configs::files(&within, None, None)?,
-        (named, _) => {
-            let readme = match paths.contains(&README) {
-                true => {
-                    let file = snapshot.fetch([README])?.join(README);
-                    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-                    Some(String::from_utf8_lossy(&bytes).into_owned())
-                }
-                false => None,
-            };
-            let config = Some(named).filter(|named| !named.is_empty());
-            configs::files(&paths, readme.as_deref(), config)?
-        }
+        named if named.is_empty() || place.paths.iter().any(below) => place.layout(named, None)?,
+        named => place.layout("", Some(named))?,
     };
-    if held.is_empty() {
-        let why = "it holds no .jsonl or .parquet file";
-        return Err(Error::format(address, why));
+    if layout.held.is_empty() {
+        return Err(layout.empty(&address.to_string()));
     }
-    let folder = snapshot.fetch(held.iter().map(|(path, _)| path.as_str()))?;
-    Ok((folder, held))
+    let folder = snapshot.fetch(layout.held.iter().map(|(path, _)| path.as_str()))?;
+    Ok((folder, layout))
 }

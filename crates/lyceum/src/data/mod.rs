@@ -1,17 +1,28 @@
 //! Examples, how they become tokens, and multiple-choice questions.
 
+mod arrow;
+mod budget;
 mod choice;
+mod codec;
 mod configs;
+mod files;
+mod format;
 #[cfg(feature = "remote")]
 mod hub;
+mod json;
 mod jsonl;
+mod layout;
 mod parquet;
+mod pattern;
 mod pieces;
 mod prompt;
+mod row;
 mod sentencepiece;
+mod source;
 mod tokens;
+mod walk;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,11 +32,15 @@ pub(crate) use pieces::{Kind, Piece, Vocabulary, Words, byte_level};
 pub use prompt::join;
 pub use tokens::{Tokenizer, Tokens};
 
+use self::row::Rows;
 use crate::error::{Error, Result};
 use crate::name::Name;
 
+/// Why a file is refused; the entry point adds which.
+type Why<T> = std::result::Result<T, String>;
+
 /// The part of the data a row belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// To learn from.
@@ -69,120 +84,65 @@ pub struct Example {
     pub split: Split,
 }
 
-/// A row as files hold it.
-#[derive(Debug, Default, Deserialize)]
-struct Row {
-    source: String,
-    target: Target,
-    task_name: String,
-    #[serde(default)]
-    task_source: String,
-    #[serde(default)]
-    template_type: String,
-    #[serde(default)]
-    split: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Target {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl Default for Target {
-    fn default() -> Self {
-        Target::One(String::new())
-    }
-}
-
-impl Row {
-    /// `split` is where the row belongs unless it says so itself.
-    fn example(self, split: Option<Split>) -> Result<Example> {
-        if self.source.trim().is_empty() {
-            return Err(Error::invalid("`source` is empty"));
-        }
-        let references = match self.target {
-            Target::One(target) => vec![target],
-            Target::Many(targets) => targets,
-        };
-        let target = references
-            .first()
-            .cloned()
-            .ok_or_else(|| Error::invalid("no `target`"))?;
-        // As MTTL cleans task names.
-        let task: String = self
-            .task_name
-            .chars()
-            .map(|c| if ":/-. ".contains(c) { '_' } else { c })
-            .collect();
-        Ok(Example {
-            source: self.source,
-            target,
-            references,
-            task: Name::new(&task)?,
-            task_source: self.task_source,
-            template_type: self.template_type,
-            split: match (self.split.as_deref(), split) {
-                (Some(own), _) => own.parse()?,
-                (None, Some(split)) => split,
-                (None, None) => {
-                    return Err(Error::invalid(
-                        "no `split`, and the file's name does not say one (train, validation, \
-                         test)",
-                    ));
-                }
-            },
-        })
-    }
-}
-
 /// Examples of some tasks.
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
     /// All rows, in the order of the files.
     pub examples: Vec<Example>,
+    /// What was left out or replaced on the way, a line each.
+    pub notes: Vec<String>,
 }
 
 impl Dataset {
-    /// Reads a `.jsonl` or `.parquet` file, all such files of a folder in the order of their
-    /// names, or a data set of a hub, `hf://datasets/owner/name[@revision][/path]`. Rows without
-    /// a `split` belong to the one their file is of.
+    /// Reads the rows at `path`, where rows without a `split` belong to the one that the name of
+    /// their file or folder says.
+    ///
+    /// It is a file: JSON lines or a list (`.jsonl`, `.json`, also as `.gz`, `.zst`, `.bz2`),
+    /// parquet or Arrow; or a folder, with all such files below it in the order of their paths: a
+    /// clone of a hub's repository, whose README may say in `configs` which files are meant, what
+    /// `datasets` saved (`save_to_disk`), or any other; or a data set of a hub,
+    /// `hf://datasets/owner/name[@revision][/path]`, read as its clone would be.
     ///
     /// # Errors
-    /// When a file is missing or a row malformed; the error names file and row.
+    /// When a file is missing or a row malformed; the error names file, row and field.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut examples = Vec::new();
-        for (file, split) in found(path)? {
-            match file.extension().and_then(|e| e.to_str()) {
-                Some("jsonl") => {
-                    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-                    let what = file.display().to_string();
-                    jsonl::read(&bytes, (&what, split), &mut examples)?;
-                }
-                Some("parquet") => parquet::read(&file, split, &mut examples)?,
-                _ => {
-                    return Err(Error::format(
-                        file.display(),
-                        "not a .jsonl or .parquet file",
-                    ));
-                }
-            }
+        let found = files::find(path)?;
+        let mut rows = Rows::default();
+        for file in &found.files {
+            file.read(found.loose, &mut rows)?;
         }
-        if examples.is_empty() {
-            return Err(Error::format(path.display(), "holds no example"));
+        let mut notes = found.notes;
+        notes.extend(rows.note());
+        let why = "without rows (nothing there has `source`, `target` or `task_name`)";
+        notes.extend(layout::note(&rows.without, why));
+        if rows.examples.is_empty() {
+            let all = notes.iter().map(|note| format!("; {note}"));
+            let why = all.fold("it holds no example".to_owned(), |why, note| why + &note);
+            return Err(Error::format(path.display(), why));
         }
-        Ok(Dataset { examples })
+        Ok(Dataset {
+            examples: rows.examples,
+            notes,
+        })
     }
 
-    /// Reads rows from JSON lines in memory; `what` names them in errors.
+    /// Reads rows from the bytes of a file of JSON lines, or of a list; `what` names them in
+    /// errors.
     ///
     /// # Errors
     /// When a row is malformed.
     pub fn from_jsonl(bytes: &[u8], what: &str) -> Result<Self> {
-        let mut examples = Vec::new();
-        jsonl::read(bytes, (what, None), &mut examples)?;
-        Ok(Dataset { examples })
+        let mut rows = Rows::default();
+        let input = jsonl::Input {
+            bytes,
+            what,
+            loose: false,
+        };
+        jsonl::read(input, None, &mut rows)?;
+        Ok(Dataset {
+            notes: rows.note().into_iter().collect(),
+            examples: rows.examples,
+        })
     }
 
     /// The tasks, sorted.
@@ -232,82 +192,6 @@ impl Dataset {
             .map(|byte| format!("{byte:02x}"))
             .collect()
     }
-}
-
-/// The files at `path`, each with the split it is of, if that is known.
-fn found(path: &Path) -> Result<Vec<(PathBuf, Option<Split>)>> {
-    if let Some(address) = crate::store::hub_at(path)? {
-        return fetched(&address);
-    }
-    if let Some(held) = described(path)? {
-        return Ok(held);
-    }
-    let named = |file: PathBuf| {
-        let name = file.file_name().and_then(|name| name.to_str());
-        let split = name.and_then(configs::by_name);
-        (file, split)
-    };
-    Ok(files(path)?.into_iter().map(named).collect())
-}
-
-/// A data file, and the split its rows belong to if a README says so.
-type Described = (PathBuf, Option<Split>);
-
-/// The files of a folder whose README says in `configs` which there are; `None` for others.
-fn described(path: &Path) -> Result<Option<Vec<Described>>> {
-    let readme = match std::fs::read_to_string(path.join(configs::README)) {
-        Ok(text) if configs::are_in(&text) => text,
-        _ => return Ok(None),
-    };
-    let (mut files, mut folders) = (Vec::new(), vec![path.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))? {
-            let path = entry.map_err(|e| Error::io(&folder, e))?.path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false => files.push(path),
-            }
-        }
-    }
-    files.sort();
-    let below = |file: &PathBuf| Some(file.strip_prefix(path).ok()?.to_str()?.to_owned());
-    let below: Vec<String> = files.iter().filter_map(below).collect();
-    let below: Vec<&str> = below.iter().map(String::as_str).collect();
-    let held = configs::files(&below, Some(&readme), None)?;
-    let held = held
-        .into_iter()
-        .map(|(file, split)| (path.join(file), split));
-    Ok(Some(held.collect()))
-}
-
-#[cfg(feature = "remote")]
-fn fetched(address: &crate::store::Address) -> Result<Vec<(PathBuf, Option<Split>)>> {
-    let (folder, held) = hub::fetch(address)?;
-    let file = |(path, split): configs::Held| (folder.join(path), split);
-    Ok(held.into_iter().map(file).collect())
-}
-
-#[cfg(not(feature = "remote"))]
-fn fetched(address: &crate::store::Address) -> Result<Vec<(PathBuf, Option<Split>)>> {
-    Err(crate::store::without(address))
-}
-
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
-        let file = entry.map_err(|e| Error::io(path, e))?.path();
-        if file
-            .extension()
-            .is_some_and(|e| e == "jsonl" || e == "parquet")
-        {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 #[cfg(test)]

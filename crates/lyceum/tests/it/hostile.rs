@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use lyceum::artifact::Artifact;
-use lyceum::data::{Dataset, Question};
 use lyceum::expert::{Card, Expert};
 use lyceum::lora::Lora;
 use lyceum::rng::Rng;
@@ -12,9 +11,9 @@ use lyceum::torch::{self, Stored, Value};
 use lyceum::{Name, mttl, peft};
 
 use crate::mttl::{copy, golden, legacy, text};
-use crate::parquet::{self, Kind};
 
 mod bases;
+mod data;
 mod libraries;
 
 fn rounds(usual: usize) -> usize {
@@ -217,40 +216,6 @@ fn fuzz_imports() {
         }
         let _ = peft::import(dir.path(), &name, None);
         let _ = peft::import(dir.path(), &name, Some(&host));
-    }
-}
-
-#[test]
-fn fuzz_rows() {
-    let mut rng = Rng::new(8);
-    let rows = std::fs::read(golden("tasks.jsonl")).unwrap();
-    let rows: Vec<u8> = { rows.split_inclusive(|byte| *byte == b'\n') }
-        .take(5)
-        .flatten()
-        .copied()
-        .collect();
-    assert_eq!(Dataset::from_jsonl(&rows, "x").unwrap().examples.len(), 5);
-    for _ in 0..rounds(1000) {
-        let bytes = mutate(&mut rng, &rows);
-        let _ = Dataset::from_jsonl(&bytes, "x");
-        let _ = Question::from_jsonl(&bytes, "x");
-    }
-}
-
-#[test]
-fn fuzz_parquet() {
-    let mut rng = Rng::new(6);
-    let seeds = [Kind::Plain, Kind::Snappy, Kind::Zstd, Kind::V2].map(parquet::rows);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rows.parquet");
-    for seed in &seeds {
-        std::fs::write(&path, seed).unwrap();
-        assert_eq!(Dataset::open(&path).unwrap().examples.len(), 20);
-    }
-    for _ in 0..rounds(500) {
-        let seed = rng.below(seeds.len());
-        std::fs::write(&path, mutate(&mut rng, &seeds[seed])).unwrap();
-        let _ = Dataset::open(&path);
     }
 }
 

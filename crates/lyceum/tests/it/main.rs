@@ -12,6 +12,7 @@ mod bases;
 mod checkpoints;
 mod composed;
 mod config_fields;
+mod data;
 mod families;
 mod faults;
 mod floors;

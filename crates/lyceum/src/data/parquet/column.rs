@@ -3,21 +3,25 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use parquet::basic::{ConvertedType, LogicalType, Type};
+use parquet::basic::{ConvertedType, LogicalType, Repetition, Type};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::schema::types::ColumnDescriptor;
 
-use super::budget::Budget;
+use super::super::budget::Budget;
 use super::pages::{Levels, Pages};
 use super::{Why, footer};
 
 /// The texts of a column: one in a row, or a list of them.
 pub(super) struct Column {
     reader: ColumnReaderImpl<ByteArrayType>,
+    name: String,
     /// The level of a text that is there.
     present: i16,
+    /// That of a null in a list, if there may be one.
+    null: Option<i16>,
     levels: Levels,
     budget: Arc<Budget>,
 }
@@ -37,8 +41,12 @@ impl Column {
             return Ok(None);
         };
         let descriptor = chunk.column_descr_ptr();
+        if matches!(descriptor.logical_type_ref(), Some(LogicalType::Unknown)) {
+            // What writers make of a column that holds nothing but nulls.
+            return Ok(None);
+        }
         if leaves.next().is_some() || !holds_text(&descriptor) {
-            return Err(format!("column `{name}` holds no strings"));
+            return Err(mistyped(name, &descriptor));
         }
         let (start, len) = footer::place(chunk, size)?;
         budget.spend(len)?;
@@ -48,8 +56,14 @@ impl Column {
             defined: descriptor.max_def_level() > 0,
         };
         let pages = Pages::new(bytes, chunk.compression(), levels, budget.clone());
+        let present = descriptor.max_def_level();
+        let item = descriptor.self_type().get_basic_info();
+        let list = item.has_repetition() && item.repetition() == Repetition::OPTIONAL;
+        let list = levels.repeated && list;
         Ok(Some(Column {
-            present: descriptor.max_def_level(),
+            name: name.to_owned(),
+            present,
+            null: list.then(|| present - 1),
             reader: ColumnReaderImpl::new(descriptor, Box::new(pages)),
             levels,
             budget: budget.clone(),
@@ -61,7 +75,11 @@ impl Column {
         let (mut present, mut starts, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let read =
             (self.reader).read_records(n, Some(&mut present), Some(&mut starts), &mut values);
-        let (rows, _, count) = read.map_err(|e| e.to_string())?;
+        let (rows, _, count) = read.map_err(|error| match error {
+            // Ours, or one of the crate's in its own words.
+            ParquetError::General(why) => format!("column `{}`: {why}", self.name),
+            other => format!("column `{}` is damaged ({other})", self.name),
+        })?;
         let mut values = values.into_iter();
         let mut out: Vec<Vec<String>> = Vec::new();
         for i in 0..count {
@@ -69,8 +87,11 @@ impl Column {
                 out.push(Vec::new());
             }
             let row = out.last_mut().ok_or("a column begins within a row")?;
-            if !self.levels.defined || present.get(i) == Some(&self.present) {
+            let level = present.get(i).copied();
+            if !self.levels.defined || level == Some(self.present) {
                 row.push(self.text(values.next().as_ref())?);
+            } else if level.is_some() && level == self.null {
+                return Err(format!("a list in column `{}` holds a null", self.name));
             }
         }
         match out.len() == rows {
@@ -83,12 +104,28 @@ impl Column {
         let value = value.ok_or("a column holds fewer values than its levels say")?;
         self.budget.spend(value.len())?;
         let text = std::str::from_utf8(value.data());
-        Ok(text.map_err(|_| "a string is not UTF-8")?.to_owned())
+        let text = text.map_err(|_| format!("a text in column `{}` is not UTF-8", self.name))?;
+        Ok(text.to_owned())
     }
 }
 
 fn part(column: &ColumnDescriptor, i: usize) -> Option<&str> {
     column.path().parts().get(i).map(String::as_str)
+}
+
+/// An error about a column of another type than texts.
+fn mistyped(name: &str, column: &ColumnDescriptor) -> String {
+    let nested = column.max_rep_level() > 0 || column.path().parts().len() > 1;
+    let kind = match (nested, column.converted_type()) {
+        (true, _) => "lists or structs of another form".into(),
+        (false, ConvertedType::NONE) => column.physical_type().to_string(),
+        (false, converted) => converted.to_string(),
+    };
+    let wanted = match name {
+        "target" => "texts or lists of texts",
+        _ => "texts",
+    };
+    format!("column `{name}` holds {kind}; expected {wanted}")
 }
 
 /// Whether a column holds strings, or lists of them.

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 
-use super::budget::Budget;
+use super::super::budget::Budget;
 use super::{Why, thrift};
 
 /// Deepest nesting of columns that is read.
@@ -28,7 +28,7 @@ pub(super) fn bytes(file: &mut File, start: u64, len: usize) -> Why<Vec<u8>> {
 
 /// The footer of a file of `size` bytes.
 pub(super) fn read(file: &mut File, size: u64, budget: &Budget) -> Why<ParquetMetaData> {
-    let cut = "it is too short for a parquet file, or no parquet file";
+    let cut = "it is no parquet file, or cut off";
     let end = size.checked_sub(8).ok_or(cut)?;
     let tail = bytes(file, end, 8)?;
     let (Some(len), Some(MAGIC)) = (tail.first_chunk(), tail.get(4..)) else {

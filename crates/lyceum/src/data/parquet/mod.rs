@@ -2,9 +2,8 @@
 //!
 //! The parquet crate decodes values; what a file claims is checked here first, because the crate
 //! trusts it: a few hundred bytes can claim columns, pages and texts of terabytes. Memory stays
-//! within what `budget.rs` allows.
+//! within what `../budget.rs` allows.
 
-mod budget;
 mod column;
 mod footer;
 mod pages;
@@ -16,26 +15,14 @@ use std::sync::Arc;
 
 use parquet::file::metadata::RowGroupMetaData;
 
-use self::budget::Budget;
 use self::column::Column;
-use super::{Example, Row, Split, Target};
+use super::budget::Budget;
+use super::row::{FIELDS, Row, Texts};
+use super::{Example, Split, Why};
 use crate::error::{Context, Error, Result};
-
-/// Why a file is refused; the entry point adds which.
-type Why<T> = std::result::Result<T, String>;
 
 /// How many rows are read at a time.
 const ROWS: usize = 1024;
-
-/// The columns, and whether each must be there.
-const COLUMNS: [(&str, bool); 6] = [
-    ("source", true),
-    ("target", true),
-    ("task_name", true),
-    ("split", false),
-    ("task_source", false),
-    ("template_type", false),
-];
 
 /// Adds the rows of the file at `path`; those that do not say belong to `split`.
 pub(super) fn read(path: &Path, split: Option<Split>, examples: &mut Vec<Example>) -> Result<()> {
@@ -66,7 +53,7 @@ fn rows(path: &Path, split: Option<Split>) -> Result<Vec<Example>> {
             for row in texts {
                 let number = examples.len() + 1;
                 let at = || format!("{} row {number}", path.display());
-                examples.push(example(row, split).context(at)?);
+                examples.push(Row::from(row).example(split).context(at)?);
             }
         }
         let (found, claimed) = (examples.len() - before, group.num_rows());
@@ -77,7 +64,7 @@ fn rows(path: &Path, split: Option<Split>) -> Result<Vec<Example>> {
     Ok(examples)
 }
 
-type Columns = [Option<Column>; COLUMNS.len()];
+type Columns = [Option<Column>; FIELDS.len()];
 
 fn columns(
     file: &mut File,
@@ -85,8 +72,8 @@ fn columns(
     group: &RowGroupMetaData,
     budget: &Arc<Budget>,
 ) -> Why<Columns> {
-    let mut columns = [const { None }; COLUMNS.len()];
-    for (column, (name, needed)) in columns.iter_mut().zip(COLUMNS) {
+    let mut columns = [const { None }; FIELDS.len()];
+    for (column, (name, needed)) in columns.iter_mut().zip(FIELDS) {
         *column = Column::open(file, size, group, name, budget)?;
         if needed && column.is_none() {
             return Err(format!("no column `{name}`"));
@@ -96,8 +83,8 @@ fn columns(
 }
 
 /// The texts of the next rows, column by column.
-fn next(columns: &mut Columns) -> Why<Vec<[Vec<String>; COLUMNS.len()]>> {
-    let mut rows: Vec<[Vec<String>; COLUMNS.len()]> = Vec::new();
+fn next(columns: &mut Columns) -> Why<Vec<Texts>> {
+    let mut rows: Vec<Texts> = Vec::new();
     for (i, column) in columns.iter_mut().enumerate() {
         let Some(column) = column else { continue };
         let texts = column.next(ROWS)?;
@@ -105,7 +92,7 @@ fn next(columns: &mut Columns) -> Why<Vec<[Vec<String>; COLUMNS.len()]>> {
             rows.resize_with(texts.len(), Default::default);
         }
         if texts.len() != rows.len() {
-            let name = COLUMNS[i].0;
+            let name = FIELDS[i].0;
             return Err(format!(
                 "column `{name}` has another number of rows than the first"
             ));
@@ -115,18 +102,4 @@ fn next(columns: &mut Columns) -> Why<Vec<[Vec<String>; COLUMNS.len()]>> {
         }
     }
     Ok(rows)
-}
-
-fn example(row: [Vec<String>; COLUMNS.len()], rest: Option<Split>) -> Result<Example> {
-    let [source, target, task_name, split, task_source, template_type] = row;
-    let one = |texts: Vec<String>| texts.into_iter().next().unwrap_or_default();
-    let row = Row {
-        source: one(source),
-        target: Target::Many(target),
-        task_name: one(task_name),
-        task_source: one(task_source),
-        template_type: one(template_type),
-        split: split.into_iter().next().filter(|split| !split.is_empty()),
-    };
-    row.example(rest)
 }

@@ -6,8 +6,8 @@ use parquet::basic::{Compression, Encoding};
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
 
+use super::super::{budget::Budget, codec};
 use super::Why;
-use super::budget::Budget;
 use super::thrift::{self, Value};
 
 /// What a value costs besides its text: its levels, its place among those read, and its row's.
@@ -86,31 +86,20 @@ impl Pages {
     fn unpack(&self, body: &[u8], size: usize) -> Why<Vec<u8>> {
         self.budget.spend(size)?;
         let unpacked = match self.compression {
-            Compression::UNCOMPRESSED => body.to_vec(),
-            Compression::SNAPPY => {
-                let claim = snap::raw::decompress_len(body).map_err(|e| e.to_string())?;
-                match claim == size {
-                    true => snap::raw::Decoder::new()
-                        .decompress_vec(body)
-                        .map_err(|e| e.to_string())?,
-                    false => Vec::new(),
-                }
-            }
-            Compression::ZSTD(_) => {
-                zstd::bulk::decompress(body, size).map_err(|e| e.to_string())?
-            }
-            other => {
-                // Without the level, which only matters for writing.
-                let codec = other.to_string();
-                let name = codec.split('(').next().unwrap_or_default();
-                let text = "which is not read; snappy, zstd and none are";
-                return Err(format!("it is compressed by {name}, {text}"));
+            Compression::UNCOMPRESSED => Some(body.to_vec()).filter(|body| body.len() == size),
+            Compression::SNAPPY => codec::snappy(body, size)?,
+            Compression::ZSTD(_) => codec::zstd(body, size)?,
+            Compression::GZIP(_) => codec::gzip(body, size)?,
+            Compression::BROTLI(_) => codec::brotli(body, size)?,
+            Compression::LZ4_RAW => codec::lz4_block(body, size)?,
+            Compression::LZ4 => codec::lz4_hadoop(body, size)?,
+            Compression::LZO => {
+                return Err(
+                    "it is compressed by LZO, which is not read; every other codec is".into(),
+                );
             }
         };
-        match unpacked.len() == size {
-            true => Ok(unpacked),
-            false => Err("a page does not unpack to the size it claims".into()),
-        }
+        unpacked.ok_or_else(|| "a page does not unpack to the size it claims".into())
     }
 
     fn dictionary(&self, header: &Value, body: &[u8]) -> Why<Page> {

@@ -33,7 +33,7 @@ impl Budget {
             Ok(_) => Ok(()),
             Err(_) => Err(format!(
                 "it unpacks to more than {} MiB ({} MiB and {RATIO} times its own size), as \
-                 files made to exhaust memory do; if you trust it, convert its rows to JSONL",
+                 files made to exhaust memory do; if you trust it, write its rows as plain JSON lines",
                 self.whole >> 20,
                 FLOOR >> 20
             )),
