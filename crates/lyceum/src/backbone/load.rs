@@ -162,8 +162,9 @@ impl Base {
             config,
             mut weights,
             said,
-            tokenizer,
+            mut tokenizer,
         } = parts;
+        tokenizer.doubt(&config.model_type);
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
                 "the tokenizer knows {} tokens, the base {}: they do not belong together",

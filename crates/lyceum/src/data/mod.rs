@@ -1,7 +1,9 @@
 //! Examples, how they become tokens, and multiple-choice questions.
 
+mod around;
 mod choice;
 mod configs;
+mod cuts;
 #[cfg(feature = "remote")]
 mod hub;
 mod jsonl;
@@ -9,6 +11,7 @@ mod parquet;
 mod pieces;
 mod prompt;
 mod sentencepiece;
+mod stream;
 mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -16,9 +19,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub(crate) use around::{Around, object, token};
 pub use choice::Question;
 pub(crate) use pieces::{Kind, Piece, Vocabulary, Words, byte_level};
 pub use prompt::join;
+pub use stream::TextStream;
 pub use tokens::{Tokenizer, Tokens};
 
 use crate::error::{Error, Result};

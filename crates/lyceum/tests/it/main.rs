@@ -36,6 +36,7 @@ mod saved;
 mod servers;
 mod sizes;
 mod store_laws;
+mod text;
 mod tiny;
 mod training;
 mod work;

@@ -47,7 +47,7 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
     let said = said(&header);
     let beside = path.with_file_name("tokenizer.json");
     let tokenizer = match beside.is_file() {
-        true => Tokenizer::open(path.parent().unwrap_or(Path::new(".")))?,
+        true => beside_file(path, &header)?,
         false => vocabulary::tokenizer(&what, &header)?,
     };
     Ok(Parts {
@@ -115,4 +115,22 @@ fn said(header: &Header<'_>) -> Said {
         _ => None,
     };
     Said { stops, chat }
+}
+
+/// The tokenizer.json beside the file, used in place of the tokenizer in it.
+fn beside_file(path: &Path, header: &Header<'_>) -> Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::open(path.parent().unwrap_or(Path::new(".")))?;
+    let puts = !tokenizer.start().is_empty();
+    if vocabulary::adds_bos(header).is_some_and(|flag| flag != puts) {
+        let (done, other) = match puts {
+            true => ("puts a beginning-of-text token before a text", "none"),
+            false => ("puts nothing before a text", "one"),
+        };
+        tokenizer.note(format!(
+            "the tokenizer.json beside {} {done}, but the file's own add_bos_token says {other}; \
+             tokenizer.json is followed",
+            path.display()
+        ));
+    }
+    Ok(tokenizer)
 }
