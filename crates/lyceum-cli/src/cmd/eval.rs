@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use candle_core::Device;
 use lyceum::Name;
 use lyceum::data::{Dataset, Example, Split};
@@ -37,13 +37,17 @@ pub(crate) fn eval(args: &EvalArgs, device: &Device, format: Format) -> Result<(
         Some(task) => {
             let mut questions = model::questions(task)?;
             questions.truncate(args.limit.unwrap_or(usize::MAX));
-            let model = model::model(&args.model, device)?;
+            ensure!(
+                !questions.is_empty(),
+                "--limit 0 leaves no question to answer"
+            );
+            let model = model::reading(&args.model, device, args.add_bos)?;
             let found = choices(&model, &subject(&args.model), task, &questions)?;
             (model, found)
         }
         None => {
             let examples = examples(args)?;
-            let model = model::model(&args.model, device)?;
+            let model = model::reading(&args.model, device, args.add_bos)?;
             let found = generated(&model, &subject(&args.model), args, &examples)?;
             (model, found)
         }
@@ -91,6 +95,7 @@ fn report(args: &EvalArgs, model: &Model, rows: &[Row], stage: Stage) -> Report 
         "split": args.split,
         "limit": args.limit,
         "max_new": args.max_new,
+        "add_bos": !model.base().tokenizer.start().is_empty(),
     });
     let mut provenance = Provenance::new(model.base(), 0, spec);
     provenance.mixing = subject(&args.model).mixing;

@@ -5,6 +5,7 @@ mod cache;
 mod check;
 mod eval;
 mod export;
+mod generate;
 mod import;
 mod library;
 mod logits;
@@ -92,14 +93,22 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             prompt,
             chat,
             system,
+            chat_template,
             task,
             max_new,
+            add_bos,
         } => {
-            let prompt = match chat {
-                true => model::Prompt::Chat(&prompt, system.as_deref()),
-                false => model::Prompt::Text(&prompt),
+            let wanted = generate::Wanted {
+                prompt: &prompt,
+                chat: chat.then_some(generate::Conversation {
+                    system: system.as_deref(),
+                    template: chat_template.as_deref(),
+                }),
+                task: task.as_deref(),
+                max_new,
+                add_bos,
             };
-            model::generate((&model, &device), prompt, task.as_deref(), max_new, format)
+            generate::generate(&model, &device, &wanted, format)
         }
         Command::Logits {
             model,

@@ -30,6 +30,7 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
         true => lyceum::assets::base(place)?,
         false => Base::open(&fetched(&recipe.base, Wanted::Base)?, place)?,
     };
+    model::doubts(&base);
     let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
     let mut questions = match &recipe.downstream {
         Some(path) => model::questions(path)?,

@@ -10,6 +10,7 @@
 mod bad_input;
 mod base;
 mod command;
+mod generate;
 mod help;
 mod merge;
 mod mttl;

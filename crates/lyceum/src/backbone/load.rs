@@ -92,8 +92,8 @@ pub struct Base {
     pub precision: Precision,
     /// Tokens that end a text: the tokenizer's end-of-text and those the base names.
     pub stops: BTreeSet<u32>,
-    /// How conversations are written, if the base says so.
-    pub chat: Option<Chat>,
+    /// How conversations are written.
+    pub chat: Chat,
 }
 
 impl Base {

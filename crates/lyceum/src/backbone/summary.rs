@@ -59,13 +59,13 @@ impl Summary {
         let fingerprint = weights.fingerprint(&config)?;
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
-        let stops = (stops, said.chat.is_some());
+        let stops = (stops, !said.chat.is_empty());
         Ok(Summary::new(name, fingerprint, stops, config))
     }
 
     /// What `base` is.
     pub fn of(base: &Base) -> Self {
-        let stops = (base.stops.clone(), base.chat.is_some());
+        let stops = (base.stops.clone(), !base.chat.is_empty());
         let config = base.decoder.config().clone();
         Summary::new(base.name.clone(), base.fingerprint.clone(), stops, config)
     }
