@@ -35,6 +35,7 @@ mod saved;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;
 mod sizes;
+mod smollm2;
 mod store_laws;
 mod text;
 mod tiny;
