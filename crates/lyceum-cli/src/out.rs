@@ -1,14 +1,11 @@
 //! What commands print: text for people, JSON for machines, progress on stderr.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one place that prints"
-)]
+#![expect(clippy::print_stderr, reason = "the one place that prints")]
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use lyceum::recipe::Progress;
 use lyceum::train::Watch;
@@ -35,13 +32,17 @@ pub(crate) fn show<T: Serialize>(
     };
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", text.trim_end())?;
+    // Nothing may be left to be lost when the process ends.
+    stdout.flush()?;
     Ok(())
 }
 
 /// Prints text as it comes, without a line end.
-pub(crate) fn stream(text: &str) {
-    print!("{text}");
-    let _ = std::io::stdout().flush();
+pub(crate) fn stream(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let done = stdout.write_all(text.as_bytes());
+    done.and_then(|()| stdout.flush())
+        .context("the text could not be written")
 }
 
 /// A line on stderr.

@@ -1,8 +1,10 @@
 //! A base with a mixture over it: losses, logits, scores and text.
 
 mod saved;
+mod score;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -39,6 +41,11 @@ pub struct Batch {
 impl Batch {
     /// Packs tokenised examples with their tasks.
     pub fn new<'a>(examples: impl IntoIterator<Item = (&'a Tokens, Name)>) -> Self {
+        Batch::packed(examples, 0)
+    }
+
+    /// Packs examples, leaving their last `unread` tokens out of what is computed.
+    fn packed<'a>(examples: impl IntoIterator<Item = (&'a Tokens, Name)>, unread: usize) -> Self {
         let (mut tokens, mut lens, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         let (mut rows, mut ids, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         for (i, (example, task)) in examples.into_iter().enumerate() {
@@ -48,8 +55,9 @@ impl Batch {
                 ids.push(example.ids[at]);
                 owners.push(i);
             }
-            tokens.extend_from_slice(&example.ids);
-            lens.push(example.ids.len());
+            let read = example.ids.len().saturating_sub(unread);
+            tokens.extend_from_slice(&example.ids[..read]);
+            lens.push(read);
             tasks.push(task);
         }
         Batch {
@@ -186,62 +194,6 @@ impl Model {
         losses(&self.base.decoder, batch, self.mixture(), probe, false)
     }
 
-    /// For each group, the summed log-probability of the target tokens of each of its sequences.
-    /// Whatever the sequences of a group begin with in common is computed once.
-    ///
-    /// # Errors
-    /// When a sequence is too long or the router cannot decide.
-    pub fn score(&self, groups: &[&[Tokens]], tasks: &[Name]) -> Result<Vec<Vec<f64>>> {
-        let decoder = &self.base.decoder;
-        let shared: Vec<usize> = groups.iter().map(|group| common(group)).collect();
-        let has = shared.iter().any(|&n| n > 0);
-        let mut parents = Vec::new();
-        let mut own_tasks = Vec::new();
-        for (g, group) in groups.iter().enumerate() {
-            parents.extend(std::iter::repeat_n(g, group.len()));
-            own_tasks.extend(
-                tasks
-                    .get(g)
-                    .map(|t| vec![t.clone(); group.len()])
-                    .unwrap_or_default(),
-            );
-        }
-        let mut cache = decoder.cache(groups.len());
-        if has {
-            let prefix: Vec<u32> = groups
-                .iter()
-                .zip(&shared)
-                .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
-                .collect();
-            let segments = Segments::new(&shared);
-            decoder.hidden_at(&prefix, &[], Some(&mut cache), &self.pass(&segments, tasks))?;
-        }
-        let mut cache = cache.fork(&parents);
-        let rest = groups.iter().zip(&shared).flat_map(|(group, &n)| {
-            group.iter().map(move |t| Tokens {
-                ids: t.ids[n..].to_vec(),
-                from: t.from - n,
-            })
-        });
-        let rest: Vec<Tokens> = rest.collect();
-        let name = Name::new("score")?;
-        let batch = Batch::new(rest.iter().map(|tokens| (tokens, name.clone())));
-        let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
-        let segments = Segments::after(batch.segments.lens(), &past);
-        let pass = self.pass(&segments, &own_tasks);
-        let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, Some(&mut cache), &pass)?;
-        let losses = decoder.losses(&hidden, &batch.ids)?.to_vec1::<f32>()?;
-        let mut sums = vec![0.0; rest.len()];
-        for (owner, loss) in batch.owners.iter().zip(losses) {
-            sums[*owner] -= f64::from(loss);
-        }
-        let mut sums = sums.into_iter();
-        Ok(groups
-            .iter()
-            .map(|group| sums.by_ref().take(group.len()).collect())
-            .collect())
-    }
-
     /// Continues prompts greedily, `how.live` at a time: one that ends makes room for the next. A
     /// sequence stops at a token of [`Base::stops`] or after `how.max_new` tokens. What comes out
     /// does not depend on what is decoded beside it. `each` sees every new token as it comes:
@@ -255,6 +207,23 @@ impl Model {
         tasks: &[Name],
         how: &Decoding,
         mut each: impl FnMut(usize, u32),
+    ) -> Result<Vec<Vec<u32>>> {
+        self.stream(prompts, tasks, how, |prompt, token| {
+            each(prompt, token);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// As [`Model::generate`], until `each` breaks off: then every prompt has what there is.
+    ///
+    /// # Errors
+    /// As [`Model::generate`].
+    pub fn stream(
+        &self,
+        prompts: &[Vec<u32>],
+        tasks: &[Name],
+        how: &Decoding,
+        mut each: impl FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<Vec<Vec<u32>>> {
         if prompts.iter().any(Vec::is_empty) {
             return Err(Error::invalid("a prompt must hold at least one token"));
@@ -294,6 +263,7 @@ impl Model {
             // for another thread to wake up.
             let next = rayon::scope(|_| self.step(&tokens, &lens, &own, &mut cache))?;
             let held = cache.lens().to_vec();
+            let mut stopped = false;
             let keep: Vec<bool> = (0..live.len())
                 .map(|i| {
                     let (prompt, token) = (live[i], next[i]);
@@ -301,10 +271,13 @@ impl Model {
                         return false;
                     }
                     out[prompt].push(token);
-                    each(prompt, token);
+                    stopped = stopped || each(prompt, token).is_break();
                     held[i] < longest && out[prompt].len() < how.max_new
                 })
                 .collect();
+            if stopped {
+                return Ok(out);
+            }
             cache.retain(&keep);
             let mut flags = keep.iter();
             live.retain(|_| flags.next().copied().unwrap_or(false));
@@ -352,17 +325,4 @@ pub(crate) fn losses(
     };
     let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
     decoder.losses(&hidden, &batch.ids)
-}
-
-/// How many first tokens all sequences of a group share, leaving each its targets and one more.
-fn common(group: &[Tokens]) -> usize {
-    let Some(first) = group.first() else { return 0 };
-    let limit = group
-        .iter()
-        .map(|t| t.from.saturating_sub(1))
-        .min()
-        .unwrap_or(0);
-    (0..limit)
-        .take_while(|&i| group.iter().all(|t| t.ids[i] == first.ids[i]))
-        .count()
 }

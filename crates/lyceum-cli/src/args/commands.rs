@@ -215,6 +215,9 @@ pub(crate) struct EvalArgs {
     /// Only the first so many examples
     #[arg(long, value_parser = at_least_one)]
     pub(crate) limit: Option<usize>,
+    /// Begin every text with the beginning-of-text token or not; as the tokenizer says when absent
+    #[arg(long, value_name = "true|false")]
+    pub(crate) add_bos: Option<bool>,
     /// Write report, charts and every example's own result here, in place of an earlier evaluation's
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,

@@ -260,12 +260,19 @@ pub(crate) enum Command {
         /// What the conversation's system message says
         #[arg(long, requires = "chat")]
         system: Option<String>,
+        /// Which of the base's chat templates, or a file with one; `default` when absent
+        #[arg(long, requires = "chat", value_name = "NAME|FILE")]
+        chat_template: Option<String>,
         /// The task of the prompt, for the oracle
         #[arg(long, alias = "task")]
         task_name: Option<String>,
-        /// Most new tokens
+        /// Most new tokens; fewer where the base's positions end
         #[arg(long, default_value_t = 64)]
         max_new: usize,
+        /// Begin the prompt with the beginning-of-text token or not; as the tokenizer says when
+        /// absent (a conversation's template writes its own)
+        #[arg(long, value_name = "true|false", conflicts_with = "chat")]
+        add_bos: Option<bool>,
     },
     /// What was fetched from remote places and is kept on this machine
     #[command(

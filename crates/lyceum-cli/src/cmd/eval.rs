@@ -69,7 +69,7 @@ pub(crate) fn eval(args: &EvalArgs, device: &Device, format: Format) -> Result<(
         prepare(out)?;
     }
     let (task, source) = task(args)?;
-    let opened = chosen.open(device)?;
+    let opened = chosen.open(device, args.add_bos)?;
     let subject = chosen.subject();
     let found = task.evaluate(&opened.model, &subject)?;
     found.cut.sentences().iter().for_each(|text| say(text));
@@ -241,7 +241,8 @@ fn write(
     (found, source): (&Found, Source),
     out: &Path,
 ) -> Result<()> {
-    let mut provenance = Provenance::new(opened.model.base(), 0, asked(args, chosen));
+    let mut provenance =
+        Provenance::new(opened.model.base(), 0, asked(args, chosen, &opened.model));
     provenance.mixing = chosen.subject().mixing;
     provenance.cuts = vec![found.cut.clone()];
     if let Some(library) = &opened.library {
@@ -272,7 +273,7 @@ fn write(
 }
 
 /// What was evaluated and how, with the router's whole specification.
-fn asked(args: &EvalArgs, chosen: &Chosen<'_>) -> Value {
+fn asked(args: &EvalArgs, chosen: &Chosen<'_>, model: &Model) -> Value {
     let subject = chosen.subject();
     let mut spec = chosen.spec.to_value();
     spec["mixing"] = json!(subject.mixing);
@@ -291,6 +292,7 @@ fn asked(args: &EvalArgs, chosen: &Chosen<'_>) -> Value {
         }
     }
     spec["limit"] = json!(args.limit);
+    spec["add_bos"] = json!(!model.base().tokenizer.start().is_empty());
     spec
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn logits(
         let (named, rows) = (tasks.len(), ids.len());
         bail!("--task-names names {named} tasks for {rows} rows");
     }
-    let model = chosen.open(device)?.model;
+    let model = chosen.open(device, None)?.model;
     let (mut packed, mut lens) = (Vec::new(), Vec::new());
     for (row, mask) in ids.iter().zip(&mask) {
         let before = packed.len();

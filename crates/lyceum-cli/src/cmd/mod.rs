@@ -5,6 +5,7 @@ mod cache;
 mod check;
 mod eval;
 mod export;
+mod generate;
 mod import;
 mod library;
 mod logits;
@@ -90,15 +91,22 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             chat,
             system,
             task_name,
+            chat_template,
             max_new,
+            add_bos,
         } => {
             routed::check_generate(&model, task_name.as_deref())?;
-            let prompt = match chat {
-                true => model::Prompt::Chat(&prompt, system.as_deref()),
-                false => model::Prompt::Text(&prompt),
+            let wanted = generate::Wanted {
+                prompt: &prompt,
+                chat: chat.then_some(generate::Conversation {
+                    system: system.as_deref(),
+                    template: chat_template.as_deref(),
+                }),
+                task: task_name.as_deref(),
+                max_new,
+                add_bos,
             };
-            let task = task_name.as_deref();
-            model::generate((&model, &device), prompt, task, max_new, format)
+            generate::generate(&model, &device, &wanted, format)
         }
         Command::Logits {
             model,

@@ -12,7 +12,7 @@ use lyceum::mix::Mixing;
 use lyceum::model::{Model, Saved};
 use lyceum::route::{self, ROUTERS, RouterSpec};
 
-use super::model;
+use super::model::{self, Options};
 use crate::args::{BaseArgs, ModelArgs};
 use crate::out;
 
@@ -149,40 +149,40 @@ impl Chosen<'_> {
         Ok(Library::open(uri)?)
     }
 
-    /// Opens base and library.
+    /// Opens base and library; `add_bos` chooses whether texts begin with the base's
+    /// beginning-of-text token.
     ///
     /// # Errors
     /// When one of them cannot be opened or they do not belong together.
-    pub(crate) fn open(&self, device: &Device) -> Result<Opened> {
+    pub(crate) fn open(&self, device: &Device, add_bos: Option<bool>) -> Result<Opened> {
+        let options = Options {
+            accepts: model::accepts(self.args.allow_other_base),
+            add_bos,
+        };
+        let base = |args: &BaseArgs| model::base_with(args, options, device);
         let opened = match &self.saved {
-            Some((dir, saved)) => self.open_saved(dir, saved, device)?,
-            None => self.open_routed(device)?,
+            Some((dir, saved)) => self.open_saved(dir, saved, base)?,
+            None => self.open_routed(base)?,
         };
         out::warn(opened.model.notes());
         Ok(opened)
     }
 
-    /// The base asked for, with the experts it accepts.
-    fn base(&self, args: &BaseArgs, device: &Device) -> Result<Arc<Base>> {
-        let accepts = model::accepts(self.args.allow_other_base);
-        model::base_accepting(args, accepts, device)
-    }
-
-    fn open_routed(&self, device: &Device) -> Result<Opened> {
+    fn open_routed(&self, base: impl Fn(&BaseArgs) -> Result<Arc<Base>>) -> Result<Opened> {
         let args = &self.args.base;
         if self.is_base() {
             if let Some(library) = &self.args.library {
                 let text = format!("the router `base` uses no expert: {library} is not read");
                 out::say(&text);
             }
-            let model = Model::new(self.base(args, device)?, None);
+            let model = Model::new(base(args)?, None);
             return Ok(Opened {
                 model,
                 library: None,
             });
         }
         let library = self.library()?;
-        let base = self.base(args, device)?;
+        let base = base(args)?;
         let model = Model::routed(base, &library, &self.spec, self.mixing)?;
         Ok(Opened {
             model,
@@ -190,21 +190,26 @@ impl Chosen<'_> {
         })
     }
 
-    fn open_saved(&self, dir: &Path, saved: &Saved, device: &Device) -> Result<Opened> {
+    fn open_saved(
+        &self,
+        dir: &Path,
+        saved: &Saved,
+        open: impl Fn(&BaseArgs) -> Result<Arc<Base>>,
+    ) -> Result<Opened> {
         let args = &self.args.base;
         let hint = || {
             let dir = dir.display();
             format!("the saved model {dir} (--base says where its base is now)")
         };
         let base = match &args.base {
-            Some(_) => self.base(args, device)?,
+            Some(_) => open(args)?,
             None => {
                 let named = BaseArgs {
                     base: saved.base(dir).with_context(hint)?,
                     precision: args.precision,
                     quantize: args.quantize,
                 };
-                self.base(&named, device).with_context(hint)?
+                open(&named).with_context(hint)?
             }
         };
         saved.check_base(dir, &base).with_context(hint)?;

@@ -37,6 +37,7 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
         true => lyceum::assets::base(place)?,
         false => model::opened(&recipe.base, place)?,
     };
+    model::doubts(&base);
     let mut progress = Stages {
         quiet: format == Format::Json,
     };

@@ -99,8 +99,11 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
                 max_input: args.data.max_input,
                 seed: args.seed.unwrap_or(standard.seed),
             };
-            let accepts = model::accepts(args.allow_other_base);
-            let base = model::base_accepting(&args.base, accepts, device)?;
+            let options = model::Options {
+                accepts: model::accepts(args.allow_other_base),
+                ..model::Options::default()
+            };
+            let base = model::base_with(&args.base, options, device)?;
             let data = model::data(args.data.data.as_deref())?;
             let mut bar = Bar::new("phatgoose", "loss");
             transform::phatgoose(&base, &library, &data, &how, &mut bar)?

@@ -12,6 +12,7 @@ mod bad_input;
 mod base;
 mod command;
 mod evaluation;
+mod generate;
 mod help;
 mod merge;
 mod moved;

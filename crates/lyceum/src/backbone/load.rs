@@ -38,8 +38,8 @@ pub struct Base {
     pub precision: Precision,
     /// Tokens that end a text: the tokenizer's end-of-text and those the base names.
     pub stops: BTreeSet<u32>,
-    /// How conversations are written, if the base says so.
-    pub chat: Option<Chat>,
+    /// How conversations are written.
+    pub chat: Chat,
     /// Which experts it accepts.
     pub accepts: BaseMatch,
     /// What its owner may not expect: how contradictions in its files were settled, and what in
@@ -115,9 +115,10 @@ impl Base {
             mut config,
             mut weights,
             said,
-            tokenizer,
+            mut tokenizer,
             mut notes,
         } = parts;
+        tokenizer.doubt(&config.model_type);
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
                 "the tokenizer knows {} tokens, the base {}: they do not belong together",

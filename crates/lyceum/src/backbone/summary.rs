@@ -63,16 +63,18 @@ impl Summary {
             mut config,
             mut weights,
             said,
-            tokenizer,
+            mut tokenizer,
             mut notes,
         } = Parts::open(path)?;
+        tokenizer.doubt(&config.model_type);
         weights.fit(&mut config)?;
         notes.append(&mut config.notes);
         notes.append(&mut weights.notes);
+        notes.extend_from_slice(tokenizer.notes());
         let fingerprint = weights.fingerprint(&config)?;
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
-        let stops = (stops, said.chat.is_some());
+        let stops = (stops, !said.chat.is_empty());
         Summary::new(name, fingerprint, stops, config, notes)
     }
 
@@ -81,10 +83,10 @@ impl Summary {
     /// # Errors
     /// When its description cannot be written as JSON.
     pub fn of(base: &Base) -> Result<Self> {
-        let stops = (base.stops.clone(), base.chat.is_some());
+        let stops = (base.stops.clone(), !base.chat.is_empty());
         let config = base.decoder.config().clone();
         let fingerprint = base.fingerprint.clone();
-        let notes = base.notes.clone();
+        let notes = [base.notes.as_slice(), base.tokenizer.notes()].concat();
         Summary::new(base.name.clone(), fingerprint, stops, config, notes)
     }
 

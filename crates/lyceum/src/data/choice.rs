@@ -15,7 +15,7 @@ const FIELDS: [&str; 3] = ["query", "choices", "gold"];
 /// A question with its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {
-    /// What stands before an option.
+    /// What stands before an option; may be empty, then options are scored alone.
     pub query: String,
     /// The options.
     pub choices: Vec<String>,
@@ -124,9 +124,6 @@ fn question(json: &mut Json<'_>) -> Why<Question> {
 
 fn checked(question: Question) -> Why<Question> {
     let n = question.choices.len();
-    if question.query.is_empty() {
-        return Err("`query` is empty".into());
-    }
     if let Some(i) = question.choices.iter().position(String::is_empty) {
         return Err(format!("item {} of `choices` is empty", i + 1));
     }
@@ -168,7 +165,6 @@ mod tests {
     fn a_bad_question_is_named_with_file_row_and_field() {
         for (from, to, why) in [
             ("\"q\"", "null", "`query` is null; expected a text"),
-            ("\"q\"", "\"\"", "`query` is empty"),
             (
                 "\"q\"",
                 r#""\ud83d""#,

@@ -1,10 +1,12 @@
 //! Examples, how they become tokens, and multiple-choice questions.
 
+mod around;
 mod arrow;
 mod budget;
 mod choice;
 mod codec;
 mod configs;
+mod cuts;
 mod files;
 mod format;
 #[cfg(feature = "remote")]
@@ -19,6 +21,7 @@ mod prompt;
 mod row;
 mod sentencepiece;
 mod source;
+mod stream;
 mod tokens;
 mod walk;
 
@@ -27,9 +30,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub(crate) use around::{Around, object, token};
 pub use choice::Question;
 pub(crate) use pieces::{Kind, Piece, Vocabulary, Words, byte_level};
 pub use prompt::join;
+pub use stream::TextStream;
 pub use tokens::{Tokenizer, Tokens};
 
 use self::row::Rows;

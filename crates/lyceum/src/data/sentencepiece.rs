@@ -6,10 +6,11 @@
 
 use super::pieces::{Kind, Piece, Vocabulary};
 
-/// A `tokenizer.json`, and the token that ends a text.
+/// A `tokenizer.json`, and the tokens that begin and end a text.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) json: serde_json::Value,
+    pub(super) begin: Option<String>,
     pub(super) end: Option<String>,
 }
 
@@ -131,6 +132,7 @@ pub(super) fn read(bytes: &[u8], starts: bool) -> Result<Found, String> {
     };
     Ok(Found {
         json: vocabulary.tokenizer_json(),
+        begin: pieces.get(start).map(|piece| piece.text.clone()),
         end: pieces.get(end).map(|piece| piece.text.clone()),
     })
 }

@@ -1,11 +1,14 @@
 //! The tokenizer, and examples as token ids with their targets marked.
 
+mod end;
+
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-use serde_json::Value;
-
+use super::around::{Around, Built, decide};
+use super::cuts::Cuts;
 use super::{Example, join, sentencepiece};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// Token ids, the targets being those from `from` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,43 +19,18 @@ pub struct Tokens {
     pub from: usize,
 }
 
-/// A tokenizer that knows how prompts and labels are joined.
+/// A tokenizer, with the tokens that stand around a text and the way prompts and labels are joined.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    bos: Option<u32>,
     eos: u32,
     eos_text: String,
     merges_space: bool,
-    /// What `tokenizer.json` puts before every text: the beginning-of-text token of Llama, Gemma
-    /// and others; nothing for the GPTs.
+    /// Put before every text.
     start: Vec<u32>,
-}
-
-/// What `tokenizer_config.json` says.
-#[derive(Default)]
-struct Said {
-    /// The token that ends a text.
-    end: Option<String>,
-    /// Whether a token is put before a text.
-    starts: Option<bool>,
-}
-
-impl Said {
-    fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer_config.json");
-        let bytes = match std::fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Said::default()),
-            read => read.map_err(|e| Error::io(&path, e))?,
-        };
-        let value: Value =
-            serde_json::from_slice(&bytes).map_err(|e| Error::format(path.display(), e))?;
-        let end = value.get("eos_token");
-        let end = end.and_then(|end| end.as_str().or_else(|| end.get("content")?.as_str()));
-        Ok(Said {
-            end: end.map(str::to_owned),
-            starts: value.get("add_bos_token").and_then(Value::as_bool),
-        })
-    }
+    notes: Vec<String>,
+    cuts: Arc<OnceLock<Option<Cuts>>>,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -76,19 +54,22 @@ impl Tokenizer {
     /// # Errors
     /// When the file is missing or malformed, or names no end-of-text token.
     pub fn open(dir: &Path) -> Result<Self> {
-        let said = Said::read(dir)?;
+        let mut around = Around::read(dir)?;
         let path = dir.join("tokenizer.json");
         let older = dir.join("tokenizer.model");
         let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
         if path.exists() {
-            return Self::named(&read(&path)?, said.end);
+            return Self::named(&read(&path)?, &around).context(|| path.display().to_string());
         }
         if older.exists() {
-            let start = said.starts.unwrap_or(true);
+            // Tokenizers of sentencepiece begin texts unless told otherwise.
+            let start = around.settle().unwrap_or(true);
             let found = sentencepiece::read(&read(&older)?, start)
                 .map_err(|why| Error::format(older.display(), why))?;
             let bytes = serde_json::to_vec(&found.json).map_err(|e| Error::format("JSON", e))?;
-            return Self::named(&bytes, said.end.or(found.end));
+            around.eos = around.eos.or(found.end);
+            around.bos = around.bos.or(found.begin);
+            return Self::named(&bytes, &around);
         }
         Err(Error::invalid(format!(
             "{} is missing: a base needs its tokenizer as tokenizer.json (or sentencepiece's \
@@ -102,32 +83,51 @@ impl Tokenizer {
     /// # Errors
     /// When they are malformed or name no end-of-text token.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::named(bytes, None)
+        Self::named(bytes, &Around::default())
     }
 
-    /// From the bytes of a `tokenizer.json`, and which token ends a text.
-    pub(crate) fn named(bytes: &[u8], eos: Option<String>) -> Result<Self> {
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))?;
+    /// From the bytes of a `tokenizer.json` and statements about the tokens around a text.
+    pub(crate) fn named(bytes: &[u8], around: &Around) -> Result<Self> {
+        if bytes.starts_with(b"version https://git-lfs") {
+            let why = "is a pointer of git-LFS; fetch the file itself (git lfs pull)";
+            return Err(Error::format("tokenizer.json", why));
+        }
+        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let mut inner = inner.map_err(|e| {
+            let why = format!(
+                "is damaged, or a tokenizer of a kind that is not read ({})",
+                e.chain()
+            );
+            Error::format("tokenizer.json", why)
+        })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(failed)?;
-        let candidates = eos
-            .into_iter()
-            .chain(["<|endoftext|>", "</s>"].map(String::from));
-        let found = candidates
-            .into_iter()
-            .find_map(|text| Some((inner.token_to_id(&text)?, text)));
+        let candidates = around.eos.clone().into_iter();
+        let mut candidates = candidates.chain(["<|endoftext|>", "</s>"].map(String::from));
+        let found = candidates.find_map(|text| Some((inner.token_to_id(&text)?, text)));
         let Some((eos, eos_text)) = found else {
             let text = "has no end-of-text token; name it as eos_token in tokenizer_config.json";
             return Err(Error::format("tokenizer.json", text));
         };
+        let named = around.bos.as_deref();
+        let named = named.and_then(|text| Some((inner.token_to_id(text)?, text)));
         let mut this = Tokenizer {
             inner,
+            bos: named.map(|(id, _)| id),
             eos,
             eos_text,
             merges_space: false,
             start: Vec::new(),
+            notes: Vec::new(),
+            cuts: Arc::default(),
         };
-        this.start = this.prefix()?;
+        let built = this.built()?;
+        // A template may name a token that no other file does.
+        let first = built.before.first().copied();
+        this.bos = this.bos.or(first);
+        let text = first.and_then(|id| this.inner.id_to_token(id));
+        let bos = named.or_else(|| first.zip(text.as_deref()));
+        (this.start, this.notes) = decide(&built, around, bos);
         this.merges_space = this.encode("this")?.len() == this.encode(" this")?.len();
         Ok(this)
     }
@@ -145,26 +145,75 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.inner.encode(text, false))?;
+        let encoding = guarded(|| self.inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// What stands before every text; models that were trained with it do badly without.
+    /// The ids put before every text; models that were trained with them do badly without.
     pub fn start(&self) -> &[u32] {
         &self.start
     }
 
-    /// What the tokenizer itself puts before a text.
-    fn prefix(&self) -> Result<Vec<u32>> {
-        let bare = self.encode("a")?;
-        let full = guarded(|| self.inner.encode("a", true))?;
-        let full = full.get_ids();
-        let at = full.windows(bare.len().max(1)).position(|w| w == bare);
-        Ok(full[..at.unwrap_or(0)].to_vec())
+    /// Begins every text with the tokenizer's own special tokens, or its beginning-of-text token
+    /// where it puts none, or with nothing.
+    ///
+    /// # Errors
+    /// When no beginning-of-text token is known.
+    pub fn add_bos(&mut self, add: bool) -> Result<()> {
+        self.notes.clear();
+        if !add {
+            self.start.clear();
+        } else if self.start.is_empty() {
+            let bos = self.bos.ok_or_else(|| {
+                Error::invalid(
+                    "the tokenizer names no beginning-of-text token to put before a text; name it \
+                     as bos_token in tokenizer_config.json",
+                )
+            })?;
+            self.start = vec![bos];
+        }
+        Ok(())
     }
 
-    /// Cuts the left end off so that, with [`Tokenizer::start`] before them, at most `max` remain.
+    /// Doubts about what stands before a text: two files that disagree, or a family that needs a
+    /// token the tokenizer does not put. [`Tokenizer::add_bos`] settles them.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Adds a doubt.
+    pub(crate) fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    /// Notes that a model of `family` needs a beginning-of-text token that is not put.
+    pub(crate) fn doubt(&mut self, family: &str) {
+        if family.starts_with("gemma") && self.start.is_empty() {
+            self.note(format!(
+                "the tokenizer puts no beginning-of-text token before a text, and models of \
+                 `{family}` do badly without one"
+            ));
+        }
+    }
+
+    /// What the post-processor puts around a text.
+    fn built(&self) -> Result<Built> {
+        let bare = self.encode("a")?;
+        let full = guarded(|| self.inner.encode_fast("a", true))?;
+        let full = full.get_ids();
+        let at = full.windows(bare.len().max(1)).position(|w| w == bare);
+        let at = at.unwrap_or(0);
+        Ok(Built {
+            present: self.inner.get_post_processor().is_some(),
+            before: full[..at].to_vec(),
+            after: full[(at + bare.len()).min(full.len())..].to_vec(),
+        })
+    }
+
+    /// [`Tokenizer::start`] and then `ids`, which may begin with it already, the left end of `ids`
+    /// cut off so that at most `max` remain in all.
     fn begin(&self, ids: &[u32], max: usize) -> Vec<u32> {
+        let ids = ids.strip_prefix(self.start.as_slice()).unwrap_or(ids);
         let room = max.saturating_sub(self.start.len()).max(1);
         let extra = ids.len().saturating_sub(room);
         let mut all = self.start.clone();
@@ -194,7 +243,7 @@ impl Tokenizer {
     /// `max_input`, the targets counted by tokenising the label alone (as MTTL does).
     ///
     /// # Errors
-    /// When the tokenizer fails or no target is left.
+    /// When the tokenizer fails or no target is left that has a token before it.
     pub fn training(&self, example: &Example, max_input: usize) -> Result<Tokens> {
         let (source, label) = join(
             &example.source,
@@ -202,10 +251,21 @@ impl Tokenizer {
             &self.eos_text,
             self.merges_space,
         );
-        let ids = self.encode(&format!("{source}{label}"))?;
-        let targets = self.encode(&label)?.len().min(ids.len());
+        let end = |text: &str| {
+            let end = self.end(text, max_input);
+            end.context(|| format!("an example of task `{}`", example.task))
+        };
+        let ids = end(&format!("{source}{label}"))?.ids;
+        let targets = end(&label)?.ids.len().min(ids.len());
         let ids = self.begin(&ids, max_input);
         let from = ids.len().saturating_sub(targets).max(self.start.len());
+        if from.max(1) >= ids.len() {
+            return Err(Error::invalid(format!(
+                "an example of task `{}` has nothing to learn from within {max_input} tokens; \
+                 allow longer inputs",
+                example.task
+            )));
+        }
         Ok(Tokens { ids, from })
     }
 
@@ -215,7 +275,8 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn prompt(&self, example: &Example, max_input: usize) -> Result<Vec<u32>> {
         let (source, _) = join(&example.source, "", "", self.merges_space);
-        Ok(self.begin(&self.encode(&source)?, max_input))
+        self.text(&source, max_input)
+            .context(|| format!("an example of task `{}`", example.task))
     }
 
     /// A text to be continued, its left end cut off beyond `max` tokens.
@@ -223,22 +284,63 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn text(&self, text: &str, max: usize) -> Result<Vec<u32>> {
-        Ok(self.begin(&self.encode(text)?, max))
+        Ok(self.begin(&self.end(text, max)?.ids, max))
     }
 
-    /// A context and its continuation as lm-eval splits them: tokenised together, the targets
-    /// beginning where the context alone would end; spaces at its end go to the continuation.
+    /// A context and its continuation as lm-eval splits them (`TemplateLM._encode_pair`): all
+    /// white space at the context's end goes to the continuation; both are tokenised together,
+    /// and the targets begin where the context alone would end. Without a context they stand
+    /// after the beginning-of-text token (where there is none, the end-of-text token). Of a pair
+    /// that is too long for a window of `max` tokens the last `max + 1` remain, the last of which
+    /// is never computed from.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// When the continuation has no token of its own, or more than `max`.
     pub fn continuation(&self, context: &str, continuation: &str, max: usize) -> Result<Tokens> {
-        let trimmed = context.trim_end_matches(' ');
-        let spaces = &context[trimmed.len()..];
-        let ids = self.encode(&format!("{trimmed}{spaces}{continuation}"))?;
-        let before = self.encode(trimmed)?.len().min(ids.len());
-        let targets = ids.len() - before;
-        let ids = self.begin(&ids, max);
-        let from = ids.len().saturating_sub(targets).max(self.start.len());
-        Ok(Tokens { ids, from })
+        let kept = context.trim_end_matches(is_space);
+        let end = self.end(&format!("{context}{continuation}"), max.saturating_add(1))?;
+        let (mut ids, mut from) = (end.ids, 0);
+        if end.cut.max(1) <= kept.len() {
+            let before = self.after(kept, end.first, end.cut)?;
+            let before =
+                before.ok_or_else(|| Error::invalid("it cannot be cut off its context"))?;
+            from = before.len();
+        }
+        if end.cut == 0 {
+            let bare = context.is_empty() || (from == 0 && self.start.is_empty());
+            let prefix = match bare {
+                true => vec![self.bos.unwrap_or(self.eos)],
+                false => self.start.clone(),
+            };
+            if ids.starts_with(&prefix) {
+                from = from.max(prefix.len());
+            } else {
+                from += prefix.len();
+                ids.splice(..0, prefix);
+            }
+        }
+        let targets = ids.len().saturating_sub(from);
+        if targets == 0 {
+            return Err(Error::invalid(
+                "it has no token of its own, because the tokenizer joins it with the end of what \
+                 stands before it; there is nothing to score",
+            ));
+        }
+        if targets > max {
+            return Err(Error::invalid(format!(
+                "it has {targets} tokens or more, and the base takes {max}"
+            )));
+        }
+        let extra = ids.len().saturating_sub(max.saturating_add(1));
+        ids.drain(..extra);
+        Ok(Tokens {
+            ids,
+            from: from - extra,
+        })
     }
+}
+
+/// White space as Python's `str.rstrip` strips it.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }

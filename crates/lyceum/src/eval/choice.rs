@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Question, Tokens};
-use crate::error::Result;
+use crate::error::{Context, Error, Result};
 use crate::figure::{Row, Subject};
 use crate::model::Model;
 use crate::train::Watch;
@@ -83,10 +83,24 @@ pub fn answer_rows(subject: &Subject, task: &str, answers: &[Answer]) -> Vec<Row
     ACCURACIES.map(row).into()
 }
 
+/// What an error calls an option: its question's number and its own, both from 1, and its text.
+fn named(question: usize, option: usize, asked: &Question) -> String {
+    let text = asked.choices.get(option).map_or("", String::as_str);
+    let end = text.char_indices().nth(60).map_or(text.len(), |(at, _)| at);
+    let more = if end < text.len() { "…" } else { "" };
+    let (question, option) = (question + 1, option + 1);
+    format!(
+        "question {question}, option {option} (`{}{more}`)",
+        &text[..end]
+    )
+}
+
 /// Answers `questions`, `batch` at a time.
 ///
 /// # Errors
-/// When a question cannot be tokenised or the router cannot decide.
+/// When an option has no token of its own, more than the base has positions, or a log-probability
+/// that is not finite (the error names the question by its number, from 1, and the option), or the
+/// router cannot decide.
 pub fn choose(
     model: &Model,
     questions: &[Question],
@@ -95,24 +109,30 @@ pub fn choose(
 ) -> Result<Vec<Answer>> {
     let longest = model.base().decoder.config().max_position_embeddings;
     let mut answers = Vec::with_capacity(questions.len());
+    let tokenizer = &model.base().tokenizer;
     for some in questions.chunks(batch.max(1)) {
+        let done = answers.len();
         let groups: Vec<Vec<Tokens>> = some
             .iter()
-            .map(|question| {
-                let option = |choice: &String| {
-                    let text = format!(" {choice}");
-                    model
-                        .base()
-                        .tokenizer
-                        .continuation(&question.query, &text, longest)
+            .enumerate()
+            .map(|(i, question)| {
+                let option = |(j, choice): (usize, &String)| {
+                    let tokens =
+                        tokenizer.continuation(&question.query, &format!(" {choice}"), longest);
+                    tokens.context(|| named(done + i, j, question))
                 };
-                question.choices.iter().map(option).collect()
+                question.choices.iter().enumerate().map(option).collect()
             })
             .collect::<Result<_>>()?;
         let borrowed: Vec<&[Tokens]> = groups.iter().map(Vec::as_slice).collect();
         let scores = model.score(&borrowed, &[])?;
         let mut tokens = 0;
-        for ((question, group), log_probs) in some.iter().zip(&groups).zip(scores) {
+        for (i, ((question, group), log_probs)) in some.iter().zip(&groups).zip(scores).enumerate()
+        {
+            if let Some(j) = log_probs.iter().position(|lp: &f64| !lp.is_finite()) {
+                let why = "its log-probability is not finite; the model's outputs are not numbers";
+                return Err(Error::invalid(why)).context(|| named(done + i, j, question));
+            }
             tokens += group.iter().map(|t| t.ids.len()).sum::<usize>();
             answers.push(Answer {
                 log_probs,

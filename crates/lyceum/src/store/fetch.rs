@@ -8,7 +8,7 @@ use crate::error::Result;
 /// What of a repository is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// A base: configuration, weights, tokenizer, chat template.
+    /// A base: configuration, weights, tokenizer, chat templates.
     Base,
     /// Experts: PEFT adapters, or a library of MTTL's.
     Experts,
@@ -35,9 +35,10 @@ impl Wanted {
         let takes = |path: &&&str| match self {
             Wanted::Base => {
                 let old = path.ends_with(".bin") && path.starts_with("pytorch_model");
-                !path.contains('/')
+                let here = !path.contains('/')
                     && (ends(path, &[".json", ".safetensors", ".jinja", ".txt", ".model"])
-                        || (old && !safe("")))
+                        || (old && !safe("")));
+                here || (folder(path) == "additional_chat_templates" && ends(path, &[".jinja"]))
             }
             Wanted::Experts => {
                 let name = path.rsplit('/').next().unwrap_or(path);
@@ -101,6 +102,7 @@ mod tests {
     fn only_what_is_read_is_fetched() {
         let base = [
             "README.md",
+            "additional_chat_templates/rag.jinja",
             "config.json",
             "model.safetensors",
             "onnx/model.onnx",
@@ -112,7 +114,12 @@ mod tests {
         let taken = Wanted::Base.of(&base);
         assert_eq!(
             taken,
-            ["config.json", "model.safetensors", "tokenizer.json"]
+            [
+                "additional_chat_templates/rag.jinja",
+                "config.json",
+                "model.safetensors",
+                "tokenizer.json"
+            ]
         );
         assert_eq!(Wanted::Base.of(&["pytorch_model.bin"]).len(), 1);
         let experts = [

@@ -264,12 +264,13 @@ fn stop_tokens_and_chat_templates_are_read() {
     })
     .unwrap();
     assert_eq!(base.stops.iter().copied().collect::<Vec<_>>(), [5, 6, 47]);
-    let chat = base.chat.as_ref().unwrap();
-    let said = chat
+    let said = base
+        .chat
         .prompt(&[message("system", " be brief "), message("user", "hi ")])
         .unwrap();
     assert_eq!(said, "<s><|sys|>be brief<|user|>hi<|bot|>");
-    let refused = chat
+    let refused = base
+        .chat
         .prompt(&[message("tool", "x")])
         .unwrap_err()
         .to_string();

@@ -346,12 +346,17 @@ fn what_a_tokenizer_puts_before_a_text_stays_when_the_text_is_cut() {
     };
     assert_eq!(text(100), [&[1], ids.as_slice()].concat());
     assert_eq!(text(4), [&[1], &ids[ids.len() - 3..]].concat());
-    // A continuation's targets never include it, even where nothing else is left before them.
-    for max in [100, 4, 2] {
+    // A continuation loses it first, as in lm-eval; one token stays before its targets.
+    let whole = tokenizer.continuation("Once upon", " a time", 100).unwrap();
+    assert_eq!(whole.ids[0], 1);
+    let targets = whole.ids.len() - whole.from;
+    for max in targets..whole.ids.len() {
         let cut = tokenizer.continuation("Once upon", " a time", max).unwrap();
-        assert_eq!(cut.ids[0], 1);
-        assert!((1..cut.ids.len()).contains(&cut.from) && cut.ids.len() <= max);
+        assert_eq!(cut.ids, whole.ids[whole.ids.len() - max - 1..]);
+        assert_eq!(cut.ids.len() - cut.from, targets);
     }
+    let cut = tokenizer.continuation("Once upon", " a time", targets - 1);
+    assert!(cut.unwrap_err().to_string().contains("tokens or more"));
     // The GPTs have nothing there.
     let gpt = lyceum::data::Tokenizer::from_bytes(TOKENIZER.as_bytes()).unwrap();
     assert!(gpt.start().is_empty());

@@ -40,7 +40,9 @@ mod saved;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;
 mod sizes;
+mod smollm2;
 mod store_laws;
+mod text;
 mod tiny;
 mod training;
 mod work;

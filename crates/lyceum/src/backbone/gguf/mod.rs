@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use lyceum_kernels::map::Map;
 
-use super::chat::{Chat, Said};
+use super::chat::{Chat, DEFAULT, Said};
 use super::config::{Config, Positions};
 use super::load::Parts;
 use super::stored::{Bytes, Stored, bad};
@@ -56,7 +56,7 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
     let said = said(&header);
     let beside = path.with_file_name("tokenizer.json");
     let tokenizer = match beside.is_file() {
-        true => Tokenizer::open(path.parent().unwrap_or(Path::new(".")))?,
+        true => beside_file(path, &header)?,
         false => vocabulary::tokenizer(&what, &header)?,
     };
     Ok(Parts {
@@ -108,7 +108,7 @@ fn named(config: &Config, found: BTreeMap<&str, Stored<'static>>) -> Result<Weig
     Ok(Weights::found(all))
 }
 
-/// Tokens that end a text, and the chat template.
+/// Tokens that end a text, and the chat templates.
 fn said(header: &Header<'_>) -> Said {
     let id = |name: &str| match header.fields.get(format!("tokenizer.ggml.{name}").as_str()) {
         Some(Value::Whole(id)) => u32::try_from(*id).ok(),
@@ -116,14 +116,46 @@ fn said(header: &Header<'_>) -> Said {
     };
     let names = ["eos_token_id", "eot_token_id", "eom_token_id"];
     let stops: BTreeSet<u32> = names.into_iter().filter_map(id).collect();
+    let tokens = [
+        ("bos_token", "bos_token_id"),
+        ("eos_token", "eos_token_id"),
+        ("unk_token", "unknown_token_id"),
+        ("pad_token", "padding_token_id"),
+    ];
     let text = |name: &str| vocabulary::token(header, id(name)?).map(str::to_owned);
-    let chat = match header.fields.get("tokenizer.chat_template") {
-        Some(Value::Text(template)) => Some(Chat::new(
-            (*template).to_owned(),
-            text("bos_token_id").unwrap_or_default(),
-            text("eos_token_id").unwrap_or_default(),
-        )),
-        _ => None,
+    let tokens = tokens
+        .into_iter()
+        .filter_map(|(name, field)| Some((name.to_owned(), text(field)?)));
+    let template = |(name, value): (&&str, &Value<'_>)| {
+        let rest = name.strip_prefix("tokenizer.chat_template")?;
+        let name = match rest {
+            "" => DEFAULT,
+            named => named.strip_prefix('.')?,
+        };
+        match value {
+            Value::Text(template) => Some((name.to_owned(), (*template).to_owned())),
+            _ => None,
+        }
     };
+    let templates = header.fields.iter().filter_map(template);
+    let chat = Chat::new(templates.collect(), tokens.collect());
     Said { stops, chat }
+}
+
+/// The tokenizer.json beside the file, used in place of the tokenizer in it.
+fn beside_file(path: &Path, header: &Header<'_>) -> Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::open(path.parent().unwrap_or(Path::new(".")))?;
+    let puts = !tokenizer.start().is_empty();
+    if vocabulary::adds_bos(header).is_some_and(|flag| flag != puts) {
+        let (done, other) = match puts {
+            true => ("puts a beginning-of-text token before a text", "none"),
+            false => ("puts nothing before a text", "one"),
+        };
+        tokenizer.note(format!(
+            "the tokenizer.json beside {} {done}, but the file's own add_bos_token says {other}; \
+             tokenizer.json is followed",
+            path.display()
+        ));
+    }
+    Ok(tokenizer)
 }

@@ -6,7 +6,7 @@
 use serde_json::{Value as Json, json};
 
 use super::file::{Header, List, Value};
-use crate::data::{Kind, Piece, Tokenizer, Vocabulary, Words, byte_level};
+use crate::data::{Around, Kind, Piece, Tokenizer, Vocabulary, Words, byte_level};
 use crate::error::{Error, Result};
 
 fn field<'a>(header: &Header<'a>, name: &str) -> Option<Value<'a>> {
@@ -49,18 +49,18 @@ pub(super) fn tokenizer(what: &str, header: &Header<'_>) -> Result<Tokenizer> {
         Some(Value::Bool(flag)) => flag,
         _ => default,
     };
-    let start = |default: bool| match flag("add_bos_token", default) {
-        true => id("bos_token_id"),
-        false => None,
-    };
-    let json = match model {
-        "llama" => Vocabulary {
-            pieces: &pieces,
-            space_first: flag("add_space_prefix", true),
-            start: start(true),
-            unknown: id("unknown_token_id").unwrap_or(0),
+    let add = |default: bool| flag("add_bos_token", default);
+    let bos = id("bos_token_id");
+    let (json, add) = match model {
+        "llama" => {
+            let vocabulary = Vocabulary {
+                pieces: &pieces,
+                space_first: flag("add_space_prefix", true),
+                start: bos.filter(|_| add(true)),
+                unknown: id("unknown_token_id").unwrap_or(0),
+            };
+            (vocabulary.tokenizer_json(), add(true))
         }
-        .tokenizer_json(),
         "gpt2" => {
             let merges = merges(header).map_err(&bad)?;
             let Some(Value::Text(pre)) = field(header, "pre") else {
@@ -68,7 +68,9 @@ pub(super) fn tokenizer(what: &str, header: &Header<'_>) -> Result<Tokenizer> {
             };
             let words = words(pre)
                 .ok_or_else(|| bad(format!("cuts words by `{pre}`, which is not known")))?;
-            byte_level(&pieces, &merges, &words, start(words.whole))
+            let add = add(words.whole);
+            let start = bos.filter(|_| add);
+            (byte_level(&pieces, &merges, &words, start), add)
         }
         other => {
             return Err(bad(format!(
@@ -77,8 +79,24 @@ pub(super) fn tokenizer(what: &str, header: &Header<'_>) -> Result<Tokenizer> {
         }
     };
     let bytes = serde_json::to_vec(&json).map_err(|e| Error::format(what, e))?;
-    let end = id("eos_token_id").map(|id| pieces[id].text.clone());
-    Tokenizer::named(&bytes, end)
+    let text = |id: usize| pieces[id].text.clone();
+    let around = Around {
+        file: format!("{what} (tokenizer.ggml)"),
+        bos: bos.map(text),
+        eos: id("eos_token_id").map(text),
+        add_bos: Some(add),
+        add_eos: Some(flag("add_eos_token", false)),
+        ..Around::default()
+    };
+    Tokenizer::named(&bytes, &around)
+}
+
+/// `add_bos_token`, where the file has it.
+pub(super) fn adds_bos(header: &Header<'_>) -> Option<bool> {
+    match field(header, "add_bos_token") {
+        Some(Value::Bool(flag)) => Some(flag),
+        _ => None,
+    }
 }
 
 fn pieces(header: &Header<'_>) -> Result<Vec<Piece>, String> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
-use lyceum::backbone::{Base, Precision};
+use lyceum::backbone::{Base, Chat, Message, Precision};
 use lyceum::data::Tokenizer;
 use lyceum::rng::Rng;
 
@@ -92,5 +92,22 @@ fn fuzz_tokenizers() {
             let _ = ids.and_then(|ids| tokenizer.decode(&ids));
         }
         std::fs::remove_file(&path).unwrap();
+    }
+}
+
+/// Chat templates, which are run.
+#[test]
+fn fuzz_chat_templates() {
+    let mut rng = Rng::new(11);
+    let golden: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("chat/renderings.json")).unwrap()).unwrap();
+    let seeds = golden["renderings"].as_array().unwrap();
+    let chat = Chat::default();
+    for _ in 0..rounds(300) {
+        let seed = &seeds[rng.below(seeds.len())];
+        let template = seed["template"].as_str().unwrap().as_bytes();
+        let template = mutate(&mut rng, template);
+        let messages: Vec<Message> = serde_json::from_value(seed["messages"].clone()).unwrap();
+        let _ = chat.render(&String::from_utf8_lossy(&template), &messages);
     }
 }

@@ -1,0 +1,162 @@
+//! Continuing a prompt.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
+use lyceum::Name;
+use lyceum::backbone::{Base, Chat, Message};
+use lyceum::data::TextStream;
+use lyceum::model::{Decoding, Model};
+
+use super::model::reading;
+use crate::args::ModelArgs;
+use crate::out::{self, Format};
+
+/// What to continue, and how far.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    /// A text, or what a user says.
+    pub(crate) prompt: &'a str,
+    /// The prompt is a turn of a conversation.
+    pub(crate) chat: Option<Conversation<'a>>,
+    /// The task, for the oracle.
+    pub(crate) task: Option<&'a str>,
+    pub(crate) max_new: usize,
+    pub(crate) add_bos: Option<bool>,
+}
+
+/// A conversation's beginning, and the template that writes it.
+#[derive(Debug)]
+pub(crate) struct Conversation<'a> {
+    pub(crate) system: Option<&'a str>,
+    /// The name of one of the base's templates, or a file.
+    pub(crate) template: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    /// The token ids of the prompt: all of them, or the last of a text that is too long.
+    fn ids(&self, base: &Base) -> Result<Vec<u32>> {
+        let positions = base.decoder.config().max_position_embeddings;
+        if let Some(chat) = &self.chat {
+            // The template itself writes what stands before a text.
+            let ids = base
+                .tokenizer
+                .encode(&chat.text(&base.chat, self.prompt)?)?;
+            ensure!(
+                ids.len() <= positions,
+                "the conversation has {} tokens and the base {positions} positions; shorten it",
+                ids.len()
+            );
+            return Ok(ids);
+        }
+        let ids = base.tokenizer.text(self.prompt, usize::MAX)?;
+        if ids.len() <= positions {
+            return Ok(ids);
+        }
+        // Some of it is lost in any case: new tokens have their room, at most half.
+        let room = positions - self.max_new.min(positions / 2);
+        let kept = base.tokenizer.text(self.prompt, room)?;
+        ensure!(
+            kept.len() <= room,
+            "the base's {positions} positions have no room for a prompt"
+        );
+        out::say(&format!(
+            "the prompt has {} tokens and the base {positions} positions: only its last {} tokens \
+             are continued, the first {} are left out",
+            ids.len(),
+            kept.len(),
+            ids.len() - kept.len()
+        ));
+        Ok(kept)
+    }
+}
+
+impl Conversation<'_> {
+    fn text(&self, chat: &Chat, prompt: &str) -> Result<String> {
+        let message = |role: &str, content: &str| Message {
+            role: role.into(),
+            content: content.into(),
+        };
+        let system = self.system.map(|text| message("system", text));
+        let messages: Vec<Message> = system
+            .into_iter()
+            .chain([message("user", prompt)])
+            .collect();
+        let Some(wanted) = self.template else {
+            let hint = match chat.is_empty() {
+                true => "leave --chat out, or give a template's file with --chat-template FILE",
+                false => "choose one with --chat-template NAME",
+            };
+            let source = chat.template("default");
+            let source = source.map_err(|error| anyhow::anyhow!("{error}; {hint}"))?;
+            return Ok(chat.render(source, &messages)?);
+        };
+        if let Ok(source) = chat.template(wanted) {
+            return Ok(chat.render(source, &messages)?);
+        }
+        let file = Path::new(wanted);
+        if !file.is_file() {
+            let why = chat.template(wanted).err().map(|error| error.to_string());
+            bail!(
+                "{}; and there is no file of that name",
+                why.unwrap_or_default()
+            );
+        }
+        let source = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        chat.render(&source, &messages)
+            .with_context(|| file.display().to_string())
+    }
+}
+
+pub(crate) fn generate(
+    args: &ModelArgs,
+    device: &Device,
+    wanted: &Wanted<'_>,
+    format: Format,
+) -> Result<()> {
+    let model = reading(args, device, wanted.add_bos)?;
+    let ids = wanted.ids(model.base())?;
+    let max_new = room(&model, ids.len(), wanted.max_new);
+    let tasks: Vec<Name> = wanted
+        .task
+        .map(Name::new)
+        .transpose()?
+        .into_iter()
+        .collect();
+    let how = Decoding { max_new, live: 1 };
+    let tokenizer = &model.base().tokenizer;
+    if format == Format::Json {
+        let new = model.generate(&[ids], &tasks, &how, |_, _| ())?.concat();
+        let value = serde_json::json!({ "prompt": wanted.prompt, "text": tokenizer.decode(&new)?,
+            "tokens": new.len() });
+        return out::show(format, &value, |_| String::new());
+    }
+    let mut text = TextStream::new(tokenizer);
+    let mut shown = Ok(());
+    model.stream(&[ids], &tasks, &how, |_, token| {
+        let piece = text.push(token).map_err(anyhow::Error::from);
+        shown = piece.and_then(|piece| out::stream(&piece));
+        match shown {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    shown?;
+    out::stream(&format!("{}\n", text.finish()?))
+}
+
+/// New tokens there is room for after a prompt of `n`; fewer than `wanted` is said.
+fn room(model: &Model, n: usize, wanted: usize) -> usize {
+    let positions = model.base().decoder.config().max_position_embeddings;
+    // The last token is not computed from, so it needs no position.
+    let room = (positions + 1).saturating_sub(n);
+    if wanted > room {
+        out::say(&format!(
+            "the prompt has {n} tokens and the base {positions} positions: at most {room} new \
+             tokens, not {wanted}"
+        ));
+    }
+    wanted.min(room)
+}
