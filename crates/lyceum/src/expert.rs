@@ -33,6 +33,14 @@ pub struct Card {
     pub weights: String,
 }
 
+impl Card {
+    /// True for an expert that was merged from others, false for one that was trained or imported:
+    /// a merge writes its method and its experts' fingerprints into `origin`.
+    pub fn is_merge(&self) -> bool {
+        self.origin.get("merge").is_some_and(|spec| !spec.is_null())
+    }
+}
+
 /// A base as an expert sees it: what it is called and which linears it has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {
@@ -135,4 +143,34 @@ fn fingerprint(loras: &BTreeMap<Site, Lora>) -> Result<String> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_merge_is_told_by_its_origin() {
+        let card = |origin| Card {
+            name: Name::new("x").unwrap(),
+            base: None,
+            base_name: String::new(),
+            tasks: Vec::new(),
+            lora: LoraConfig::default(),
+            origin,
+            losses: Vec::new(),
+            weights: String::new(),
+        };
+        assert!(card(json!({ "merge": { "merge": "cat" }, "experts": {} })).is_merge());
+        for other in [
+            json!(null),
+            json!({ "merge": null }),
+            json!({ "import": "peft" }),
+            json!({ "seed": 1, "data": "merge" }),
+            json!({ "mttl": { "metadata": { "merge": {} } } }),
+        ] {
+            assert!(!card(other).is_merge());
+        }
+    }
 }
