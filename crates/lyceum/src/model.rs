@@ -265,7 +265,7 @@ impl Model {
         let name = Name::new("score")?;
         let batch = Batch::new(rest.iter().map(|tokens| (tokens, name.clone())));
         let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
-        let segments = Segments::after(batch.segments.lens(), &past);
+        let segments = Segments::after(batch.segments.lens(), &past)?;
         let pass = self.pass(&segments, &own_tasks);
         let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, Some(&mut cache), &pass)?;
         let losses = decoder.losses(&hidden, &batch.ids)?.to_vec1::<f32>()?;
@@ -357,7 +357,7 @@ impl Model {
         tasks: &[Name],
         cache: &mut Cache,
     ) -> Result<Vec<u32>> {
-        let segments = Segments::after(lens, cache.lens());
+        let segments = Segments::after(lens, cache.lens())?;
         let ends = lens.iter().scan(0, |end, len| {
             *end += len;
             Some(*end as u32)

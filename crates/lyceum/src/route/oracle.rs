@@ -58,6 +58,6 @@ impl Router for Oracle {
         let chosen: Vec<u32> = pass.tasks.iter().map(expert).collect::<Result<_>>()?;
         let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
-        Ok(Gates::chosen(1, experts, weights))
+        Ok(Gates::known(1, experts, weights))
     }
 }

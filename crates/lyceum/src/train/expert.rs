@@ -81,7 +81,7 @@ impl Router for Own {
         let chosen: Vec<u32> = pass.tasks.iter().map(own).collect::<Result<_>>()?;
         let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
-        Ok(Gates::chosen(1, experts, weights))
+        Ok(Gates::known(1, experts, weights))
     }
 }
 
