@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::{Base, Cache, Logits};
 use crate::data::Tokens;
 use crate::error::{Error, Result};
-use crate::library::Library;
+use crate::library::{Library, Members};
 use crate::mix::{Mixing, Mixture, Pass, Probe, Segments};
 use crate::name::Name;
 use crate::ops;
@@ -99,6 +99,9 @@ struct Saved {
     base_fingerprint: String,
     mixing: Mixing,
     spec: RouterSpec,
+    /// The experts it routes over; all in its library where an older version did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    experts: Option<Vec<Name>>,
 }
 
 impl Model {
@@ -110,7 +113,8 @@ impl Model {
         }
     }
 
-    /// Routes over all experts of `library`.
+    /// Routes over the experts of `library`; merged ones count where they are asked for
+    /// ([`Library::members`]).
     ///
     /// # Errors
     /// See [`RouterSpec::mixture`].
@@ -147,6 +151,7 @@ impl Model {
         spec: RouterSpec,
         mixing: Mixing,
     ) -> Result<()> {
+        let library = &library.chosen()?;
         spec.mixture(library, &base.0.host(), mixing)?;
         let uri = dir
             .to_str()
@@ -159,6 +164,7 @@ impl Model {
             base_fingerprint: base.0.fingerprint.clone(),
             mixing,
             spec,
+            experts: Some(library.names()?),
         };
         let mut json =
             serde_json::to_vec_pretty(&saved).map_err(|e| Error::format("model.json", e))?;
@@ -193,7 +199,9 @@ impl Model {
         let uri = dir
             .to_str()
             .ok_or_else(|| Error::invalid("the folder's name is not UTF-8"))?;
-        Model::routed(base, &Library::open(uri)?, &saved.spec, saved.mixing)
+        let members = saved.experts.map_or(Members::All, Members::Named);
+        let library = Library::open(uri)?.members(&members)?;
+        Model::routed(base, &library, &saved.spec, saved.mixing)
     }
 
     fn pass<'a>(&'a self, segments: &'a Segments, tasks: &'a [Name]) -> Pass<'a> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lyceum::backbone::Precision;
+use lyceum::library::Members;
 use lyceum::mix::Mixing;
 
 use super::values::{TopK, top_k};
@@ -48,6 +49,8 @@ pub(crate) struct ModelArgs {
     /// The library
     #[arg(long)]
     pub(crate) library: Option<String>,
+    #[command(flatten)]
+    pub(crate) members: MembersArgs,
     /// base, oracle, uniform, arrow or phatgoose
     #[arg(long, default_value = "base")]
     pub(crate) router: String,
@@ -60,6 +63,41 @@ pub(crate) struct ModelArgs {
     /// How outputs are combined: outputs (exact) or factors (MTTL's default)
     #[arg(long, value_enum, default_value = "outputs")]
     pub(crate) mixing: MixingArg,
+}
+
+/// Which experts of a library count.
+#[derive(Debug, Args)]
+pub(crate) struct MembersArgs {
+    /// Only these experts, comma-separated; all that were trained or imported when absent
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) experts: Vec<String>,
+    /// Count merged experts too
+    #[arg(long, value_enum, conflicts_with = "experts")]
+    pub(crate) include: Option<IncludeArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum IncludeArg {
+    Merged,
+}
+
+impl MembersArgs {
+    /// The experts that count.
+    pub(crate) fn which(&self) -> lyceum::Result<Members> {
+        match (self.experts.as_slice(), self.include) {
+            ([], None) => Ok(Members::Trained),
+            ([], Some(IncludeArg::Merged)) => Ok(Members::All),
+            (names, _) => {
+                let names = names.iter().map(|name| lyceum::Name::new(name.trim()));
+                Ok(Members::Named(names.collect::<lyceum::Result<_>>()?))
+            }
+        }
+    }
+
+    /// True if nothing was said.
+    pub(crate) fn is_default(&self) -> bool {
+        self.experts.is_empty() && self.include.is_none()
+    }
 }
 
 #[derive(Debug, Args)]

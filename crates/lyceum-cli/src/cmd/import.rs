@@ -50,7 +50,9 @@ pub(crate) fn import(source: &Path, to: &str, base: &BaseArgs, format: Format) -
             "expert `{name}` changes nothing: its B A is zero at every site"
         ));
     }
-    contents.add_to(&Library::create(to)?)?;
+    let library = Library::prepare(to)?;
+    contents.add_to(&library)?;
+    library.make()?;
     let report = Report {
         experts: weighed,
         removed: contents

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Message, Place};
@@ -14,7 +14,7 @@ use lyceum::model::{Decoding, Model};
 use lyceum::route::RouterSpec;
 use lyceum::store::{Wanted, fetched};
 
-use crate::args::{BaseArgs, ModelArgs};
+use crate::args::{BaseArgs, MembersArgs, ModelArgs};
 use crate::out::{self, Format};
 
 /// The base asked for, or the one shipped, to compute on `device`.
@@ -53,7 +53,13 @@ pub(crate) fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
 
 /// The model asked for: a saved one, the base alone, or a router over a library.
 pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<Model> {
+    let counts = !args.members.is_default();
     if let Some(dir) = &args.model {
+        if counts {
+            bail!(
+                "a saved model routes over the experts it was saved with; leave out --experts and --include"
+            );
+        }
         let saved = Model::saved_base(dir)?.map(Into::into);
         let chosen = BaseArgs {
             base: args.base.base.clone().or(saved),
@@ -65,6 +71,11 @@ pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<Model> {
     let (spec, mixing) = spec(args)?;
     let base = base(&args.base, device)?;
     if matches!(spec, RouterSpec::Base {}) {
+        if counts {
+            bail!(
+                "--experts and --include choose among a library's experts, and the base alone has none; say which --router"
+            );
+        }
         return Ok(Model::new(base, None));
     }
     Ok(Model::routed(base, &library(args)?, &spec, mixing)?)
@@ -73,7 +84,19 @@ pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<Model> {
 fn library(args: &ModelArgs) -> Result<Library> {
     let uri = args.library.as_deref();
     let uri = uri.with_context(|| format!("router `{}` needs --library", args.router))?;
-    Ok(Library::open(uri)?)
+    members(&Library::open(uri)?, &args.members)
+}
+
+/// The experts of `library` that count.
+pub(crate) fn members(library: &Library, args: &MembersArgs) -> Result<Library> {
+    let chosen = library.members(&args.which()?);
+    let hint = |error| match error {
+        lyceum::Error::Invalid(text) => {
+            anyhow::anyhow!("{text}; --include merged counts them, --experts NAME,… names some")
+        }
+        other => other.into(),
+    };
+    chosen.map_err(hint)
 }
 
 pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {

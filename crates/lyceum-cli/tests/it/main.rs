@@ -11,9 +11,12 @@ mod bad_input;
 mod base;
 mod command;
 mod help;
+mod interrupt;
+mod members;
 mod merge;
 mod mttl;
 mod remote;
+mod replaced;
 mod run;
 #[path = "../../../lyceum/tests/it/servers/mod.rs"]
 #[allow(dead_code, reason = "the library's own tests use the rest")]

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::stages::train_missing;
 use super::{Method, Recipe};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
@@ -16,13 +15,13 @@ use crate::error::{Error, Result};
 use crate::eval::{Answer, Prediction, RoutingProbe};
 use crate::eval::{answer_rows, choose, mean_losses, prediction_rows, rouge_l};
 use crate::figure::{Curve, Similarity, Subject};
-use crate::library::Library;
+use crate::library::{Library, Members};
 use crate::mix::Mixing;
 use crate::model::Model;
 use crate::name::Name;
 use crate::report::{Provenance, Report, Stage};
-use crate::train::Watch;
-use crate::transform::{arrow, cluster, phatgoose};
+use crate::train::{Training, Watch, checkpoints_of_user};
+use crate::transform::{arrow, cluster, cluster_tasks, phatgoose, write_clusters};
 
 /// Shows a run's stages as they go.
 pub trait Progress {
@@ -45,6 +44,14 @@ impl Watch for Counted<'_> {
     fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
         self.tokens += tokens as u64;
         self.inner.step(step, steps, loss, tokens);
+    }
+
+    fn stopped(&self) -> bool {
+        self.inner.stopped()
+    }
+
+    fn say(&mut self, text: &str) {
+        self.inner.say(text);
     }
 }
 
@@ -87,9 +94,12 @@ pub fn run(
     let private = run.library("private")?;
     let each: Vec<(Name, Vec<Name>)> = tasks.iter().map(|t| (t.clone(), vec![t.clone()])).collect();
     run.experts("private", &private, &each)?;
+    let private = private.members(&Members::Named(tasks.clone()))?;
     let clusters = run.cluster(&private)?;
     let mbc = run.library("mbc")?;
     run.experts("mbc", &mbc, &clusters)?;
+    // Whatever an earlier run with other clusters left there is none of this one's.
+    let mbc = mbc.members(&Members::Named(names_of(&clusters)))?;
     for (label, library) in [("private", &private), ("mbc", &mbc)] {
         run.derive(label, library)?;
     }
@@ -113,8 +123,8 @@ pub fn run(
 impl Run<'_> {
     fn library(&self, label: &str) -> Result<Library> {
         match &self.recipe.library {
-            Some(uri) => Library::create(&format!("{}/{label}", uri.trim_end_matches('/'))),
-            None => Library::create(&self.out.join("libraries").join(label).display().to_string()),
+            Some(uri) => Library::prepare(&format!("{}/{label}", uri.trim_end_matches('/'))),
+            None => Library::prepare(&self.out.join("libraries").join(label).display().to_string()),
         }
     }
 
@@ -149,10 +159,18 @@ impl Run<'_> {
         groups: &[(Name, Vec<Name>)],
     ) -> Result<()> {
         let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
-        let what = (&recipe.lora, &recipe.train);
+        let training = Training {
+            base: &base,
+            data: &data,
+            lora: &recipe.lora,
+            how: &recipe.train,
+        };
         self.timed(format!("train {label} experts"), "loss", |watch| {
-            let trained = train_missing(&base, library, &data, groups, what, watch)?;
-            Ok(((), trained.is_empty()))
+            let mut plan = training.plan(library, groups)?;
+            // Its libraries are the recipe's own; what is replaced is said.
+            (plan.replace, plan.mixed_bases) = (true, true);
+            let trained = plan.run(checkpoints_of_user().as_deref(), watch)?;
+            Ok(((), trained.experts.is_empty()))
         })?;
         for (name, _) in groups {
             let losses = library.card(name)?.losses;
@@ -171,9 +189,7 @@ impl Run<'_> {
         let (clusters, names, cosines) = self.timed("cluster (MBC)".into(), "", |_| {
             Ok((cluster(library, &how)?, false))
         })?;
-        let text = serde_json::to_vec_pretty(&clusters)
-            .map_err(|e| Error::format("mbc_clusters.json", e))?;
-        crate::file::write(&self.out.join("mbc_clusters.json"), &text)?;
+        write_clusters(&self.out.join("mbc_clusters.json"), library, &clusters)?;
         let strings = |names: &[Name]| names.iter().map(ToString::to_string).collect();
         self.report.similarity.push(Similarity {
             library: "private".into(),
@@ -184,16 +200,7 @@ impl Run<'_> {
                 .map(|(k, v)| (k.to_string(), strings(v)))
                 .collect(),
         });
-        // An expert's tasks, not its name, are what a cluster is retrained on.
-        let mut groups = Vec::new();
-        for (name, members) in clusters {
-            let mut tasks = Vec::new();
-            for member in members {
-                tasks.extend(library.card(&member)?.tasks);
-            }
-            groups.push((name, tasks));
-        }
-        Ok(groups)
+        cluster_tasks(library, &clusters)
     }
 
     fn derive(&mut self, label: &str, library: &Library) -> Result<()> {
@@ -303,6 +310,10 @@ impl Run<'_> {
             .map(|byte| format!("{byte:02x}"))
             .collect())
     }
+}
+
+fn names_of(groups: &[(Name, Vec<Name>)]) -> Vec<Name> {
+    groups.iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// The lines of `path` if its first one carries `key`, else what `work` makes, written there.

@@ -153,7 +153,8 @@ impl RouterSpec {
         }
     }
 
-    /// Builds the mixture of all experts of `library` under this router; `None` for the base.
+    /// Builds the mixture of the experts of `library` (merged ones count where they are asked for,
+    /// see [`Library::members`]) under this router; `None` for the base.
     ///
     /// # Errors
     /// When the library is empty, an expert does not fit `base`
@@ -168,11 +169,12 @@ impl RouterSpec {
         if matches!(self, RouterSpec::Base {}) {
             return Ok(None);
         }
+        let library = &library.chosen()?;
         let experts = library.experts()?;
         check(&experts, library, base, self.top_k())?;
         let router: Arc<dyn Router> = match *self {
             RouterSpec::Base {} => return Ok(None),
-            RouterSpec::Oracle {} => Arc::new(Oracle::new(&experts)),
+            RouterSpec::Oracle {} => Arc::new(Oracle::new(&experts)?),
             RouterSpec::Uniform {} => Arc::new(Fixed::uniform(experts.len())),
             RouterSpec::Arrow { top_k, temperature } => {
                 let artifacts = library.artifact(&Name::new("arrow")?, None)?;

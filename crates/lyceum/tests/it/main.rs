@@ -38,4 +38,5 @@ mod sizes;
 mod store_laws;
 mod tiny;
 mod training;
+mod training_into;
 mod work;
