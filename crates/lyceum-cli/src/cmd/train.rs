@@ -7,7 +7,7 @@ use lyceum::data::Dataset;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
 use lyceum::train::{Differing, How, Plan, Trained, TrainedExpert, Training, checkpoints_of_user};
-use lyceum::transform::{self, Phatgoose};
+use lyceum::transform::{self, ClusterTasks, Phatgoose};
 
 use super::{done, model};
 use crate::args::{DeriveArgs, TrainArgs};
@@ -53,7 +53,7 @@ pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result
 /// The experts asked for, each with its tasks.
 fn groups(args: &TrainArgs, data: &Dataset) -> Result<Vec<(Name, Vec<Name>)>> {
     if let Some(path) = &args.clusters {
-        let (groups, note) = transform::read_clusters(path)?;
+        let ClusterTasks { groups, note } = transform::read_clusters(path)?;
         if let Some(note) = note {
             say(&format!("warning: {note}"));
         }

@@ -3,7 +3,7 @@
 //!
 //! The order of the data is not kept: it follows from the seed and the number of steps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -114,7 +114,7 @@ impl Checkpoint {
         };
         let bad = |why: String| Error::format(self.folder.display(), why);
         let head = serde_json::to_string(&head).map_err(|e| bad(e.to_string()))?;
-        let head = HashMap::from([(HEAD.to_owned(), head)]);
+        let head = [(HEAD.to_owned(), head)].into_iter().collect();
         let bytes = safetensors::serialize(tensors, Some(head)).map_err(|e| bad(e.to_string()))?;
         let name = format!("{steps:010}-{}{ENDING}", hash(&bytes));
         crate::file::write(&self.folder.join(&name), &bytes)?;
@@ -171,6 +171,7 @@ impl Checkpoint {
             .filter(|head: &Head| head.format == 1 && head.key == self.key)
             .ok_or_else(|| bad("the checkpoint is of another training"))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
+        let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
         let mut states = Vec::new();
         for (name, learner) in learners.iter() {
             let found = head.learners.iter().position(|kept| kept.name == **name);
@@ -204,7 +205,7 @@ struct State {
 
 impl State {
     fn read(
-        all: &HashMap<String, Tensor>,
+        all: &BTreeMap<String, Tensor>,
         i: usize,
         kept: &Kept,
         learner: &Learner,

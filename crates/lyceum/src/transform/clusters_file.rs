@@ -61,12 +61,27 @@ pub fn write_clusters(
     Ok(Some(beside))
 }
 
-/// The clusters at `path` with the tasks each is to be trained on, and a note if there is
-/// something odd about them. Without a file of tasks beside it the names are those of tasks.
+/// What a file of clusters is to be trained on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterTasks {
+    /// Each cluster with its tasks.
+    pub groups: Vec<(Name, Vec<Name>)>,
+    /// What is odd about them, if anything.
+    pub note: Option<String>,
+}
+
+impl ClusterTasks {
+    fn new(clusters: Clusters, note: Option<String>) -> Self {
+        let groups = clusters.into_iter().collect();
+        ClusterTasks { groups, note }
+    }
+}
+
+/// The clusters at `path` with the tasks each is to be trained on. Without a file of tasks beside it the names are those of tasks.
 ///
 /// # Errors
 /// When a file is not what it should be, or there is no cluster in it.
-pub fn read_clusters(path: &Path) -> Result<(Vec<(Name, Vec<Name>)>, Option<String>)> {
+pub fn read_clusters(path: &Path) -> Result<ClusterTasks> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
     let bytes = read(path)?;
     let clusters: Clusters = serde_json::from_slice(&bytes).map_err(|e| {
@@ -80,16 +95,16 @@ pub fn read_clusters(path: &Path) -> Result<(Vec<(Name, Vec<Name>)>, Option<Stri
     let tasks = match read(&beside) {
         Ok(text) => serde_json::from_slice::<Tasks>(&text)
             .map_err(|e| Error::format(beside.display(), e))?,
-        Err(Error::NotFound { .. }) => return Ok((clusters.into_iter().collect(), None)),
+        Err(Error::NotFound { .. }) => return Ok(ClusterTasks::new(clusters, None)),
         Err(error) => return Err(error),
     };
     if tasks.of == hash(&bytes) {
-        return Ok((tasks.tasks.into_iter().collect(), None));
+        return Ok(ClusterTasks::new(tasks.tasks, None));
     }
     let note = format!(
         "{} belongs to another {} and is not used: the names in the latter are read as tasks",
         beside.display(),
         path.display()
     );
-    Ok((clusters.into_iter().collect(), Some(note)))
+    Ok(ClusterTasks::new(clusters, Some(note)))
 }

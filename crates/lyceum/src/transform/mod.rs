@@ -9,5 +9,5 @@ mod phatgoose;
 
 pub use arrow::{arrow, top_direction};
 pub use cluster::{Clusters, Mbc, cluster, cluster_tasks};
-pub use clusters_file::{read_clusters, write_clusters};
+pub use clusters_file::{ClusterTasks, read_clusters, write_clusters};
 pub use phatgoose::{Phatgoose, phatgoose};
