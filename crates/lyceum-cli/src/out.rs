@@ -11,6 +11,8 @@ use lyceum::recipe::Progress;
 use lyceum::train::Watch;
 use serde::Serialize;
 
+use crate::interrupt::Stoppable;
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -55,6 +57,16 @@ pub(crate) fn warn(notes: &[String]) {
     notes
         .iter()
         .for_each(|note| say(&format!("warning: {note}")));
+}
+
+/// Bytes in words.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
+    let unit = units.iter().find(|(_, unit)| bytes as f64 >= *unit);
+    match unit {
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / unit),
+        None => format!("{bytes} bytes"),
+    }
 }
 
 /// The whole chain of causes in one line.
@@ -108,14 +120,34 @@ pub(crate) fn broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.downcast_ref().is_some_and(io))
 }
 
+/// What is kept of a work that was asked to stop, if that is how it ended.
+pub(crate) fn stopped(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(lyceum::Error::Stopped(text)) => Some(text.clone()),
+        _ => None,
+    })
+}
+
 /// A bar on stderr while something long runs; nothing when stderr is not a terminal.
 pub(crate) struct Bar {
     bar: ProgressBar,
     unit: &'static str,
     tokens: u64,
+    /// Set where Ctrl-C stops in good order.
+    stoppable: Option<Stoppable>,
 }
 
 impl Bar {
+    /// As [`Bar::new`], for what stops in good order on Ctrl-C.
+    pub(crate) fn stoppable(name: &str, unit: &'static str) -> Self {
+        let mut bar = Bar::new(name, unit);
+        let shown = bar.bar.clone();
+        let told =
+            move || shown.suspend(|| say("stopping after this step; Ctrl-C again stops at once"));
+        bar.stoppable = Some(Stoppable::begin(told));
+        bar
+    }
+
     pub(crate) fn new(name: &str, unit: &'static str) -> Self {
         let bar = match std::io::stderr().is_terminal() {
             true => ProgressBar::new(0),
@@ -131,6 +163,7 @@ impl Bar {
             bar,
             unit,
             tokens: 0,
+            stoppable: None,
         }
     }
 }
@@ -152,6 +185,14 @@ impl Watch for Bar {
         self.bar
             .set_message(format!("{} {loss:.3}  {speed:.0} tokens/s", self.unit));
     }
+
+    fn stopped(&self) -> bool {
+        self.stoppable.as_ref().is_some_and(Stoppable::asked)
+    }
+
+    fn say(&mut self, text: &str) {
+        self.bar.suspend(|| say(text));
+    }
 }
 
 impl Drop for Bar {
@@ -170,7 +211,11 @@ impl Progress for Stages {
         if !std::io::stderr().is_terminal() && !self.quiet {
             say(name);
         }
-        Box::new(Bar::new(name, unit))
+        // What has a loss is a training.
+        match unit {
+            "loss" => Box::new(Bar::stoppable(name, unit)),
+            _ => Box::new(Bar::new(name, unit)),
+        }
     }
 
     fn say(&mut self, text: &str) {

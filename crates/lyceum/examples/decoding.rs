@@ -122,7 +122,7 @@ fn time(name: &str, path: &Path, precision: Precision) -> Result<()> {
     let opened = start.elapsed().as_secs_f64();
     let mut cache = base.decoder.cache(1);
     let mut step = |tokens: &[u32]| -> Result<u32> {
-        let segments = Segments::after(&[tokens.len()], cache.lens());
+        let segments = Segments::after(&[tokens.len()], cache.lens())?;
         let pass = Pass {
             segments: &segments,
             tasks: &[],

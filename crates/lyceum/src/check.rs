@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::expert::{Expert, Host};
-use crate::library::Library;
+use crate::library::{Library, Verified};
 use crate::name::{Name, Site};
 
 /// How an expert sits on its base and how much it changes it.
@@ -49,8 +49,17 @@ pub fn weigh(expert: &Expert, base: Option<&Host>) -> Result<Weighed> {
 }
 
 /// What a library holds and what is wrong with it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Findings {
+    /// The version looked through.
+    pub version: u64,
+    /// Objects read from the place itself, each of the size and hash it is named by. `None` where
+    /// the experts are another tool's files.
+    pub objects: Option<usize>,
+    /// Their bytes.
+    pub bytes: Option<u64>,
+    /// Objects this version does not refer to; a purge deletes them once nothing needs them.
+    pub unreferenced: usize,
     /// The experts that could be read.
     pub experts: Vec<Weighed>,
     /// Artifacts that were read.
@@ -75,35 +84,61 @@ pub fn chain(error: &Error) -> String {
     text
 }
 
-/// Opens every expert and artifact of `library`, and checks the experts against `base`.
+/// What every expert is compared with.
+struct Look<'a> {
+    /// The kinds of artifacts there are in the library.
+    kinds: Vec<Name>,
+    uri: String,
+    base: Option<&'a Host>,
+}
+
+/// What was found at one expert.
+struct Seen {
+    name: Name,
+    live: bool,
+    /// The architecture it was trained over.
+    family: Option<String>,
+    weighed: Option<Result<Weighed>>,
+    artifacts: usize,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// Looks `library` through: every object from the place itself, its size and hash, the cards
+/// against the index ([`Library::check`]); then what the experts are, whether they fit each other
+/// and `base`, and whether what was derived from them still belongs to them.
 ///
 /// # Errors
 /// When the library cannot be listed; what is wrong with its content is in the result.
 pub fn check(library: &Library, base: Option<&Host>) -> Result<Findings> {
-    let mut found = Findings {
-        experts: Vec::new(),
-        artifacts: 0,
-        problems: Vec::new(),
-        warnings: Vec::new(),
+    let look = Look {
+        kinds: library.kinds()?,
+        uri: library.uri(),
+        base,
     };
-    let kinds = library.kinds()?;
+    let (checked, seen) = library.verified(|verified| look.at(verified))?;
+    let own = !library.is_foreign();
+    let mut found = Findings {
+        version: checked.version,
+        objects: own.then_some(checked.objects),
+        bytes: own.then_some(checked.bytes),
+        unreferenced: checked.unreferenced,
+        ..Findings::default()
+    };
+    let problem = |p: &crate::library::Problem| format!("expert `{}`: {}", p.expert, p.why);
+    found.problems.extend(checked.problems.iter().map(problem));
     let mut bases = BTreeMap::new();
-    for name in library.names()? {
-        let expert = match library.expert(&name) {
-            Ok(expert) => expert,
-            Err(error) => {
-                found.problems.push(chain(&error));
-                continue;
-            }
+    for seen in seen.into_iter().filter(|seen| seen.live) {
+        found.problems.extend(seen.problems);
+        found.warnings.extend(seen.warnings);
+        found.artifacts += seen.artifacts;
+        let Some(weighed) = seen.weighed.transpose()? else {
+            continue;
         };
-        if let Some(own) = &expert.card.base {
-            let family = expert.card.base_family.clone();
-            bases.entry(own.clone()).or_insert((name.clone(), family));
+        if let Some(own) = &weighed.base {
+            bases.entry(own.clone()).or_insert((seen.name, seen.family));
         }
-        found.expert(&expert, base)?;
-        for kind in &kinds {
-            found.artifact(library, &expert, kind);
-        }
+        found.experts.push(weighed);
     }
     found.bases(&bases);
     Ok(found)
@@ -131,65 +166,80 @@ impl Findings {
                 .push(format!("the experts belong to different bases: {each}")),
         }
     }
+}
 
-    fn expert(&mut self, expert: &Expert, base: Option<&Host>) -> Result<()> {
-        match base.map(|base| expert.check_base(base)) {
-            Some(Err(error @ Error::OtherBase { .. })) => self.warnings.push(chain(&error)),
-            Some(Err(error)) => self.problems.push(chain(&error)),
+impl Look<'_> {
+    fn at(&self, verified: &Verified<'_>) -> Seen {
+        let mut seen = Seen {
+            name: verified.name.clone(),
+            live: verified.entry.live(),
+            family: None,
+            weighed: None,
+            artifacts: { verified.artifacts.keys() }
+                .filter(|kind| verified.entry.has(kind))
+                .count(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let Some(expert) = &verified.expert else {
+            return seen;
+        };
+        match self.base.map(|base| expert.check_base(base)) {
+            Some(Err(error @ Error::OtherBase { .. })) => seen.warnings.push(chain(&error)),
+            Some(Err(error)) => seen.problems.push(chain(&error)),
             Some(Ok(())) | None => {}
         }
-        let weighed = weigh(expert, base)?;
+        seen.family.clone_from(&expert.card.base_family);
+        let weighed = weigh(expert, self.base);
         let name = &expert.card.name;
-        if weighed.zero {
+        if weighed.as_ref().is_ok_and(|weighed| weighed.zero) {
             let text = format!("expert `{name}` changes nothing: its B A is zero at every site");
-            self.warnings.push(text);
+            seen.warnings.push(text);
         }
-        if weighed.base.is_none() {
-            self.warnings.push(format!(
+        if expert.card.base.is_none() {
+            seen.warnings.push(format!(
                 "expert `{name}` does not say which base it was trained on (only the name `{}`); \
                  `lyceum import --base DIR` records it",
                 expert.card.base_name
             ));
         }
-        self.experts.push(weighed);
-        Ok(())
+        seen.weighed = Some(weighed);
+        let kinds = self.kinds.iter();
+        let wrong = kinds.filter_map(|kind| self.derived(expert, verified, kind));
+        seen.problems.extend(wrong);
+        seen
     }
 
-    fn artifact(&mut self, library: &Library, expert: &Expert, kind: &Name) {
+    /// What is wrong with the artifact of `kind`.
+    fn derived(&self, expert: &Expert, verified: &Verified<'_>, kind: &Name) -> Option<String> {
         let name = &expert.card.name;
-        let problem = match library.artifact_of(kind, name) {
-            Err(error) => chain(&error),
-            Ok(None) => format!(
-                "expert `{name}` has no {kind} artifact made from its present weights; run: \
-                 lyceum derive {} {kind}",
-                library.uri()
-            ),
-            Ok(Some(artifact)) => {
-                self.artifacts += 1;
-                // A vector of a site has that site's width; one of the whole expert has its own.
-                let fits = |(site, v): (&Site, &candle_core::Tensor)| {
-                    expert
-                        .loras
-                        .get(site)
-                        .is_none_or(|lora| v.dims() == [lora.d_in()])
-                };
-                let misfit = artifact.vectors.iter().find(|pair| !fits(*pair));
-                let lacks = expert
-                    .loras
-                    .keys()
-                    .find(|s| !artifact.vectors.contains_key(*s));
-                let routed = ["arrow", "phatgoose"].contains(&kind.as_str());
-                match (misfit, lacks) {
-                    (Some((site, _)), _) => {
-                        format!("the {kind} artifact of `{name}` has another width at `{site}`")
-                    }
-                    (None, Some(site)) if routed => {
-                        format!("the {kind} artifact of `{name}` lacks `{site}`")
-                    }
-                    _ => return,
-                }
-            }
+        if !verified.entry.has(kind) {
+            // No router counts a merged expert unless it is asked to.
+            let needed = !expert.card.is_merge();
+            return needed.then(|| {
+                format!(
+                    "expert `{name}` has no {kind} artifact made from its present weights; run: \
+                     lyceum derive {} {kind}",
+                    self.uri
+                )
+            });
+        }
+        // One that cannot be read is a problem already told.
+        let artifact = verified.artifacts.get(kind)?;
+        // A vector of a site has that site's width; one of the whole expert has its own.
+        let fits = |(site, v): (&Site, &candle_core::Tensor)| {
+            let lora = expert.loras.get(site);
+            lora.is_none_or(|lora| v.dims() == [lora.d_in()])
         };
-        self.problems.push(problem);
+        if let Some((site, _)) = artifact.vectors.iter().find(|pair| !fits(*pair)) {
+            return Some(format!(
+                "the {kind} artifact of `{name}` has another width at `{site}`"
+            ));
+        }
+        let routed = ["arrow", "phatgoose"].contains(&kind.as_str());
+        let mut sites = expert.loras.keys();
+        let lacks = sites.find(|site| !artifact.vectors.contains_key(*site));
+        let lacks = lacks.filter(|_| routed)?;
+        Some(format!("the {kind} artifact of `{name}` lacks `{lacks}`"))
     }
 }

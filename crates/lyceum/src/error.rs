@@ -88,6 +88,10 @@ pub enum Error {
     /// A tensor computation failed.
     #[error("tensor computation failed")]
     Tensor(#[from] candle_core::Error),
+    /// Somebody asked a long work to stop, and it did: the text says what was kept and how to go
+    /// on.
+    #[error("{0}")]
+    Stopped(String),
     /// Where something happened, around what happened.
     #[error("{context}")]
     At {

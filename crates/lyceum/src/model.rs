@@ -111,7 +111,8 @@ impl Model {
         }
     }
 
-    /// Routes over all experts of `library`.
+    /// Routes over the experts of `library`; merged ones count where they are asked for
+    /// ([`Library::members`]).
     ///
     /// # Errors
     /// See [`RouterSpec::mixture`].
@@ -292,7 +293,7 @@ impl Model {
         tasks: &[Name],
         cache: &mut Cache,
     ) -> Result<Vec<u32>> {
-        let segments = Segments::after(lens, cache.lens());
+        let segments = Segments::after(lens, cache.lens())?;
         let ends = lens.iter().scan(0, |end, len| {
             *end += len;
             Some(*end as u32)

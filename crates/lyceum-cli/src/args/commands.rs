@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lyceum::backbone::Precision;
 
-use super::model::{BaseArgs, DataArgs, ModelArgs, PrecisionArg, QuantizeArg, kept};
+use super::model::{BaseArgs, DataArgs, MembersArgs, ModelArgs, PrecisionArg, QuantizeArg, kept};
 use super::values::{at_least_one, task, weight};
 
 #[derive(Debug, Args)]
@@ -100,6 +100,13 @@ pub(crate) struct TrainArgs {
     /// the same experts
     #[arg(long)]
     pub(crate) recompute: bool,
+    /// Train experts again that are there with other settings, data or another base: older versions
+    /// of the library keep what is replaced
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Put them beside experts of other bases
+    #[arg(long)]
+    pub(crate) mixed_bases: bool,
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +115,8 @@ pub(crate) struct DeriveArgs {
     pub(crate) uri: String,
     /// `arrow` or `phatgoose`
     pub(crate) kind: String,
+    #[command(flatten)]
+    pub(crate) members: MembersArgs,
     #[command(flatten)]
     pub(crate) base: BaseArgs,
     /// Accept experts trained over other weights of the base's architecture (phatgoose)
@@ -159,9 +168,8 @@ pub(crate) struct MergeArgs {
     /// Name of the merged expert
     #[arg(long)]
     pub(crate) name: String,
-    /// Only these experts, comma-separated; all of the library when absent
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) experts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) members: MembersArgs,
     /// EXPERT=WEIGHT of every expert merged, comma-separated; equal ones that sum to 1 when
     /// absent (linear, cat, factor-linear)
     #[arg(long, value_delimiter = ',', value_parser = weight)]

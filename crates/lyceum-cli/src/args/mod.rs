@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use commands::{
     DeriveArgs, EvalArgs, ImportArgs, ListArgs, MergeArgs, RunArgs, TrainArgs,
 };
-pub(crate) use model::{BaseArgs, ModelArgs};
+pub(crate) use model::{BaseArgs, MembersArgs, ModelArgs};
 pub(crate) use values::FormatArg;
 use values::{bytes, grace};
 
@@ -117,7 +117,8 @@ pub(crate) enum Command {
         /// The folder, which must be empty or absent
         out: PathBuf,
     },
-    /// Open everything in a library and list what is wrong (exit code 1 if anything is)
+    /// Read every object of a library from the place itself, open everything, and list what is wrong
+    /// (exit code 1 if anything is)
     #[command(after_help = "Example: lyceum check experts --base gpt-neo-125m")]
     Check {
         /// The library
@@ -137,14 +138,23 @@ pub(crate) enum Command {
         #[arg(long)]
         restore: bool,
     },
-    /// Bring back removed experts
-    #[command(after_help = "Example: lyceum restore experts boolq")]
+    /// Bring back removed experts, or what experts were in an older version
+    #[command(
+        after_help = "Examples:\n  lyceum restore experts boolq\n  lyceum restore experts boolq \
+                            --at 12 --replace"
+    )]
     Restore {
         /// The library
         uri: String,
         /// The experts
         #[arg(required = true)]
         names: Vec<String>,
+        /// As they were in this version
+        #[arg(long)]
+        at: Option<u64>,
+        /// Let them replace those that have their names now
+        #[arg(long, requires = "at")]
+        replace: bool,
     },
     /// Rename an expert, its artifacts with it
     #[command(after_help = "Example: lyceum rename experts boolq boolq-v1")]
@@ -186,6 +196,8 @@ pub(crate) enum Command {
         /// Where the clusters go
         #[arg(long, default_value = "mbc_clusters.json")]
         out: PathBuf,
+        #[command(flatten)]
+        members: MembersArgs,
     },
     /// Merge experts into one and add it to a library
     #[command(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lyceum::backbone::Precision;
+use lyceum::library::Members;
 use lyceum::mix::Mixing;
 
 use super::values::{TopK, at_least_one, top_k};
@@ -43,11 +44,13 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) base: BaseArgs,
     /// A saved model, instead of a library and a router
-    #[arg(long, conflicts_with_all = ["library", "router", "top_k", "router_temperature", "temperature", "mixing"])]
+    #[arg(long, conflicts_with_all = ["library", "experts", "include", "router", "top_k", "router_temperature", "temperature", "mixing"])]
     pub(crate) model: Option<PathBuf>,
     /// The library
     #[arg(long)]
     pub(crate) library: Option<String>,
+    #[command(flatten)]
+    pub(crate) members: MembersArgs,
     /// base, oracle, uniform, arrow or phatgoose; the base alone when neither this nor a library
     /// is given
     #[arg(long)]
@@ -73,6 +76,41 @@ pub(crate) struct ModelArgs {
     /// How outputs are combined: outputs (exact; when absent) or factors (MTTL's default)
     #[arg(long, value_enum)]
     pub(crate) mixing: Option<MixingArg>,
+}
+
+/// Which experts of a library count.
+#[derive(Debug, Args)]
+pub(crate) struct MembersArgs {
+    /// Only these experts, comma-separated; all that were trained or imported when absent
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) experts: Vec<String>,
+    /// Count merged experts too
+    #[arg(long, value_enum, conflicts_with = "experts")]
+    pub(crate) include: Option<IncludeArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum IncludeArg {
+    Merged,
+}
+
+impl MembersArgs {
+    /// The experts that count.
+    pub(crate) fn which(&self) -> lyceum::Result<Members> {
+        match (self.experts.as_slice(), self.include) {
+            ([], None) => Ok(Members::Trained),
+            ([], Some(IncludeArg::Merged)) => Ok(Members::All),
+            (names, _) => {
+                let names = names.iter().map(|name| lyceum::Name::new(name.trim()));
+                Ok(Members::Named(names.collect::<lyceum::Result<_>>()?))
+            }
+        }
+    }
+
+    /// True if nothing was said.
+    pub(crate) fn is_default(&self) -> bool {
+        self.experts.is_empty() && self.include.is_none()
+    }
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use lyceum::store::{Cache, Usage};
 
 use crate::args::CacheCommand;
-use crate::out::{Format, show};
+use crate::out::{Format, show, size};
 
 pub(crate) fn cache(command: &CacheCommand, format: Format) -> Result<()> {
     let cache = Cache::of_user();
@@ -13,28 +13,27 @@ pub(crate) fn cache(command: &CacheCommand, format: Format) -> Result<()> {
         CacheCommand::Show => show(format, &cache.usage()?, text),
         CacheCommand::Limit { bytes } => show(format, &cache.set_limit(*bytes)?, text),
         CacheCommand::Clear => show(format, &cache.clear()?, |gone| {
-            format!("{} objects of {} given up", gone.objects, size(gone.bytes))
+            let objects = format!("{} objects of {}", gone.objects, size(gone.bytes));
+            match gone.trainings {
+                0 => format!("{objects} given up"),
+                n => format!("{objects} and the steps of {n} interrupted trainings given up"),
+            }
         }),
     }
 }
 
 fn text(usage: &Usage) -> String {
-    format!(
+    let mut text = format!(
         "{}\n{} objects, {} of at most {}; {} repositories as folders",
         usage.folder.display(),
         usage.objects,
         size(usage.bytes),
         size(usage.limit),
         usage.folders
-    )
-}
-
-/// Bytes in words.
-fn size(bytes: u64) -> String {
-    let units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
-    let unit = units.iter().find(|(_, unit)| bytes as f64 >= *unit);
-    match unit {
-        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / unit),
-        None => format!("{bytes} bytes"),
+    );
+    if usage.trainings > 0 {
+        let (trainings, bytes) = (usage.trainings, size(usage.training_bytes));
+        text += &format!("\n{trainings} interrupted trainings, {bytes}");
     }
+    text
 }

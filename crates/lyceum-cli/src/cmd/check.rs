@@ -11,7 +11,7 @@ use lyceum::store::{Wanted, fetched};
 
 use super::model;
 use crate::args::BaseArgs;
-use crate::out::{Format, NotClean, show};
+use crate::out::{Format, NotClean, show, size};
 
 pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
     let base = base.base.as_ref().map(|_| model::base(base, &Device::Cpu));
@@ -23,10 +23,8 @@ pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
         Err(error) => match unreadable(uri)? {
             Some(found) => found,
             None if damaged(&error) => Findings {
-                experts: Vec::new(),
-                artifacts: 0,
                 problems: vec![check::chain(&error)],
-                warnings: Vec::new(),
+                ..Findings::default()
             },
             None => return Err(error.into()),
         },
@@ -38,6 +36,13 @@ pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
         }
         for warning in &found.warnings {
             text += &format!("warning: {warning}\n");
+        }
+        if let (Some(objects), Some(bytes)) = (found.objects, found.bytes) {
+            text += &format!(
+                "version {}: {objects} objects of {} read from the place itself\n",
+                found.version,
+                size(bytes)
+            );
         }
         text += &format!(
             "{} experts and {} artifacts read, {} problems, {} warnings\n",
@@ -90,5 +95,6 @@ fn unreadable(uri: &str) -> Result<Option<Findings>> {
         artifacts: contents.artifacts.len(),
         problems: errors.iter().map(check::chain).collect(),
         warnings: contents.notes,
+        ..Findings::default()
     }))
 }

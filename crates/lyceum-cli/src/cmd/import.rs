@@ -57,7 +57,8 @@ pub(crate) fn import(args: &ImportArgs, format: Format) -> Result<()> {
     };
     let mut contents = library::contents(&args.source, &taking)?;
     if !contents.experts.is_empty() || !contents.removed.is_empty() {
-        library::take_in(&mut contents, &Library::create(&args.destination)?)?;
+        let library = Library::prepare(&args.destination)?;
+        library::take_in(&mut contents, &library)?;
     }
     let refused: Vec<LeftOut> = contents.refused.iter().map(LeftOut::of).collect();
     if contents.experts.is_empty() && contents.removed.is_empty() {

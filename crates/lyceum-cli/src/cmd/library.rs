@@ -11,9 +11,9 @@ use lyceum::store::Put;
 use lyceum::transform::{self, Mbc};
 use serde_json::json;
 
-use super::done;
-use crate::args::ListArgs;
-use crate::out::{Bar, Format, show};
+use super::{done, model};
+use crate::args::{ListArgs, MembersArgs};
+use crate::out::{Bar, Format, say, show};
 
 fn open(uri: &str, at: Option<u64>) -> Result<Library> {
     let library = Library::open(uri)?;
@@ -189,10 +189,11 @@ pub(crate) fn copy(
         true => Put::Replace,
         false => Put::New,
     };
-    let (from, to) = (open(source, at)?, Library::create(destination)?);
+    let (from, to) = (open(source, at)?, Library::prepare(destination)?);
     let mut bar = Bar::new("copy", "");
     let copied = from.copy(&to, only, how, |done, all| bar.at(done, all))?;
     drop(bar);
+    to.make()?;
     show(format, &copied, |copied| {
         format!(
             "copied {} experts and {} artifacts to {destination}; {} were there already",
@@ -205,7 +206,13 @@ pub(crate) fn remove(uri: &str, names: &[String], restore: bool, format: Format)
     let (library, names) = (Library::open(uri)?, named(names)?);
     if restore {
         for name in &names {
-            library.restore(name)?;
+            library.restore(name).map_err(|error| match error {
+                lyceum::Error::Exists { .. } => anyhow::anyhow!(
+                    "expert `{name}` is there and not removed; `lyceum restore {uri} {name} --at \
+                     VERSION` brings back what it was (`lyceum history {uri}` lists the versions)"
+                ),
+                other => other.into(),
+            })?;
         }
         return done(format, &format!("restored {} experts", names.len()));
     }
@@ -221,6 +228,50 @@ pub(crate) fn remove(uri: &str, names: &[String], restore: bool, format: Format)
         names.len()
     );
     done(format, &text)
+}
+
+pub(crate) fn restore_at(
+    (uri, version): (&str, u64),
+    names: &[String],
+    replace: bool,
+    format: Format,
+) -> Result<()> {
+    let (library, names) = (Library::open(uri)?, named(names)?);
+    let how = match replace {
+        true => Put::Replace,
+        false => Put::New,
+    };
+    let before = library.version();
+    let now: Vec<Name> = library.entries()?.into_keys().collect();
+    let after = library.restore_at(&names, version, how);
+    let after = after.map_err(|error| match error {
+        lyceum::Error::Exists { name, .. } => anyhow::anyhow!(
+            "another expert is called `{name}` now; --replace puts what it was in version \
+             {version} in its place (version {before} keeps the present one)"
+        ),
+        other => other.into(),
+    })?;
+    let replaced: Vec<&Name> = names.iter().filter(|name| now.contains(name)).collect();
+    let value = json!({
+        "restored": names, "at": version, "version": after,
+        "replaced": if after > before { replaced.clone() } else { Vec::new() },
+        "kept_in": before,
+    });
+    show(format, &value, |_| match after > before {
+        false => format!("as they were in version {version} already"),
+        true if replaced.is_empty() => {
+            format!("restored {} of version {version}", joined(&names))
+        }
+        true => format!(
+            "restored {} of version {version}; version {before} keeps what was there",
+            joined(&names)
+        ),
+    })
+}
+
+fn joined(names: &[Name]) -> String {
+    let names: Vec<&str> = names.iter().map(Name::as_str).collect();
+    names.join(", ")
 }
 
 pub(crate) fn rename(uri: &str, from: &str, to: &str, format: Format) -> Result<()> {
@@ -244,14 +295,25 @@ pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, format: Format) -
     })
 }
 
-pub(crate) fn cluster(uri: &str, how: &Mbc, out: &Path, format: Format) -> Result<()> {
-    let (clusters, _, _) = transform::cluster(&Library::open(uri)?, how)?;
-    lyceum::file::write(out, &serde_json::to_vec_pretty(&clusters)?)?;
+pub(crate) fn cluster(
+    (uri, members): (&str, &MembersArgs),
+    how: &Mbc,
+    out: &Path,
+    format: Format,
+) -> Result<()> {
+    let library = model::members(&Library::open(uri)?, members)?;
+    let (clusters, _, _) = transform::cluster(&library, how)?;
+    let tasks = transform::write_clusters(out, &library, &clusters)?;
+    if let Some(tasks) = tasks {
+        say(&format!(
+            "some experts are called otherwise than their tasks, which are in {}; `lyceum train \
+             --clusters {}` reads both",
+            tasks.display(),
+            out.display()
+        ));
+    }
     show(format, &clusters, |clusters| {
-        let line = |(name, members): (&Name, &Vec<Name>)| {
-            let members: Vec<&str> = members.iter().map(Name::as_str).collect();
-            format!("{name}: {}\n", members.join(", "))
-        };
+        let line = |(name, members): (&Name, &Vec<Name>)| format!("{name}: {}\n", joined(members));
         clusters.iter().map(line).collect::<String>()
     })
 }

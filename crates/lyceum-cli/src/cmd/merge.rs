@@ -10,7 +10,8 @@ use lyceum::merge::{Knobs, MergeSpec, Truncation, Weights, merge as merge_expert
 use lyceum::store::Put;
 use serde::Serialize;
 
-use crate::args::MergeArgs;
+use super::model;
+use crate::args::{MembersArgs, MergeArgs};
 use crate::out::{Format, say, show};
 
 pub(crate) fn merge(args: &MergeArgs, format: Format) -> Result<()> {
@@ -28,7 +29,7 @@ pub(crate) fn merge(args: &MergeArgs, format: Format) -> Result<()> {
     let spec = MergeSpec::new(&args.method, knobs)?;
     let name = Name::new(&args.name)?;
     let library = Library::open(&args.uri)?;
-    let experts = chosen(&library, &args.experts, &name)?;
+    let experts = chosen(&library, &args.members, &name)?;
     let merged = merge_experts(&experts, &spec, &name)?;
     let mut warnings: Vec<String> = spec.caution().into_iter().collect();
     if weigh(&merged, None)?.zero {
@@ -41,7 +42,7 @@ pub(crate) fn merge(args: &MergeArgs, format: Format) -> Result<()> {
         false => (args.library.as_deref(), Put::New),
     };
     let uri = uri.unwrap_or(&args.uri);
-    Library::create(uri)?
+    Library::prepare(uri)?
         .add(&merged, put)
         .with_context(|| format!("adding the merged expert to {uri}"))?;
     let report = Report {
@@ -110,19 +111,13 @@ fn share(x: f64) -> String {
     }
 }
 
-/// The experts named, or all but the one that is being made.
-fn chosen(library: &Library, named: &[String], made: &Name) -> Result<Vec<Expert>> {
-    let names: Vec<Name> = match named {
-        [] => library
-            .names()?
-            .into_iter()
-            .filter(|name| name != made)
-            .collect(),
-        named => named
-            .iter()
-            .map(|name| Name::new(name))
-            .collect::<Result<_, _>>()?,
-    };
+/// The experts that count, but not the one that is being made unless it is named.
+fn chosen(library: &Library, members: &MembersArgs, made: &Name) -> Result<Vec<Expert>> {
+    let library = model::members(library, members)?;
+    let mut names = library.names()?;
+    if members.experts.is_empty() {
+        names.retain(|name| name != made);
+    }
     let experts = names.iter().map(|name| library.expert(name));
     Ok(experts.collect::<Result<_, _>>()?)
 }

@@ -60,7 +60,18 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             names,
             restore,
         } => library::remove(&uri, &names, restore, format),
-        Command::Restore { uri, names } => library::remove(&uri, &names, true, format),
+        Command::Restore {
+            uri,
+            names,
+            at: None,
+            ..
+        } => library::remove(&uri, &names, true, format),
+        Command::Restore {
+            uri,
+            names,
+            at: Some(version),
+            replace,
+        } => library::restore_at((&uri, version), &names, replace, format),
         Command::Rename { uri, from, to } => library::rename(&uri, &from, &to, format),
         Command::Purge {
             uri,
@@ -73,9 +84,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             sparsity,
             seed,
             out,
+            members,
         } => {
             let how = lyceum::transform::Mbc { k, sparsity, seed };
-            library::cluster(&uri, &how, &out, format)
+            library::cluster((&uri, &members), &how, &out, format)
         }
         Command::Import(args) => import::import(&args, format),
         Command::Export { uri, out } => export::export(&uri, &out, asked),

@@ -8,12 +8,13 @@ use candle_core::Device;
 use lyceum::backbone::{Base, Place};
 use lyceum::data::{Dataset, Question};
 use lyceum::expert::BaseMatch;
+use lyceum::library::Library;
 use lyceum::model::Model;
 use lyceum::recipe::is_arc_easy;
 use lyceum::store::{Wanted, fetched};
 
 use super::routed;
-use crate::args::{BaseArgs, ModelArgs};
+use crate::args::{BaseArgs, MembersArgs, ModelArgs};
 use crate::out;
 
 /// The base asked for, or the one shipped, to compute on `device`.
@@ -91,14 +92,21 @@ pub(crate) fn questions(path: &Path) -> Result<Vec<Question>> {
     }
 }
 
-/// The model asked for: a saved one, the base alone, or a router over a library.
-pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<Model> {
-    reading(args, device, None)
-}
-
-/// The same; `add_bos` chooses whether texts begin with the base's beginning-of-text token.
+/// The model asked for: a saved one, the base alone, or a router over a library; `add_bos` chooses whether texts begin with the base's beginning-of-text token.
 pub(crate) fn reading(args: &ModelArgs, device: &Device, add_bos: Option<bool>) -> Result<Model> {
     Ok(routed::chosen(args)?.open(device, add_bos)?.model)
+}
+
+/// The experts of `library` that count.
+pub(crate) fn members(library: &Library, args: &MembersArgs) -> Result<Library> {
+    let chosen = library.members(&args.which()?);
+    let hint = |error| match error {
+        lyceum::Error::Invalid(text) => {
+            anyhow::anyhow!("{text}; --include merged counts them, --experts NAME,… names some")
+        }
+        other => other.into(),
+    };
+    chosen.map_err(hint)
 }
 
 pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {

@@ -64,6 +64,12 @@ fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
     ];
     let mut set = knobs.iter().filter(|(_, _, set)| *set);
     let mixing = args.mixing.map_or(Mixing::Outputs, Into::into);
+    let base = args.router.as_deref().is_none_or(|router| router == "base");
+    if base && !args.members.is_default() {
+        bail!(
+            "--experts and --include choose among a library's experts: give --router and --library"
+        );
+    }
     let Some(router) = &args.router else {
         let names: Vec<&str> = ROUTERS.iter().map(|about| about.name).collect();
         let names = names.join(", ");
@@ -146,7 +152,7 @@ impl Chosen<'_> {
         let uri = self.args.library.as_deref();
         let name = self.spec.about().name;
         let uri = uri.with_context(|| format!("router `{name}` needs --library"))?;
-        Ok(Library::open(uri)?)
+        model::members(&Library::open(uri)?, &self.args.members)
     }
 
     /// Opens base and library; `add_bos` chooses whether texts begin with the base's

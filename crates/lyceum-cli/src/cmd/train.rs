@@ -1,44 +1,21 @@
 //! Training experts and deriving artifacts.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::Device;
 use lyceum::Name;
+use lyceum::data::Dataset;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
-use lyceum::recipe::train_missing;
-use lyceum::train::How;
-use lyceum::transform::{self, Clusters, Phatgoose};
+use lyceum::train::{Differing, How, Plan, Trained, TrainedExpert, Training, checkpoints_of_user};
+use lyceum::transform::{self, ClusterTasks, Phatgoose};
 
 use super::{done, model};
 use crate::args::{DeriveArgs, TrainArgs};
-use crate::out::{Bar, Format, show};
+use crate::out::{Bar, Format, say, show};
 
 pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result<()> {
     let data = model::data(args.data.data.as_deref())?;
-    let chosen: Vec<Name> = args
-        .tasks
-        .iter()
-        .map(|t| Name::new(t))
-        .collect::<Result<_, _>>()?;
-    let groups: Vec<(Name, Vec<Name>)> = match &args.clusters {
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-            let clusters: Clusters = serde_json::from_slice(&text)
-                .with_context(|| format!("{} is not a clusters file", path.display()))?;
-            clusters.into_iter().collect()
-        }
-        None => {
-            let tasks = if chosen.is_empty() {
-                data.tasks()
-            } else {
-                chosen
-            };
-            tasks
-                .into_iter()
-                .map(|task| (task.clone(), vec![task]))
-                .collect()
-        }
-    };
+    let groups = groups(args, &data)?;
     let lora = LoraConfig {
         rank: args.rank,
         alpha: args.alpha,
@@ -54,36 +31,127 @@ pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result
         recompute: args.recompute,
         ..How::default()
     };
+    // A place that cannot be written is told before the base is opened; until an expert is
+    // finished nothing is left there.
+    let library = Library::prepare(&args.library)?;
     let base = model::base(&args.base, device)?;
-    let library = Library::create(&args.library)?;
-    let mut bar = Bar::new("train", "loss");
-    let trained = train_missing(&base, &library, &data, &groups, (&lora, &how), &mut bar)?;
+    let training = Training {
+        base: &base,
+        data: &data,
+        lora: &lora,
+        how: &how,
+    };
+    let mut plan = training.plan(&library, &groups)?;
+    agreed(&plan, args)?;
+    (plan.replace, plan.mixed_bases) = (args.replace, args.mixed_bases);
+    let mut bar = Bar::stoppable("train", "loss");
+    let trained = plan.run(checkpoints_of_user().as_deref(), &mut bar);
     drop(bar);
-    let kept = groups.len() - trained.len();
-    let value: Vec<serde_json::Value> = trained
-        .iter()
-        .map(|(name, losses)| {
-            serde_json::json!({
-                "expert": name, "steps": losses.len(), "first": losses.first(), "last": losses.last(),
-            })
-        })
-        .collect();
-    show(format, &value, |_| {
-        let mut text = String::new();
-        for (name, losses) in &trained {
-            let (first, last) = (losses.first(), losses.last());
-            let (first, last) = (first.copied().unwrap_or(0.0), last.copied().unwrap_or(0.0));
-            text += &format!("{name:<60} loss {first:.3} -> {last:.3}\n");
+    show_trained(&trained?, &library, format)
+}
+
+/// The experts asked for, each with its tasks.
+fn groups(args: &TrainArgs, data: &Dataset) -> Result<Vec<(Name, Vec<Name>)>> {
+    if let Some(path) = &args.clusters {
+        let ClusterTasks { groups, note } = transform::read_clusters(path)?;
+        if let Some(note) = note {
+            say(&format!("warning: {note}"));
         }
-        if kept > 0 {
-            text += &format!("{kept} experts were there already with the same specification\n");
+        let known = data.tasks();
+        let unknown = |task: &&Name| !known.contains(task);
+        if let Some(task) = groups.iter().flat_map(|(_, tasks)| tasks).find(unknown) {
+            bail!(
+                "`{task}` in {} is no task of the data; of experts called otherwise than their \
+                 tasks `lyceum cluster` writes the tasks to a second file, which must lie beside",
+                path.display()
+            );
+        }
+        return Ok(groups);
+    }
+    let mut tasks: Vec<Name> = Vec::new();
+    for task in &args.tasks {
+        let task = Name::new(task.trim())?;
+        match tasks.contains(&task) {
+            true => say(&format!("task `{task}` is named twice and trained once")),
+            false => tasks.push(task),
+        }
+    }
+    if tasks.is_empty() {
+        tasks = data.tasks();
+    }
+    let alone = |task: Name| (task.clone(), vec![task]);
+    Ok(tasks.into_iter().map(alone).collect())
+}
+
+/// Refuses what `--replace` and `--mixed-bases` are for, naming them.
+fn agreed(plan: &Plan<'_>, args: &TrainArgs) -> Result<()> {
+    let uri = &args.library;
+    if !plan.differing.is_empty() && !args.replace {
+        let one = |differing: &Differing| format!("  `{}`: {}", differing.name, differing.said());
+        let all: Vec<String> = plan.differing.iter().map(one).collect();
+        bail!(
+            "{uri} holds experts of these names that were made otherwise\n{}\n--replace trains them \
+             again (version {} keeps those that are there), or give another --library",
+            all.join("\n"),
+            plan.version
+        );
+    }
+    if let (Some((name, base)), false) = (plan.strangers.first(), args.mixed_bases)
+        && !plan.missing().is_empty()
+    {
+        bail!(
+            "expert `{name}` of {uri} belongs to another base (`{base}`), and no router takes experts \
+             of two; give another --library, or --mixed-bases to keep both in this one"
+        );
+    }
+    Ok(())
+}
+
+fn show_trained(trained: &Trained, library: &Library, format: Format) -> Result<()> {
+    let row = |expert: &TrainedExpert| {
+        let losses = &expert.losses;
+        let mut row = serde_json::json!({
+            "expert": expert.name, "steps": losses.len(), "first": losses.first(),
+            "last": losses.last(), "library": library.uri(), "version": trained.version,
+        });
+        if let Some(differing) = &expert.replaced {
+            row["replaced"] =
+                serde_json::json!({ "differs": differing.what, "kept_in": trained.before });
+        }
+        if let Some((first, last)) = expert.rose() {
+            row["warning"] = format!(
+                "the loss ended above where it began: {first:.3} -> {last:.3}, means over steps"
+            )
+            .into();
+        }
+        row
+    };
+    let rows: Vec<serde_json::Value> = trained.experts.iter().map(row).collect();
+    show(format, &rows, |_| {
+        let mut text = String::new();
+        for expert in &trained.experts {
+            let ends = (expert.losses.first(), expert.losses.last());
+            let (first, last) = (
+                ends.0.copied().unwrap_or(0.0),
+                ends.1.copied().unwrap_or(0.0),
+            );
+            text += &format!("{:<60} loss {first:.3} -> {last:.3}", expert.name);
+            if expert.replaced.is_some() {
+                text += &format!("  replaced (version {} keeps the old one)", trained.before);
+            }
+            text.push('\n');
+        }
+        match trained.already.len() {
+            0 => {}
+            1 => text += "1 expert was there already with the same specification\n",
+            n => text += &format!("{n} experts were there already with the same specification\n"),
         }
         text
     })
 }
 
 pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Result<()> {
-    let library = Library::open(&args.uri)?;
+    let library = model::members(&Library::open(&args.uri)?, &args.members)?;
     let derived = match args.kind.as_str() {
         "arrow" => {
             none_of_gates(args)?;
@@ -105,7 +173,7 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
             };
             let base = model::base_with(&args.base, options, device)?;
             let data = model::data(args.data.data.as_deref())?;
-            let mut bar = Bar::new("phatgoose", "loss");
+            let mut bar = Bar::stoppable("phatgoose", "loss");
             transform::phatgoose(&base, &library, &data, &how, &mut bar)?
         }
         other => bail!("`{other}` cannot be derived; there are arrow and phatgoose"),

@@ -83,7 +83,10 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
         command
             .args(line.split_whitespace())
-            .current_dir(self.dir.path());
+            .current_dir(self.dir.path())
+            .env("HOME", self.path("home"))
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("LYCEUM_CACHE");
         command
     }
 

@@ -14,11 +14,14 @@ mod command;
 mod evaluation;
 mod generate;
 mod help;
+mod interrupt;
+mod members;
 mod merge;
 mod moved;
 mod mttl;
 mod other_base;
 mod remote;
+mod replaced;
 mod run;
 #[path = "../../../lyceum/tests/it/servers/mod.rs"]
 #[allow(dead_code, reason = "the library's own tests use the rest")]

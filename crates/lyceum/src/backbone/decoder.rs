@@ -154,6 +154,16 @@ impl Decoder {
     ) -> Result<Tensor> {
         let positions = pass.segments.positions();
         self.check(tokens, &positions, pass)?;
+        let past = pass.segments.past();
+        let continues = match &cache {
+            Some(cache) => *cache.lens() == **past,
+            None => past.iter().all(|&tokens| tokens == 0),
+        };
+        if !continues {
+            return Err(Error::Mismatch(
+                "the sequences continue others than those in the cache".into(),
+            ));
+        }
         if let Some(device) = &self.device {
             return self.composed(device, (tokens, &positions), cache, pass);
         }

@@ -37,7 +37,7 @@ impl Wanted {
         }
         Wanted {
             rows,
-            segments: Segments::after(&lens, &past),
+            segments: Segments::known(&lens, &past),
             before,
         }
     }
@@ -81,10 +81,13 @@ mod tests {
 
     #[test]
     fn stretches_hold_what_is_asked_for() {
-        let segments = Segments::after(&[3, 2, 4], &[1, 0, 5]);
+        let segments = Segments::after(&[3, 2, 4], &[1, 0, 5]).unwrap();
         let wanted = Wanted::new(&[8, 1, 6], &segments);
         assert_eq!(wanted.rows, [1, 6, 7, 8]);
-        assert_eq!(wanted.segments, Segments::after(&[1, 0, 3], &[2, 0, 6]));
+        assert_eq!(
+            wanted.segments,
+            Segments::after(&[1, 0, 3], &[2, 0, 6]).unwrap()
+        );
         assert_eq!(wanted.before, [1, 0, 1]);
         assert_eq!(wanted.places(&[8, 1, 6]), Some(vec![3, 0, 1]));
         assert_eq!(wanted.places(&[1, 6, 7, 8]), None);

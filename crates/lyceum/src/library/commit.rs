@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::expert::Expert;
 use crate::name::Name;
 use crate::peft;
-use crate::store::{self, Put};
+use crate::store::Put;
 
 /// How long a writer competes with others before it gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -103,6 +103,10 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// A version a long work began from: what it commits later is judged by what was there then.
+#[derive(Debug, Clone)]
+pub(crate) struct Since(Arc<Snapshot>);
+
 impl Library {
     /// Begins a batch of changes that become one version.
     ///
@@ -112,22 +116,20 @@ impl Library {
         Batch::new(self)
     }
 
-    /// Refuses to write where that is not safe; a store is probed once per handle.
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.shared.read_only {
-            let uri = self.uri();
-            let why = format!(
-                "{uri} is open for reading only: it is an older version, or a library of another \
-                 tool, which `lyceum import {uri} DESTINATION` makes Lyceum's own"
-            );
-            return Err(Error::invalid(why));
-        }
-        if self.shared.probed.get().is_none() {
-            store::probe(&*self.shared.objects.store)
-                .context(|| format!("{} cannot be written", self.uri()))?;
-            let _ = self.shared.probed.set(());
-        }
-        Ok(())
+    /// The version looked at now, to commit against later.
+    pub(crate) fn now(&self) -> Since {
+        Since(self.snapshot())
+    }
+
+    /// As [`Library::batch`], its changes judged by what was there at `since`: whatever another
+    /// writer changed after that is a conflict, although this handle has moved on meanwhile.
+    pub(crate) fn batch_since(&self, since: &Since) -> Result<Batch<'_>> {
+        self.check_writable()?;
+        Ok(Batch {
+            library: self,
+            base: since.0.clone(),
+            edits: Vec::new(),
+        })
     }
 
     /// Writes those of an expert's files that `base` does not have under its name.
@@ -154,6 +156,7 @@ impl Library {
         purge: bool,
     ) -> Result<u64> {
         self.check_writable()?;
+        self.make()?;
         let objects = &self.shared.objects;
         let store = &*objects.store;
         let begun = Instant::now();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::Library;
+use super::{Access, Library};
 use crate::error::{Error, Result};
 use crate::expert::{Expert, Host};
 use crate::mttl::{self, Contents, Refused};
@@ -247,5 +247,5 @@ pub(super) fn open(uri: &str) -> Result<Option<Library>> {
     let store = Memory::private(uri);
     let library = Library::within(store.clone())?;
     contents.add_to(&library)?;
-    Library::over(store, true).map(Some)
+    Library::within_reach(store, Access::Foreign).map(Some)
 }

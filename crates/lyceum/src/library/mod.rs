@@ -12,9 +12,12 @@ mod entry;
 mod folders;
 mod foreign;
 mod index;
+mod making;
 mod manifest;
+mod members;
 mod plan;
 mod purge;
+mod restore;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -26,145 +29,69 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use blob::Blob;
+pub(crate) use check::Verified;
 pub use check::{Checked, Problem};
 pub use commit::Batch;
+pub(crate) use commit::Since;
 pub use copy::Copied;
 pub use entry::{Derived, Entry};
 pub use foreign::{Taking, contents, take_in};
 pub(crate) use manifest::mark;
 pub use manifest::{Change, Did, Manifest};
+pub use members::Members;
 pub use purge::Purged;
 
 use crate::artifact::Artifact;
-use crate::error::{Context, Error, Refusal, Result};
+use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
 use crate::name::Name;
 use crate::peft;
-use crate::store::{self, Put, Store, each};
+use crate::store::{Put, each};
 use blob::Objects;
 use plan::Edit;
 use snapshot::Snapshot;
-
-const MARKER: &str = "library.json";
-const FORMAT: u64 = 2;
-
-fn none_at(uri: &str) -> Error {
-    Error::invalid(format!(
-        "there is no library at {uri}; make one with `lyceum train --library {uri}`"
-    ))
-}
 
 /// Named experts and what was derived from them. Clones share what they look at.
 #[derive(Debug, Clone)]
 pub struct Library {
     shared: Arc<Shared>,
+    /// The experts that count, where not all do.
+    selection: Option<Arc<members::Selection>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     objects: Objects,
-    read_only: bool,
+    access: Access,
+    /// Set once the place was tried.
     probed: OnceLock<()>,
+    /// Set once the marker is there.
+    made: OnceLock<()>,
     current: Mutex<Arc<Snapshot>>,
 }
 
+/// What a handle may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Read and write.
+    Write,
+    /// Read: an older version, or a place that is only read.
+    Read,
+    /// Read: experts of another tool's, held in memory.
+    Foreign,
+}
+
 impl Library {
-    /// Opens the library at `uri` for writing, making it if there is none.
-    ///
-    /// # Errors
-    /// When the place cannot be written safely.
-    pub fn create(uri: &str) -> Result<Self> {
-        let store = store::open(uri)?;
-        match store.get(MARKER) {
-            Ok(_) => {}
-            Err(Error::NotFound { .. }) => {
-                store::probe(&*store).context(|| format!("{uri} cannot be written"))?;
-                let marker = format!("{{\"format\":{FORMAT}}}\n");
-                match store.put(MARKER, marker.as_bytes(), Put::New) {
-                    Ok(()) | Err(Error::Exists { .. }) => store.flush()?,
-                    Err(error) => return Err(error),
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        let library = Library::over(store, false)?;
-        library.check_writable()?;
-        Ok(library)
-    }
-
-    /// Opens the library at `uri`; its store is probed before the first change. What MTTL or PEFT
-    /// keep there is opened for reading only.
-    ///
-    /// # Errors
-    /// When there is none, or its format is not known.
-    pub fn open(uri: &str) -> Result<Self> {
-        let store = store::open(uri)?;
-        let missing = match store.get(MARKER) {
-            Ok(marker) => return Library::marked(store, false, &marker),
-            Err(error) => error,
-        };
-        // Offline, what another tool keeps may be here although this was never a library.
-        let offline = matches!(
-            missing,
-            Error::Remote {
-                refusal: Refusal::Offline,
-                ..
-            }
-        );
-        if !offline && !matches!(missing, Error::NotFound { .. }) {
-            return Err(missing);
-        }
-        match foreign::open(uri)? {
-            Some(foreign) => Ok(foreign),
-            None if offline => Err(missing),
-            None => Err(none_at(uri)),
-        }
-    }
-
-    /// A new library in an empty store.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub(crate) fn within(store: Arc<dyn Store>) -> Result<Self> {
-        let marker = format!("{{\"format\":{FORMAT}}}\n");
-        store.put(MARKER, marker.as_bytes(), Put::New)?;
-        Library::over(store, false)
-    }
-
-    /// The library in `store`.
-    ///
-    /// # Errors
-    /// When there is none, or its format is not known.
-    pub fn over(store: Arc<dyn Store>, read_only: bool) -> Result<Self> {
-        match store.get(MARKER) {
-            Ok(marker) => Library::marked(store, read_only, &marker),
-            Err(Error::NotFound { .. }) => Err(none_at(&store.uri())),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The library in `store`, whose marker is `marker`.
-    fn marked(store: Arc<dyn Store>, read_only: bool, marker: &[u8]) -> Result<Self> {
-        let marker: Value = serde_json::from_slice(marker).map_err(|e| Error::format(MARKER, e))?;
-        if marker.get("format").and_then(Value::as_u64) != Some(FORMAT) {
-            return Err(Error::format(
-                MARKER,
-                "a library format this version does not know",
-            ));
-        }
-        let objects = Objects { store };
-        let current = Snapshot::latest(&objects, None)?;
-        Ok(Library::looking(objects, read_only, current))
-    }
-
-    fn looking(objects: Objects, read_only: bool, at: Snapshot) -> Self {
+    fn looking(objects: Objects, access: Access, at: Snapshot) -> Self {
         Library {
             shared: Arc::new(Shared {
                 objects,
-                read_only,
+                access,
                 probed: OnceLock::new(),
+                made: OnceLock::new(),
                 current: Mutex::new(Arc::new(at)),
             }),
+            selection: None,
         }
     }
 
@@ -175,7 +102,7 @@ impl Library {
     pub fn at(&self, version: u64) -> Result<Self> {
         let objects = self.shared.objects.clone();
         let snapshot = Snapshot::at(&objects, version)?;
-        Ok(Library::looking(objects, true, snapshot))
+        Ok(Library::looking(objects, Access::Read, snapshot))
     }
 
     /// Looks at the latest version from now on, and returns its number.
@@ -227,13 +154,31 @@ impl Library {
         self.shared.objects.store.uri()
     }
 
-    /// The listed experts, in the order of their names.
+    /// Where it is, the same whatever folder it is spoken of from.
+    pub(crate) fn place(&self) -> String {
+        let store = &self.shared.objects.store;
+        let absolute = store.folder().and_then(|dir| std::path::absolute(dir).ok());
+        let real = absolute.map(|dir| {
+            // What is not there yet has no links in it.
+            let there = dir.ancestors().find_map(|above| {
+                let rest = dir.strip_prefix(above).ok()?;
+                Some(above.canonicalize().ok()?.join(rest))
+            });
+            there.unwrap_or(dir)
+        });
+        // Joining nothing leaves a slash behind.
+        let real = real.map(|dir| dir.components().collect::<std::path::PathBuf>());
+        real.map_or_else(|| store.uri(), |dir| dir.display().to_string())
+    }
+
+    /// The listed experts, in the order of their names; of a selection
+    /// ([`Library::members`]) only those that count.
     ///
     /// # Errors
     /// When the index cannot be read.
     pub fn entries(&self) -> Result<BTreeMap<Name, Entry>> {
         let mut all = self.snapshot().all(&self.shared.objects)?;
-        all.retain(|_, entry| entry.live());
+        all.retain(|name, entry| entry.live() && self.counts(name));
         Ok(all)
     }
 
@@ -253,7 +198,7 @@ impl Library {
     /// [`Error::NotFound`] with the nearest names.
     pub fn entry(&self, name: &Name) -> Result<Entry> {
         let found = self.snapshot().index.get(&self.shared.objects, name)?;
-        match found.filter(Entry::live) {
+        match found.filter(|entry| entry.live() && self.counts(name)) {
             Some(entry) => Ok(entry),
             None => Err(self.missing(name)),
         }
@@ -280,7 +225,7 @@ impl Library {
         self.card_of(name, &self.entry(name)?)
     }
 
-    fn card_of(&self, name: &Name, entry: &Entry) -> Result<Card> {
+    pub(crate) fn card_of(&self, name: &Name, entry: &Entry) -> Result<Card> {
         let bytes = self.shared.objects.get(entry.card(name)?)?;
         serde_json::from_slice(&bytes)
             .map_err(|e| Error::format(format!("experts/{name}/{}", peft::CARD), e))
@@ -350,21 +295,6 @@ impl Library {
         let mut batch = self.batch()?;
         batch.remove(name);
         batch.commit().map(|_| ())
-    }
-
-    /// Brings back a removed expert, its artifacts with it.
-    ///
-    /// # Errors
-    /// When none of this name was removed, or another took its place.
-    pub fn restore(&self, name: &Name) -> Result<()> {
-        let snapshot = self.snapshot();
-        if snapshot.index.get(&self.shared.objects, name)?.is_none() {
-            let removed = self.removed()?;
-            let names = removed.keys().map(Name::as_str);
-            return Err(Error::not_found("removed expert", name.as_str(), names));
-        }
-        let edits = [(name.clone(), Edit::Restore)];
-        self.commit(&snapshot, &edits, false).map(|_| ())
     }
 
     /// Renames an expert, its artifacts with it.

@@ -23,6 +23,8 @@ pub(crate) enum Edit {
     Remove,
     /// Listed again.
     Restore,
+    /// As this entry of an older version, artifacts and all.
+    RestoreFrom(Box<Entry>, Put),
     /// As this entry, under this name.
     Rename(Name, Box<Entry>),
     /// This artifact of this kind.
@@ -169,6 +171,21 @@ impl Judge<'_> {
         }
     }
 
+    fn restore_from(&self, entry: &Entry, how: Put) -> Result<Outcome> {
+        let (was, is) = (live(self.was.as_ref()), live(self.is.as_ref()));
+        let as_wanted = |is: &Entry| is.same(entry) && is.artifacts == entry.artifacts;
+        if is.is_some_and(as_wanted) {
+            return Ok(Outcome::Nothing);
+        }
+        if how == Put::New && was.is_some_and(|was| !was.same(entry)) {
+            return Err(exists(self.name));
+        }
+        if !same(was, is) {
+            return Err(self.conflict());
+        }
+        Ok(Outcome::Set(Did::Restored, Some(Box::new(entry.clone()))))
+    }
+
     fn rename(&self, to: &Name, entry: &Entry, there: [Option<Entry>; 2]) -> Result<Outcome> {
         let [was_there, is_there] = there;
         let (was, is) = (live(self.was.as_ref()), live(self.is.as_ref()));
@@ -251,6 +268,7 @@ impl Plan {
                 Edit::Put(entry, how) => judge.put(entry, *how)?,
                 Edit::Remove => judge.remove()?,
                 Edit::Restore => judge.restore()?,
+                Edit::RestoreFrom(entry, how) => judge.restore_from(entry, *how)?,
                 Edit::Rename(to, entry) => {
                     judge.rename(to, entry, [seen.get(to)?, now.get(to)?])?
                 }

@@ -18,6 +18,14 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// That of a library without a commit.
+    pub(crate) fn none() -> Self {
+        Snapshot {
+            manifest: None,
+            index: Index::empty(),
+        }
+    }
+
     /// The latest version, known to be at least `known`'s.
     pub(crate) fn latest(objects: &Objects, known: Option<&Snapshot>) -> Result<Self> {
         let version = known.map_or(0, Snapshot::version);
@@ -27,10 +35,7 @@ impl Snapshot {
                 None => Snapshot::of(objects, manifest),
             },
             Some(manifest) => Snapshot::of(objects, manifest),
-            None => Ok(Snapshot {
-                manifest: None,
-                index: Index::empty(),
-            }),
+            None => Ok(Snapshot::none()),
         }
     }
 

@@ -1,7 +1,9 @@
+use super::making::MARKER;
 use super::*;
 use crate::lora::{Lora, LoraConfig};
 use crate::name::Site;
 use crate::rng::Rng;
+use crate::store::Store;
 use candle_core::{Device, Tensor};
 
 fn expert(name: &str, seed: u64) -> Expert {
@@ -394,4 +396,185 @@ fn time_never_goes_back_along_the_versions() {
         .purge(std::time::Duration::from_secs(60), false)
         .unwrap();
     assert_eq!(purged.oldest, 1);
+}
+
+fn merged(name: &str, seed: u64) -> Expert {
+    let mut merged = expert(name, seed);
+    merged.card.origin = serde_json::json!({ "merge": { "merge": "cat" } });
+    merged
+}
+
+#[test]
+fn merged_experts_count_where_they_are_asked_for() {
+    let (_dir, library) = fresh();
+    for plain in ["a", "b"] {
+        library.add(&expert(plain, 1), Put::New).unwrap();
+    }
+    let before = library.members(&Members::Trained).unwrap();
+    let fingerprint = before.fingerprint().unwrap();
+    library.add(&merged("m", 2), Put::New).unwrap();
+    let listed = |which: &Members| names(&library.members(which).unwrap());
+    assert_eq!(names(&library), ["a", "b", "m"]);
+    assert_eq!(listed(&Members::Trained), ["a", "b"]);
+    assert_eq!(listed(&Members::All), ["a", "b", "m"]);
+    let named = Members::Named(vec![name("m"), name("a")]);
+    assert_eq!(listed(&named), ["a", "m"]);
+    let view = library.members(&named).unwrap();
+    assert!(view.entry(&name("b")).is_err() && view.experts().unwrap().len() == 2);
+    assert_eq!(view.cards().unwrap().len(), 2);
+    // What is made of all trained experts is what it was.
+    let after = library.members(&Members::Trained).unwrap();
+    assert_eq!(after.fingerprint().unwrap(), fingerprint);
+    assert_eq!(names(&library.chosen().unwrap()), ["a", "b"]);
+    assert_eq!(names(&view.chosen().unwrap()), ["a", "m"]);
+    let missing = library.members(&Members::Named(vec![name("aa")]));
+    assert!(matches!(missing, Err(Error::NotFound { .. })));
+    // A copy of a selection holds no more.
+    let to = Library::create("memory://selected").unwrap();
+    view.copy_to(&to).unwrap();
+    assert_eq!(names(&to), ["a", "m"]);
+}
+
+#[test]
+fn a_library_of_merged_experts_alone_says_so() {
+    let (_dir, library) = fresh();
+    assert!(library.members(&Members::Trained).is_ok());
+    library.add(&merged("m", 2), Put::New).unwrap();
+    let error = library.members(&Members::Trained).unwrap_err();
+    assert!(error.to_string().contains("merged experts only (`m`)"));
+    assert_eq!(names(&library.members(&Members::All).unwrap()), ["m"]);
+}
+
+#[test]
+fn what_an_expert_was_is_brought_back_with_its_artifacts() {
+    let (_dir, library) = fresh();
+    library.add(&expert("a", 1), Put::New).unwrap();
+    library.put_artifact(&artifact(&expert("a", 1))).unwrap();
+    library.add(&expert("a", 2), Put::Replace).unwrap();
+    library.add(&expert("b", 3), Put::New).unwrap();
+    let (one, arrow) = ([name("a")], name("arrow"));
+    let refused = library.restore_at(&one, 2, Put::New);
+    assert!(matches!(refused, Err(Error::Exists { .. })));
+    assert_eq!(library.version(), 4);
+    assert_eq!(library.restore_at(&one, 2, Put::Replace).unwrap(), 5);
+    let seed = |library: &Library| library.card(&name("a")).unwrap().origin["seed"].clone();
+    assert_eq!(seed(&library), 1);
+    assert!(library.is_derived(&arrow, &name("a")).unwrap());
+    let history = library.history(1).unwrap();
+    assert_eq!(history[0].changes[0].to_string(), "restored a");
+    // Once more: nothing to do. The version before keeps what was replaced.
+    assert_eq!(library.restore_at(&one, 2, Put::New).unwrap(), 5);
+    assert_eq!(seed(&library.at(4).unwrap()), 2);
+    // Removed since, or put away under another name.
+    library.remove(&name("a")).unwrap();
+    library.restore_at(&one, 4, Put::New).unwrap();
+    assert_eq!(seed(&library), 2);
+    library.rename(&name("a"), &name("c")).unwrap();
+    library.restore_at(&one, 1, Put::New).unwrap();
+    assert_eq!(names(&library), ["a", "b", "c"]);
+    assert_eq!(library.check().unwrap().problems, []);
+    for (wanted, version) in [("b", 3), ("d", 4), ("a", 99)] {
+        let error = library.restore_at(&[name(wanted)], version, Put::Replace);
+        let error = error.unwrap_err().chain();
+        assert!(error.contains("not found"), "{error}");
+    }
+}
+
+#[test]
+fn several_are_brought_back_or_none() {
+    let (_dir, library) = fresh();
+    for (which, seed) in [("a", 1), ("b", 2)] {
+        library.add(&expert(which, seed), Put::New).unwrap();
+    }
+    library.remove(&name("a")).unwrap();
+    library.add(&expert("b", 9), Put::Replace).unwrap();
+    let both = [name("a"), name("b")];
+    assert!(library.restore_at(&both, 2, Put::New).is_err());
+    assert_eq!(names(&library), ["b"]);
+    library.restore_at(&both, 2, Put::Replace).unwrap();
+    assert_eq!(library.card(&name("b")).unwrap().origin["seed"], 2);
+    assert_eq!(names(&library), ["a", "b"]);
+}
+
+#[test]
+fn what_was_restored_from_before_a_purge_stays() {
+    let (_dir, library) = fresh();
+    library.add(&expert("a", 1), Put::New).unwrap();
+    library.add(&expert("a", 2), Put::Replace).unwrap();
+    library.restore_at(&[name("a")], 1, Put::Replace).unwrap();
+    library.purge(std::time::Duration::ZERO, false).unwrap();
+    assert_eq!(library.check().unwrap().problems, []);
+    assert_eq!(library.card(&name("a")).unwrap().origin["seed"], 1);
+    let error = library.restore_at(&[name("a")], 2, Put::Replace);
+    assert!(error.unwrap_err().chain().contains("purged"));
+}
+
+#[test]
+fn a_library_is_made_by_its_first_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("some/where/lib");
+    let uri = path.to_str().unwrap();
+    let left = || std::fs::read_dir(dir.path()).unwrap().count();
+    {
+        let library = Library::prepare(uri).unwrap();
+        assert!(names(&library).is_empty() && library.version() == 0);
+        // It was tried, and nothing is left of that.
+        assert_eq!(left(), 0);
+    }
+    assert!(Library::open(uri).is_err());
+    let (one, other) = (
+        Library::prepare(uri).unwrap(),
+        Library::prepare(uri).unwrap(),
+    );
+    one.add(&expert("a", 1), Put::New).unwrap();
+    other.add(&expert("b", 2), Put::New).unwrap();
+    assert_eq!(names(&Library::open(uri).unwrap()), ["a", "b"]);
+    // A place that cannot be written is told at once.
+    std::fs::write(dir.path().join("file"), "x").unwrap();
+    let file = dir.path().join("file/lib");
+    assert!(Library::prepare(file.to_str().unwrap()).is_err());
+    // One of another format is not written to.
+    let strange = dir.path().join("strange");
+    std::fs::create_dir(&strange).unwrap();
+    std::fs::write(strange.join(MARKER), "{\"format\":99}").unwrap();
+    assert!(Library::prepare(strange.to_str().unwrap()).is_err());
+}
+
+#[test]
+fn writers_that_try_one_new_place_at_once_all_arrive() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("new/lib");
+    std::thread::scope(|scope| {
+        for n in 0..8u64 {
+            let uri = path.to_str().unwrap();
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    Library::prepare(uri).unwrap();
+                }
+                let library = Library::prepare(uri).unwrap();
+                library.add(&expert(&format!("e{n}"), n), Put::New).unwrap();
+            });
+        }
+    });
+    let library = Library::open(path.to_str().unwrap()).unwrap();
+    assert_eq!(names(&library).len(), 8);
+}
+
+#[test]
+fn a_batch_since_a_version_sees_what_others_changed_after_it() {
+    let (one, other) = memory();
+    one.add(&expert("a", 1), Put::New).unwrap();
+    let since = one.now();
+    other.refresh().unwrap();
+    other.add(&expert("a", 2), Put::Replace).unwrap();
+    other.add(&expert("n", 2), Put::New).unwrap();
+    // Its own commit of something else moves the handle on, past what the other did.
+    let mut batch = one.batch_since(&since).unwrap();
+    batch.add(&expert("b", 1), Put::New).unwrap();
+    batch.commit().unwrap();
+    for which in ["a", "n"] {
+        let mut batch = one.batch_since(&since).unwrap();
+        batch.add(&expert(which, 3), Put::Replace).unwrap();
+        assert!(matches!(batch.commit(), Err(Error::Conflict(_))), "{which}");
+    }
 }

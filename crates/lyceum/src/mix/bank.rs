@@ -304,7 +304,7 @@ mod tests {
         let all = (0..t).flat_map(|_| 0..e as u32).collect();
         let gates = match shared {
             true => Gates::shared(&g[0]),
-            false => Gates::chosen(e, all, g.concat()),
+            false => Gates::chosen(e, all, g.concat()).unwrap(),
         };
         let site = bank.site(&Site::new(SITE)).unwrap();
         let mut got = vec![0.0; t * 5];

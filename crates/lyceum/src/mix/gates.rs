@@ -2,6 +2,8 @@
 
 use lyceum_kernels::delta::Chosen;
 
+use crate::error::{Error, Result};
+
 /// The experts of every token and their weights; or one choice for all tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gates {
@@ -22,8 +24,30 @@ impl Gates {
 
     /// Each token chooses `per` experts: `experts` and `weights` are `[t, per]`. A token may
     /// choose an expert once.
-    pub fn chosen(per: usize, experts: Vec<u32>, weights: Vec<f32>) -> Self {
-        debug_assert!(experts.len() == weights.len());
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when these are no `[t, per]`, or a token chooses an expert twice.
+    pub fn chosen(per: usize, experts: Vec<u32>, weights: Vec<f32>) -> Result<Self> {
+        let (e, w) = (experts.len(), weights.len());
+        if per == 0 || e != w || e % per != 0 {
+            return Err(Error::Mismatch(format!(
+                "{e} experts and {w} weights are no choice of {per} per token"
+            )));
+        }
+        for (token, own) in experts.chunks_exact(per).enumerate() {
+            let mut before = own.iter().enumerate();
+            let twice = before.find(|(at, expert)| own[..*at].contains(expert));
+            if let Some((_, expert)) = twice {
+                return Err(Error::Mismatch(format!(
+                    "token {token} chooses expert {expert} twice: add up its weights"
+                )));
+            }
+        }
+        Ok(Gates::known(per, experts, weights))
+    }
+
+    /// As [`Gates::chosen`], of what is `[t, per]` and without repetition by construction.
+    pub(crate) fn known(per: usize, experts: Vec<u32>, weights: Vec<f32>) -> Self {
         Gates {
             per,
             experts,
@@ -84,10 +108,36 @@ mod tests {
 
     #[test]
     fn gates_are_shown_expert_by_expert() {
-        let gates = Gates::chosen(2, vec![0, 2, 1, 2], vec![0.25, 0.75, 0.5, 0.5]);
+        let gates = Gates::chosen(2, vec![0, 2, 1, 2], vec![0.25, 0.75, 0.5, 0.5]).unwrap();
         assert_eq!(gates.rows(2, 3), [[0.25, 0.0, 0.75], [0.0, 0.5, 0.5]]);
         assert!(gates.fit(2, 3) && !gates.fit(3, 3) && !gates.fit(2, 2));
         let gates = Gates::shared(&[0.5, 1.0]);
         assert_eq!(gates.rows(2, 2), [[0.5, 1.0], [0.5, 1.0]]);
+    }
+
+    #[test]
+    fn choices_that_are_none_are_refused() {
+        for (per, experts, weights, says) in [
+            (0, vec![], vec![], "0 experts and 0 weights"),
+            (2, vec![0, 1, 2], vec![0.5; 3], "3 experts and 3 weights"),
+            (2, vec![0, 1], vec![0.5; 4], "2 experts and 4 weights"),
+            (
+                2,
+                vec![0, 1, 4, 4],
+                vec![0.5; 4],
+                "token 1 chooses expert 4 twice",
+            ),
+            (
+                3,
+                vec![7, 1, 7],
+                vec![0.5; 3],
+                "token 0 chooses expert 7 twice",
+            ),
+        ] {
+            let error = Gates::chosen(per, experts, weights).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        assert!(Gates::chosen(2, vec![0, 1, 1, 0], vec![0.5; 4]).is_ok());
+        assert!(Gates::chosen(1, vec![], vec![]).is_ok());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::error::{Error, Result};
+
 /// The lengths of packed sequences, and how many tokens of each came before (in a cache).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segments {
@@ -18,10 +20,23 @@ impl Segments {
         }
     }
 
-    /// Continuations: sequence `i` has `lens[i]` new tokens after `past[i]` earlier ones. Both
-    /// have one entry per sequence.
-    pub fn after(lens: &[usize], past: &[usize]) -> Self {
-        debug_assert_eq!(lens.len(), past.len());
+    /// Continuations: sequence `i` has `lens[i]` new tokens after `past[i]` earlier ones.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when there is not one of each per sequence.
+    pub fn after(lens: &[usize], past: &[usize]) -> Result<Self> {
+        if lens.len() != past.len() {
+            return Err(Error::Mismatch(format!(
+                "{} sequences have new tokens and {} have earlier ones: give both for each",
+                lens.len(),
+                past.len()
+            )));
+        }
+        Ok(Segments::known(lens, past))
+    }
+
+    /// As [`Segments::after`], of lists of one length by construction.
+    pub(crate) fn known(lens: &[usize], past: &[usize]) -> Self {
         Segments {
             lens: lens.into(),
             past: past.into(),
@@ -66,9 +81,17 @@ mod tests {
 
     #[test]
     fn positions_continue_after_the_past() {
-        let segments = Segments::after(&[2, 1], &[0, 5]);
+        let segments = Segments::after(&[2, 1], &[0, 5]).unwrap();
         assert_eq!(segments.positions(), [0, 1, 5]);
         assert_eq!(segments.owners().collect::<Vec<_>>(), [0, 0, 1]);
         assert_eq!(segments.tokens(), 3);
+    }
+
+    #[test]
+    fn every_sequence_has_a_past() {
+        for (lens, past) in [(&[2, 1][..], &[0][..]), (&[2], &[0, 5]), (&[], &[1])] {
+            let error = Segments::after(lens, past).unwrap_err().to_string();
+            assert!(error.contains("sequences have"), "{error}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::Model;
 use crate::backbone::Base;
 use crate::error::{Context, Error, Result};
 use crate::expert::BaseMatch;
-use crate::library::Library;
+use crate::library::{Library, Members};
 use crate::mix::Mixing;
 use crate::name::Name;
 use crate::route::RouterSpec;
@@ -40,6 +40,9 @@ pub struct Saved {
     pub mixing: Mixing,
     /// The router.
     pub spec: RouterSpec,
+    /// The experts it routes over; all of its library where an older version did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    experts: Option<Vec<Name>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     library: Option<Pinned>,
 }
@@ -115,11 +118,16 @@ impl Saved {
     /// When they cannot be read, or that version was purged and other experts are there now.
     pub fn library(&self, dir: &Path) -> Result<Library> {
         let library = Library::open(uri(dir)?)?;
+        let members = match &self.experts {
+            Some(names) => Members::Named(names.clone()),
+            None => Members::All,
+        };
         let Some(pinned) = &self.library else {
-            return Ok(library);
+            return library.members(&members);
         };
         // Where that version was purged the latest one will do, if its experts are the same.
         let at = library.at(pinned.version).unwrap_or(library);
+        let at = at.members(&members)?;
         if self.spec.inputs(&at)? != pinned.inputs {
             return Err(Error::Mismatch(format!(
                 "{} was saved with version {} of the library in its folder, and the experts or \
@@ -173,6 +181,7 @@ impl Model {
         spec: RouterSpec,
         mixing: Mixing,
     ) -> Result<()> {
+        let library = &library.chosen()?;
         spec.mixture(library, &base.0.host(), mixing)?;
         let own = Library::create(uri(dir)?)?;
         let (held, names) = (own.names()?, library.names()?);
@@ -188,6 +197,7 @@ impl Model {
             )));
         }
         library.copy_to(&own)?;
+        let own = own.members(&Members::Named(names.clone()))?;
         let inputs = spec.inputs(&own)?;
         if inputs != spec.inputs(library)? {
             let text = format!("{} was changed while it was written", dir.display());
@@ -206,6 +216,7 @@ impl Model {
             base_family: Some(base.0.family_fingerprint.clone()),
             mixing,
             spec,
+            experts: Some(names),
             library: Some(Pinned {
                 version: own.version(),
                 inputs,

@@ -56,7 +56,7 @@ impl Model {
         let name = Name::new("score")?;
         let batch = Batch::packed(rest.iter().map(|tokens| (tokens, name.clone())), 1);
         let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
-        let segments = Segments::after(batch.segments.lens(), &past);
+        let segments = Segments::after(batch.segments.lens(), &past)?;
         let pass = self.pass(&segments, &own_tasks);
         let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, Some(&mut cache), &pass)?;
         let losses = decoder.losses(&hidden, &batch.ids)?.to_vec1::<f32>()?;

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::check::LIBRARIES;
 use super::kept::{Inputs, kept};
-use super::stages::train_missing;
 use super::{Method, Recipe, downstream_name};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
@@ -16,16 +15,15 @@ use crate::error::{Error, Result};
 use crate::eval::{ACCURACIES, chance, rouge_l};
 use crate::eval::{Answer, Prediction, RoutingProbe};
 use crate::eval::{answer_rows, choose, losses_cut, mean_losses, prediction_rows, questions_cut};
-use crate::expert::Card;
 use crate::figure::{Curve, Cut, Similarity, Subject};
-use crate::library::Library;
+use crate::library::{Library, Members};
 use crate::mix::Mixing;
 use crate::model::Model;
 use crate::name::Name;
 use crate::report::{Provenance, Report, Source, Stage};
 use crate::route::RouterSpec;
-use crate::train::Watch;
-use crate::transform::{arrow, cluster, phatgoose};
+use crate::train::{Training, Watch, checkpoints_of_user};
+use crate::transform::{arrow, cluster, cluster_tasks, phatgoose, write_clusters};
 
 /// Shows a run's stages as they go.
 pub trait Progress {
@@ -48,6 +46,14 @@ impl Watch for Counted<'_> {
     fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
         self.tokens += tokens as u64;
         self.inner.step(step, steps, loss, tokens);
+    }
+
+    fn stopped(&self) -> bool {
+        self.inner.stopped()
+    }
+
+    fn say(&mut self, text: &str) {
+        self.inner.say(text);
     }
 }
 
@@ -99,8 +105,11 @@ pub fn run(
     let mbc = run.library("mbc")?;
     let each: Vec<(Name, Vec<Name>)> = tasks.iter().map(|t| (t.clone(), vec![t.clone()])).collect();
     run.experts("private", &private, &each)?;
+    let private = private.members(&Members::Named(tasks.clone()))?;
     let clusters = run.cluster(&private)?;
     run.experts("mbc", &mbc, &clusters)?;
+    // Whatever an earlier run with other clusters left there is none of this one's.
+    let mbc = mbc.members(&Members::Named(names_of(&clusters)))?;
     let libraries = [&private, &mbc];
     for (label, library) in LIBRARIES.into_iter().zip(libraries) {
         run.derive(label, library)?;
@@ -123,8 +132,8 @@ impl Run<'_> {
     /// The library called `label`, made if there is none.
     fn library(&self, label: &str) -> Result<Library> {
         match &self.recipe.library {
-            Some(uri) => Library::create(&format!("{}/{label}", uri.trim_end_matches('/'))),
-            None => Library::create(&self.out.join("libraries").join(label).display().to_string()),
+            Some(uri) => Library::prepare(&format!("{}/{label}", uri.trim_end_matches('/'))),
+            None => Library::prepare(&self.out.join("libraries").join(label).display().to_string()),
         }
     }
 
@@ -175,31 +184,6 @@ impl Run<'_> {
         self.report.notes.push(text);
     }
 
-    /// Deals with experts of `library` that are not among `groups`: left by a run of another recipe,
-    /// they would be routed to and clustered with the others.
-    fn leave_out(&mut self, library: &Library, groups: &[(Name, Vec<Name>)]) -> Result<()> {
-        let mut stray = trained(library)?;
-        stray.retain(|name| !groups.iter().any(|(own, _)| own == name));
-        let named: Vec<&str> = stray.iter().map(Name::as_str).collect();
-        let (named, uri) = (named.join(", "), library.uri());
-        if stray.is_empty() {
-            return Ok(());
-        }
-        if self.recipe.library.is_some() {
-            return Err(Error::invalid(format!(
-                "the library {uri} holds experts that are not of this recipe ({named}), and they \
-                 would be routed to; remove them there, or give the recipe another `library`"
-            )));
-        }
-        for name in &stray {
-            library.remove(name)?;
-        }
-        self.progress.say(&format!(
-            "removed from {uri}, where they can be restored: {named}, which are not of this recipe"
-        ));
-        Ok(())
-    }
-
     /// Runs `work` as a stage, its time, tokens and memory noted. `work` says whether it found
     /// its result already there.
     fn timed<T>(
@@ -231,11 +215,18 @@ impl Run<'_> {
         groups: &[(Name, Vec<Name>)],
     ) -> Result<()> {
         let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
-        let what = (&recipe.lora, &recipe.train);
-        self.leave_out(library, groups)?;
+        let training = Training {
+            base: &base,
+            data: &data,
+            lora: &recipe.lora,
+            how: &recipe.train,
+        };
         self.timed(format!("train {label} experts"), "loss", |watch| {
-            let trained = train_missing(&base, library, &data, groups, what, watch)?;
-            Ok(((), trained.is_empty()))
+            let mut plan = training.plan(library, groups)?;
+            // Its libraries are the recipe's own; what is replaced is said.
+            (plan.replace, plan.mixed_bases) = (true, true);
+            let trained = plan.run(checkpoints_of_user().as_deref(), watch)?;
+            Ok(((), trained.experts.is_empty()))
         })?;
         for (name, _) in groups {
             let losses = library.card(name)?.losses;
@@ -254,9 +245,7 @@ impl Run<'_> {
         let (clusters, names, cosines) = self.timed("cluster (MBC)".into(), "", |_| {
             Ok((cluster(library, &how)?, false))
         })?;
-        let text = serde_json::to_vec_pretty(&clusters)
-            .map_err(|e| Error::format("mbc_clusters.json", e))?;
-        crate::file::write(&self.out.join("mbc_clusters.json"), &text)?;
+        write_clusters(&self.out.join("mbc_clusters.json"), library, &clusters)?;
         let strings = |names: &[Name]| names.iter().map(ToString::to_string).collect();
         self.report.similarity.push(Similarity {
             library: "private".into(),
@@ -267,16 +256,7 @@ impl Run<'_> {
                 .map(|(k, v)| (k.to_string(), strings(v)))
                 .collect(),
         });
-        // An expert's tasks, not its name, are what a cluster is retrained on.
-        let mut groups = Vec::new();
-        for (name, members) in clusters {
-            let mut tasks = Vec::new();
-            for member in members {
-                tasks.extend(library.card(&member)?.tasks);
-            }
-            groups.push((name, tasks));
-        }
-        Ok(groups)
+        cluster_tasks(library, &clusters)
     }
 
     fn derive(&mut self, label: &str, library: &Library) -> Result<()> {
@@ -304,7 +284,7 @@ impl Run<'_> {
             _ => label,
         })?;
         let mut spec = asked;
-        let n = trained(library)?.len();
+        let n = library.names()?.len();
         spec.limit(n);
         if spec != asked {
             self.note(format!(
@@ -390,16 +370,8 @@ impl Run<'_> {
     }
 }
 
-/// The experts of `library` that were trained or imported; one that was merged from others changes
-/// nothing for the rest.
-fn trained(library: &Library) -> Result<Vec<Name>> {
-    let merged = |card: &Card| {
-        card.origin
-            .get("merge")
-            .is_some_and(|merge| !merge.is_null())
-    };
-    let cards = library.cards()?.into_iter().filter(|card| !merged(card));
-    Ok(cards.map(|card| card.name).collect())
+fn names_of(groups: &[(Name, Vec<Name>)]) -> Vec<Name> {
+    groups.iter().map(|(name, _)| name.clone()).collect()
 }
 
 fn provenance(recipe: &Recipe, base: &Base) -> Result<Provenance> {

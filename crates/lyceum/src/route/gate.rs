@@ -68,7 +68,7 @@ impl Router for TrainedGates {
     fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         let experts = self.experts(site, x.len(), pass)?;
         let weights = route::gate(&ops::values(self.vectors(site)?)?, &experts, x);
-        Ok(Gates::chosen(1, experts, weights))
+        Ok(Gates::known(1, experts, weights))
     }
 
     fn gates_on(
@@ -84,7 +84,7 @@ impl Router for TrainedGates {
         let dots = (x * vectors.index_select(&own, 0)?)?.sum_keepdim(1)?;
         let weights = ops::composed::sigmoid(&dots)?; // [t, 1]
         let known = weights.flatten_all()?.to_vec1()?;
-        Ok((Gates::chosen(1, experts, known), Some(weights)))
+        Ok((Gates::known(1, experts, known), Some(weights)))
     }
 
     fn params(&self, site: &Site) -> Option<&Tensor> {

@@ -246,6 +246,7 @@ impl RouterSpec {
     /// When the index cannot be read.
     pub fn inputs(&self, library: &Library) -> Result<String> {
         let mut hash = Sha256::new();
+        let library = &library.chosen()?;
         let entries = match self {
             RouterSpec::Base {} => BTreeMap::new(),
             _ => library.entries()?,
@@ -262,7 +263,8 @@ impl RouterSpec {
         Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Builds the mixture of all experts of `library` under this router; `None` for the base.
+    /// Builds the mixture of the experts of `library` (merged ones count where they are asked for,
+    /// see [`Library::members`]) under this router; `None` for the base.
     ///
     /// # Errors
     /// When the library is empty, an expert does not fit `base`
@@ -277,11 +279,12 @@ impl RouterSpec {
         if matches!(self, RouterSpec::Base {}) {
             return Ok(None);
         }
+        let library = &library.chosen()?;
         let experts = library.experts()?;
         check(&experts, library, base, self.top_k())?;
         let router: Arc<dyn Router> = match *self {
             RouterSpec::Base {} => return Ok(None),
-            RouterSpec::Oracle {} => Arc::new(Oracle::new(&experts)),
+            RouterSpec::Oracle {} => Arc::new(Oracle::new(&experts)?),
             RouterSpec::Uniform {} => Arc::new(Fixed::uniform(experts.len())),
             RouterSpec::Arrow { top_k, temperature } => {
                 let artifacts = library.artifact(&Name::new("arrow")?, None)?;

@@ -14,18 +14,36 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// The oracle over `experts`; of two experts for one task the later name serves it.
-    pub fn new(experts: &[Expert]) -> Self {
-        let tasks = |(i, e): (usize, &Expert)| {
-            e.card
-                .tasks
-                .iter()
-                .map(move |task| (task.clone(), i))
-                .collect::<Vec<_>>()
-        };
-        Oracle {
-            of: experts.iter().enumerate().flat_map(tasks).collect(),
+    /// The oracle over `experts`. A trained expert goes before those merged of others.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming two experts that serve the same task.
+    pub fn new(experts: &[Expert]) -> Result<Self> {
+        let mut of: BTreeMap<Name, usize> = BTreeMap::new();
+        for (i, expert) in experts.iter().enumerate() {
+            for task in &expert.card.tasks {
+                let Some(&there) = of.get(task) else {
+                    of.insert(task.clone(), i);
+                    continue;
+                };
+                let other = &experts[there].card;
+                match (other.is_merge(), expert.card.is_merge()) {
+                    _ if there == i => {}
+                    (false, true) => {}
+                    (true, false) => {
+                        of.insert(task.clone(), i);
+                    }
+                    _ => {
+                        return Err(Error::invalid(format!(
+                            "experts `{}` and `{}` both serve task `{task}`, and the oracle sends \
+                             a task to one: name the experts that count, or remove one of these",
+                            other.name, expert.card.name
+                        )));
+                    }
+                }
+            }
         }
+        Ok(Oracle { of })
     }
 
     /// The expert that serves `task`.
@@ -58,6 +76,58 @@ impl Router for Oracle {
         let chosen: Vec<u32> = pass.tasks.iter().map(expert).collect::<Result<_>>()?;
         let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
-        Ok(Gates::chosen(1, experts, weights))
+        Ok(Gates::known(1, experts, weights))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expert::Card;
+    use crate::lora::LoraConfig;
+
+    fn expert(name: &str, tasks: &[&str], merged: bool) -> Expert {
+        let origin = match merged {
+            true => serde_json::json!({ "merge": { "merge": "cat" } }),
+            false => serde_json::json!({ "train": {} }),
+        };
+        let card = Card {
+            name: Name::new(name).unwrap(),
+            base: None,
+            base_family: None,
+            base_name: "base".into(),
+            tasks: tasks.iter().map(|task| Name::new(task).unwrap()).collect(),
+            lora: LoraConfig::default(),
+            origin,
+            losses: Vec::new(),
+            weights: String::new(),
+        };
+        Expert {
+            card,
+            loras: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn two_experts_of_one_task_are_named() {
+        let pair = [expert("a", &["x", "y"], false), expert("b", &["y"], false)];
+        let error = Oracle::new(&pair).unwrap_err().to_string();
+        assert!(error.contains("`a` and `b` both serve task `y`"), "{error}");
+        let merges = [expert("a", &["x"], true), expert("b", &["x"], true)];
+        assert!(Oracle::new(&merges).is_err());
+    }
+
+    #[test]
+    fn a_trained_expert_goes_before_a_merged_one() {
+        let task = Name::new("x").unwrap();
+        for (merged, serves) in [("zz", 0), ("aa", 1)] {
+            let mut experts = [
+                expert("m", &["x"], false),
+                expert(merged, &["w", "x"], true),
+            ];
+            experts.sort_by(|a, b| a.card.name.cmp(&b.card.name));
+            let oracle = Oracle::new(&experts).unwrap();
+            assert_eq!(oracle.expert(&task).unwrap(), serves, "{merged}");
+        }
     }
 }

@@ -164,7 +164,7 @@ impl Router for Prototypes {
             temperature: temperature as f32,
         };
         let (experts, weights) = route::choose(&to, x, k);
-        Ok(Gates::chosen(k, experts, weights))
+        Ok(Gates::known(k, experts, weights))
     }
 
     fn gates_on(
@@ -187,7 +187,7 @@ impl Router for Prototypes {
         // Only the scores come back: one rule says which of equal ones wins.
         let scores = (scores / temperature)?.flatten_all()?.to_vec1::<f32>()?;
         let (experts, weights) = route::choose_among(&scores, &directions.here, k);
-        Ok((Gates::chosen(k, experts, weights), None))
+        Ok((Gates::known(k, experts, weights), None))
     }
 }
 

@@ -4,6 +4,7 @@
 //! objects/<ab>/<sha256>       bytes by their hash, verified before every use
 //! folders/<hash>/<name>/…     repositories as folders: links to objects
 //! places/<hash>/…             small files of a place as last seen, for use offline
+//! training/<hash>/…           what interrupted trainings go on from; no limit touches it
 //! locks/…, limit              who is fetching what; the most bytes kept
 //! ```
 //!
@@ -46,6 +47,10 @@ pub struct Usage {
     pub folders: usize,
     /// The most bytes kept.
     pub limit: u64,
+    /// Trainings that were interrupted and whose steps are kept, whatever the limit.
+    pub trainings: usize,
+    /// The bytes of these.
+    pub training_bytes: u64,
 }
 
 /// Something that can be given up.
@@ -77,6 +82,11 @@ impl Cache {
         let base = var("XDG_CACHE_HOME").map(PathBuf::from);
         let base = base.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
         Some(Cache::new(base.join("lyceum")))
+    }
+
+    /// The folder of what interrupted trainings go on from.
+    pub fn training(&self) -> PathBuf {
+        self.root.join("training")
     }
 
     fn object(&self, sha: &str) -> PathBuf {
@@ -206,12 +216,22 @@ impl Cache {
     pub fn usage(&self) -> Result<Usage> {
         let held = self.held()?;
         let objects = held.iter().filter(|held| !held.folder);
+        let trainings = entries(&self.training())?;
+        let mut training_bytes = 0;
+        for training in &trainings {
+            for file in entries(training)? {
+                // One that ended meanwhile is gone.
+                training_bytes += file.metadata().map_or(0, |meta| meta.len());
+            }
+        }
         Ok(Usage {
             folder: self.root.clone(),
             objects: objects.clone().count(),
             bytes: objects.map(|held| held.bytes).sum(),
             folders: held.iter().filter(|held| held.folder).count(),
             limit: self.limit(),
+            trainings: trainings.len(),
+            training_bytes,
         })
     }
 
@@ -221,7 +241,7 @@ impl Cache {
     /// When something cannot be deleted.
     pub fn clear(&self) -> Result<Usage> {
         let usage = self.usage()?;
-        for part in ["folders", "objects", "places"] {
+        for part in ["folders", "objects", "places", "training"] {
             let dir = self.root.join(part);
             match std::fs::remove_dir_all(&dir) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

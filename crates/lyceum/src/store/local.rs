@@ -56,7 +56,37 @@ impl Local {
         fresh.insert(dir.to_owned());
         Ok(())
     }
+
+    /// A file to be filled in `dir`, which is made. Who only tries a place takes folders that are
+    /// empty away again, perhaps between the two.
+    fn draft(&self, dir: &Path) -> Result<tempfile::NamedTempFile> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY);
+        // What must never change is not writable, so that no editor changes it by accident.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o444));
+        let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let made = match self.make(dir) {
+                Ok(()) => builder
+                    .tempfile_in(dir)
+                    .map_err(|e| (gone(&e), refused(dir, e))),
+                Err(Error::Io { path, source }) => Err((gone(&source), Error::Io { path, source })),
+                Err(error) => Err((false, error)),
+            };
+            match made {
+                Ok(file) => return Ok(file),
+                Err((true, _)) if tries < TRIES => {}
+                Err((_, error)) => return Err(error),
+            }
+        }
+    }
 }
+
+/// How often a folder is made that others take away again.
+const TRIES: usize = 20;
 
 /// As [`Error::io`], but a missing folder is no missing file.
 fn refused(path: &Path, source: std::io::Error) -> Error {
@@ -94,18 +124,13 @@ impl Store for Local {
         if how == Put::New && self.exists(key)? {
             return Err(exists());
         }
-        self.make(path.parent().unwrap_or(&self.root))?;
+        let dir = path.parent().unwrap_or(&self.root);
         if how == Put::Replace {
+            self.make(dir)?;
             return crate::file::write(&path, bytes);
         }
         let io = |e| refused(&path, e);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(TEMPORARY);
-        // What must never change is not writable, so that no editor changes it by accident.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o444));
-        let dir = path.parent().unwrap_or(&self.root);
-        let mut file = builder.tempfile_in(dir).map_err(io)?;
+        let mut file = self.draft(dir)?;
         file.write_all(bytes)
             .and_then(|()| file.as_file().sync_all())
             .map_err(io)?;
@@ -152,8 +177,13 @@ impl Store for Local {
             // The folder of a relative path's first part.
             let here = dir.as_os_str().is_empty();
             let dir = if here { Path::new(".") } else { dir };
-            let synced = File::open(dir).and_then(|dir| dir.sync_all());
-            synced.map_err(|e| refused(dir, e))?;
+            match File::open(dir).and_then(|dir| dir.sync_all()) {
+                // A folder that is gone holds nothing to keep.
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(refused(dir, e));
+                }
+                _ => {}
+            }
         }
         let _ = fresh;
         Ok(())

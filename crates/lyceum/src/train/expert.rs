@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::{Batches, How, Learner, Part, Watch, fit};
+use super::{Batches, Ended, How, Keep, Learner, Nothing, Part, Watch, fit};
 use crate::backbone::Base;
 use crate::data::{Example, Tokens};
 use crate::error::{Context, Error, Result};
@@ -81,7 +81,7 @@ impl Router for Own {
         let chosen: Vec<u32> = pass.tasks.iter().map(own).collect::<Result<_>>()?;
         let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
-        Ok(Gates::chosen(1, experts, weights))
+        Ok(Gates::known(1, experts, weights))
     }
 }
 
@@ -124,6 +124,13 @@ impl Feed {
 
     pub(super) fn examples(&self, learner: usize) -> usize {
         self.tokens[learner].len()
+    }
+
+    /// Passes over the first `batches` batches of `learner`: it saw them before.
+    pub(super) fn skip(&mut self, learner: usize, batches: usize) {
+        for _ in 0..batches {
+            let _ = self.order[learner].next_batch();
+        }
     }
 
     /// The next batches of the `active` learners, grouped into parts of bounded size.
@@ -227,7 +234,8 @@ pub(crate) struct FeedPart {
     chosen: Vec<Vec<usize>>,
 }
 
-/// Variables of one expert, per site (A, B).
+/// Variables of one expert, per site (A, B); clones share them.
+#[derive(Clone)]
 struct Fresh {
     sites: BTreeMap<Site, (Var, Var)>,
 }
@@ -311,11 +319,115 @@ fn begin(lora: Option<&Lora>, shape: (usize, usize, usize)) -> Result<(Tensor, T
     }
 }
 
+/// Experts in training.
+pub(super) struct Fit<'a> {
+    base: &'a Arc<Base>,
+    jobs: &'a [Job],
+    lora: &'a LoraConfig,
+    fresh: Vec<Fresh>,
+    feed: Feed,
+    pub(super) learners: Vec<Learner>,
+}
+
+impl<'a> Fit<'a> {
+    pub(super) fn new(
+        base: &'a Arc<Base>,
+        jobs: &'a [Job],
+        lora: &'a LoraConfig,
+        how: &How,
+    ) -> Result<Self> {
+        how.check()?;
+        lora.check()?;
+        let feed = Feed::new(base, jobs, how)?;
+        let fresh: Vec<Fresh> = jobs
+            .iter()
+            .map(|job| Fresh::new(base, job, lora, how.seed))
+            .collect::<Result<_>>()?;
+        let learners: Vec<Learner> = fresh
+            .iter()
+            .enumerate()
+            .map(|(i, f)| Learner::new(f.vars(), how, how.total(feed.examples(i))))
+            .collect::<Result<_>>()?;
+        Ok(Fit {
+            base,
+            jobs,
+            lora,
+            fresh,
+            feed,
+            learners,
+        })
+    }
+
+    /// Trains until all are done or the watch says stop.
+    pub(super) fn run(&mut self, watch: &mut dyn Watch, keep: &mut dyn Keep) -> Result<Ended> {
+        let (base, jobs, lora, fresh) = (self.base, self.jobs, self.lora, &self.fresh);
+        let part = |feed: &Feed, part: &FeedPart, step: usize| {
+            let names: Vec<Name> = part
+                .learners
+                .iter()
+                .map(|&i| jobs[i].name.clone())
+                .collect();
+            let loras: Vec<BTreeMap<Site, Lora>> = part
+                .learners
+                .iter()
+                .map(|&i| fresh[i].loras(lora, false))
+                .collect::<Result<_>>()?;
+            let bank = Bank::new(names.iter().cloned().zip(&loras))?;
+            let router = Arc::new(Own(names));
+            let mixture = Mixture {
+                bank: Arc::new(bank),
+                router,
+                mixing: Mixing::Outputs,
+            };
+            feed.losses(base, part, &mixture, step)
+        };
+        fit(&mut self.learners, &mut self.feed, watch, keep, part)
+    }
+
+    /// What makes experts of learners.
+    pub(super) fn maker(&self) -> Maker<'a> {
+        Maker {
+            base: self.base,
+            jobs: self.jobs,
+            lora: self.lora,
+            fresh: self.fresh.clone(),
+        }
+    }
+}
+
+/// Makes experts of learners.
+pub(super) struct Maker<'a> {
+    base: &'a Arc<Base>,
+    jobs: &'a [Job],
+    lora: &'a LoraConfig,
+    fresh: Vec<Fresh>,
+}
+
+impl Maker<'_> {
+    /// The expert that learner `i` is by now.
+    pub(super) fn expert(&self, i: usize, learner: &Learner) -> Result<Expert> {
+        let job = &self.jobs[i];
+        let card = Card {
+            name: job.name.clone(),
+            base: Some(self.base.fingerprint.clone()),
+            base_family: Some(self.base.family_fingerprint.clone()),
+            base_name: self.base.name.clone(),
+            tasks: job.tasks.clone(),
+            lora: self.lora.clone(),
+            origin: job.origin.clone(),
+            losses: learner.losses.clone(),
+            weights: String::new(),
+        };
+        Expert::new(card, self.fresh[i].loras(self.lora, true)?)
+    }
+}
+
 /// Trains all `jobs` in one pass; the experts come back in the order of the jobs, each with its
 /// losses per step.
 ///
 /// # Errors
-/// When a setting is out of range, a job has no example, or a loss is not finite.
+/// When a setting is out of range, a job has no example, or a loss is not finite;
+/// [`Error::Stopped`] when the watch says stop, and then nothing is kept.
 pub fn experts(
     base: &Arc<Base>,
     jobs: &[Job],
@@ -323,54 +435,13 @@ pub fn experts(
     how: &How,
     watch: &mut dyn Watch,
 ) -> Result<Vec<(Expert, Vec<f64>)>> {
-    how.check()?;
-    lora.check()?;
-    let mut feed = Feed::new(base, jobs, how)?;
-    let fresh: Vec<Fresh> = jobs
-        .iter()
-        .map(|job| Fresh::new(base, job, lora, how.seed))
-        .collect::<Result<_>>()?;
-    let mut learners: Vec<Learner> = fresh
-        .iter()
-        .enumerate()
-        .map(|(i, f)| Learner::new(f.vars(), how, how.total(feed.examples(i))))
-        .collect::<Result<_>>()?;
-    fit(&mut learners, watch, &mut feed, |feed, part, step| {
-        let names: Vec<Name> = part
-            .learners
-            .iter()
-            .map(|&i| jobs[i].name.clone())
-            .collect();
-        let loras: Vec<BTreeMap<Site, Lora>> = part
-            .learners
-            .iter()
-            .map(|&i| fresh[i].loras(lora, false))
-            .collect::<Result<_>>()?;
-        let bank = Bank::new(names.iter().cloned().zip(&loras))?;
-        let router = Arc::new(Own(names));
-        let mixture = Mixture {
-            bank: Arc::new(bank),
-            router,
-            mixing: Mixing::Outputs,
-        };
-        feed.losses(base, part, &mixture, step)
-    })?;
-    jobs.iter()
-        .zip(&fresh)
-        .zip(learners)
-        .map(|((job, fresh), learner)| {
-            let card = Card {
-                name: job.name.clone(),
-                base: Some(base.fingerprint.clone()),
-                base_family: Some(base.family_fingerprint.clone()),
-                base_name: base.name.clone(),
-                tasks: job.tasks.clone(),
-                lora: lora.clone(),
-                origin: job.origin.clone(),
-                losses: learner.losses.clone(),
-                weights: String::new(),
-            };
-            Ok((Expert::new(card, fresh.loras(lora, true)?)?, learner.losses))
-        })
+    let mut fit = Fit::new(base, jobs, lora, how)?;
+    if let Ended::At { step, steps } = fit.run(watch, &mut Nothing)? {
+        let text = format!("stopped after step {step} of {steps}; nothing of it is kept");
+        return Err(Error::Stopped(text));
+    }
+    let maker = fit.maker();
+    { fit.learners.into_iter().enumerate() }
+        .map(|(i, learner)| Ok((maker.expert(i, &learner)?, learner.losses)))
         .collect()
 }

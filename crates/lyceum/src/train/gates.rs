@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::expert::Feed;
-use super::{How, Job, Learner, Watch, fit};
+use super::expert::{Feed, FeedPart};
+use super::{Ended, How, Job, Learner, Nothing, Watch, fit};
 use crate::backbone::Base;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::expert::Expert;
 use crate::mix::{Bank, Mixing, Mixture};
 use crate::name::{Name, Site};
@@ -22,7 +22,8 @@ pub type Gated = (BTreeMap<Site, Tensor>, Vec<f64>);
 /// Returns per expert the gates `[d_in]` by site, and its losses.
 ///
 /// # Errors
-/// When a setting is out of range, a job has no example, or a loss is not finite.
+/// When a setting is out of range, a job has no example, or a loss is not finite;
+/// [`Error::Stopped`] when the watch says stop.
 pub fn gates(
     base: &Arc<Base>,
     experts: &[Expert],
@@ -55,7 +56,7 @@ pub fn gates(
             )
         })
         .collect::<Result<_>>()?;
-    fit(&mut learners, watch, &mut feed, |feed, part, step| {
+    let part = |feed: &Feed, part: &FeedPart, step: usize| {
         let owners: Vec<Name> = part
             .learners
             .iter()
@@ -89,7 +90,14 @@ pub fn gates(
             mixing: Mixing::Outputs,
         };
         feed.losses(base, part, &mixture, step)
-    })?;
+    };
+    let ended = fit(&mut learners, &mut feed, watch, &mut Nothing, part)?;
+    if let Ended::At { step, steps } = ended {
+        return Err(Error::Stopped(format!(
+            "stopped after step {step} of {steps} of the gates, which end together: none is \
+             finished, and none is kept"
+        )));
+    }
     fresh
         .iter()
         .zip(learners)

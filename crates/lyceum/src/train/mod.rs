@@ -4,16 +4,22 @@
 //! many learners train in one pass over one frozen base exactly as each would alone.
 
 mod adamw;
+mod checkpoint;
 mod expert;
 mod gates;
+mod into;
+mod plan;
 mod pretrain;
 mod schedule;
 
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+pub use checkpoint::checkpoints_of_user;
 pub use expert::{Job, experts};
 pub use gates::{Gated, gates};
+pub use into::{Trained, TrainedExpert};
+pub use plan::{Differing, Plan, Training, origin};
 pub use pretrain::{Pretrain, Progress, pretrain};
 pub use schedule::{Batches, Schedule};
 
@@ -27,6 +33,12 @@ pub trait Watch {
     /// `step` of `steps` is done; `loss` is the mean over the learners that took it, `tokens` how
     /// many tokens it read.
     fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize);
+    /// True once the run should stop: it does so after the step it is at, keeping what it can.
+    fn stopped(&self) -> bool {
+        false
+    }
+    /// Hears something worth a line: what the run goes on from, what it replaces.
+    fn say(&mut self, _text: &str) {}
 }
 
 /// Watches nothing.
@@ -135,6 +147,11 @@ impl Learner {
             losses: Vec::new(),
         })
     }
+
+    /// True once it took all its steps.
+    pub(crate) fn done(&self) -> bool {
+        self.losses.len() >= self.schedule.total
+    }
 }
 
 /// What one part of a step computed: losses `[n]` of these learners, over so many tokens.
@@ -144,21 +161,73 @@ pub(crate) struct Part {
     pub(crate) tokens: usize,
 }
 
+/// Keeps what learners have learned while they learn.
+pub(crate) trait Keep {
+    /// Hears after every step which learners took their last one.
+    ///
+    /// # Errors
+    /// Whatever must end the run.
+    fn stepped(&mut self, learners: &[Learner], ended: &[usize]) -> Result<()>;
+    /// Hears that the run stops here before its end.
+    ///
+    /// # Errors
+    /// Whatever the caller must know.
+    fn stopping(&mut self, learners: &[Learner]) -> Result<()>;
+}
+
+/// Keeps nothing.
+pub(crate) struct Nothing;
+
+impl Keep for Nothing {
+    fn stepped(&mut self, _: &[Learner], _: &[usize]) -> Result<()> {
+        Ok(())
+    }
+    fn stopping(&mut self, _: &[Learner]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Every learner took all its steps.
+    Whole,
+    /// It was asked to stop after so many steps.
+    At {
+        /// Steps done.
+        step: usize,
+        /// Steps of the longest learner.
+        steps: usize,
+    },
+}
+
 /// THE optimisation loop: at each step the feed deals the active learners' batches in parts, and
-/// `part` computes the losses of one; its graph is freed before the next is built.
+/// `part` computes the losses of one; its graph is freed before the next is built. Learners go on
+/// from as many steps as they have losses.
 ///
 /// # Errors
 /// Whatever a part runs into; a loss that is not finite stops the run.
 pub(crate) fn fit(
     learners: &mut [Learner],
-    watch: &mut dyn Watch,
     feed: &mut Feed,
+    watch: &mut dyn Watch,
+    keep: &mut dyn Keep,
     part: impl Fn(&Feed, &FeedPart, usize) -> Result<Part>,
-) -> Result<()> {
+) -> Result<Ended> {
     let steps = learners.iter().map(|l| l.schedule.total).max().unwrap_or(0);
-    for step in 0..steps {
+    let open = learners.iter().filter(|learner| !learner.done());
+    let first = open.map(|l| l.losses.len()).min().unwrap_or(steps);
+    for (i, learner) in learners.iter().enumerate() {
+        feed.skip(i, learner.losses.len());
+    }
+    for step in first..steps {
+        if watch.stopped() {
+            keep.stopping(learners)?;
+            return Ok(Ended::At { step, steps });
+        }
+        // All at this step; one that is ahead waits for the others.
         let active: Vec<usize> = (0..learners.len())
-            .filter(|&i| step < learners[i].schedule.total)
+            .filter(|&i| learners[i].losses.len() == step && !learners[i].done())
             .collect();
         let (mut sum, mut tokens) = (0.0, 0);
         for dealt in feed.parts(&active) {
@@ -176,7 +245,10 @@ pub(crate) fn fit(
             }
             tokens += part.tokens;
         }
-        watch.step(step + 1, steps, sum / active.len() as f64, tokens);
+        let ended = active.iter().copied().filter(|&i| learners[i].done());
+        let ended: Vec<usize> = ended.collect();
+        watch.step(step + 1, steps, sum / active.len().max(1) as f64, tokens);
+        keep.stepped(learners, &ended)?;
     }
-    Ok(())
+    Ok(Ended::Whole)
 }

@@ -20,14 +20,15 @@ use crate::name::{Name, Site};
 /// Prototypes per version of the library: a run that is stopped keeps what it had.
 const TOGETHER: usize = 64;
 
-/// Derives the prototypes of every expert that has none or has changed since, and persists them.
+/// Derives the prototypes of every expert of `library` (merged ones count where they are asked
+/// for, see [`Library::members`]) that has none or has changed since, and persists them.
 /// Returns the names derived now.
 ///
 /// # Errors
 /// When an expert cannot be read, or its `B` is zero (untrained: it has no direction).
 pub fn arrow(library: &Library) -> Result<Vec<Name>> {
     let kind = Name::new("arrow")?;
-    let entries = library.entries()?;
+    let entries = library.chosen()?.entries()?;
     let missing = entries.iter().filter(|(_, entry)| !entry.has(&kind));
     let missing: Vec<Name> = missing.map(|(name, _)| name.clone()).collect();
     for some in missing.chunks(TOGETHER) {

@@ -38,7 +38,8 @@ impl Default for Mbc {
     }
 }
 
-/// The clusters of the experts of `library`, their names in sorted order and all cosines.
+/// The clusters of the experts of `library` (merged ones count where they are asked for, see
+/// [`Library::members`]), their names in sorted order and all cosines.
 ///
 /// # Errors
 /// When there are fewer experts than clusters, or they adapt different sites.
@@ -46,7 +47,7 @@ pub fn cluster(library: &Library, how: &Mbc) -> Result<(Clusters, Vec<Name>, Vec
     if !(0.0..1.0).contains(&how.sparsity) {
         return Err(Error::invalid("--sparsity must be at least 0 and below 1"));
     }
-    let experts = library.experts()?;
+    let experts = library.chosen()?.experts()?;
     if how.k == 0 || how.k > experts.len() {
         let n = experts.len();
         let k = how.k;
@@ -83,6 +84,27 @@ pub fn cluster(library: &Library, how: &Mbc) -> Result<(Clusters, Vec<Name>, Vec
         clusters.entry(key).or_default().push(name.clone());
     }
     Ok((clusters, names, cosines))
+}
+
+/// The tasks each of `clusters` is to be trained on. Clusters hold experts' names, and an expert
+/// may be called otherwise than its task: its card says what it stands for.
+///
+/// # Errors
+/// [`Error::NotFound`] for an expert that `library` does not hold.
+pub fn cluster_tasks(library: &Library, clusters: &Clusters) -> Result<Vec<(Name, Vec<Name>)>> {
+    let mut groups = Vec::new();
+    for (cluster, members) in clusters {
+        let mut tasks: Vec<Name> = Vec::new();
+        for member in members {
+            for task in library.entry(member)?.tasks {
+                if !tasks.contains(&task) {
+                    tasks.push(task);
+                }
+            }
+        }
+        groups.push((cluster.clone(), tasks));
+    }
+    Ok(groups)
 }
 
 /// Zeroes every value whose magnitude is at most the `share` quantile (linear interpolation).

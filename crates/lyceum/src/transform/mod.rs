@@ -4,8 +4,10 @@
 
 mod arrow;
 mod cluster;
+mod clusters_file;
 mod phatgoose;
 
 pub use arrow::{arrow, top_direction};
-pub use cluster::{Clusters, Mbc, cluster};
+pub use cluster::{Clusters, Mbc, cluster, cluster_tasks};
+pub use clusters_file::{ClusterTasks, read_clusters, write_clusters};
 pub use phatgoose::{Phatgoose, phatgoose};

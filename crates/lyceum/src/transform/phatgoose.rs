@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::artifact::Artifact;
 use crate::backbone::Base;
 use crate::data::{Dataset, Split};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::library::Library;
 use crate::name::Name;
 use crate::train::{How, Job, Watch, gates};
@@ -69,7 +69,8 @@ impl Phatgoose {
     }
 }
 
-/// Trains the gates of every expert that has none under this specification or has changed since,
+/// Trains the gates of every expert of `library` (merged ones count where they are asked for, see
+/// [`Library::members`]) that has none under this specification or has changed since,
 /// on the training rows of its tasks in `data`. Returns the names derived now.
 ///
 /// # Errors
@@ -85,6 +86,7 @@ pub fn phatgoose(
     let kind = Name::new("phatgoose")?;
     let spec = json!({ "transform": "phatgoose", "how": how, "data": data.fingerprint() });
     let (mut experts, mut jobs) = (Vec::new(), Vec::new());
+    let library = &library.chosen()?;
     for name in library.names()? {
         let kept = library.artifact_of(&kind, &name)?;
         if kept.is_some_and(|artifact| artifact.spec == spec) {
@@ -101,18 +103,30 @@ pub fn phatgoose(
         return Ok(Vec::new());
     }
     let trained = gates(base, &experts, &jobs, &how.training(), watch)?;
-    let mut derived = Vec::new();
-    let mut batch = library.batch()?;
-    for (expert, (vectors, _)) in experts.iter().zip(trained) {
-        batch.put_artifact(&Artifact {
+    let made: Vec<Artifact> = { experts.iter().zip(trained) }
+        .map(|(expert, (vectors, _))| Artifact {
             kind: kind.clone(),
             spec: spec.clone(),
             expert: expert.card.name.clone(),
             made_from: expert.fingerprint().to_owned(),
             vectors,
-        })?;
-        derived.push(expert.card.name.clone());
+        })
+        .collect();
+    let mut batch = library.batch()?;
+    for artifact in &made {
+        batch.put_artifact(artifact)?;
     }
-    batch.commit()?;
-    Ok(derived)
+    match batch.commit() {
+        // Training took long: what nobody else touched meanwhile is kept, then the conflict told.
+        Err(Error::Conflict(_)) => {
+            let kept: Vec<Result<()>> = { made.iter() }
+                .map(|artifact| library.put_artifact(artifact))
+                .collect();
+            kept.into_iter().collect::<Result<()>>()?;
+        }
+        other => {
+            other?;
+        }
+    }
+    Ok(made.into_iter().map(|artifact| artifact.expert).collect())
 }

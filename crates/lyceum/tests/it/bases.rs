@@ -319,3 +319,28 @@ fn sequences_end_where_the_positions_do() {
         assert!(result.unwrap_err().to_string().contains("positions"));
     }
 }
+
+#[test]
+fn sequences_continue_what_is_in_the_cache() {
+    let base = base_of("llama", &changed("llama", &json!({})));
+    let hidden = |past: &[usize], cache: Option<&mut lyceum::backbone::Cache>| {
+        let segments = Segments::after(&[2, 1], past).unwrap();
+        let result = base
+            .decoder
+            .hidden(&[3, 4, 5], cache, &pass(&segments, None));
+        result.map_err(|error| error.to_string())
+    };
+    let (mut cache, mut single) = (base.decoder.cache(2), base.decoder.cache(1));
+    let wrong = [
+        hidden(&[1, 0], Some(&mut cache)),
+        hidden(&[0, 2], None),
+        hidden(&[0, 0], Some(&mut single)),
+    ];
+    for result in wrong {
+        let error = result.unwrap_err();
+        assert!(error.contains("in the cache"), "{error}");
+    }
+    hidden(&[0, 0], Some(&mut cache)).unwrap();
+    assert!(hidden(&[0, 0], Some(&mut cache)).is_err());
+    hidden(&[2, 1], Some(&mut cache)).unwrap();
+}

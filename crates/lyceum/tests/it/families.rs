@@ -231,7 +231,7 @@ fn adapters_imported_from_peft_route_as_peft_computes() {
 /// Feeds tokens `some` at a time and gives the logits of all.
 fn in_pieces(base: &Base, cache: &mut Cache, tokens: &[u32], some: usize) -> Tensor {
     let piece = |piece: &[u32], cache: &mut Cache| {
-        let segments = Segments::after(&[piece.len()], cache.lens());
+        let segments = Segments::after(&[piece.len()], cache.lens()).unwrap();
         let pass = pass(&segments, None);
         let hidden = base.decoder.hidden(piece, Some(cache), &pass).unwrap();
         base.decoder.logits(&hidden, Logits::All).unwrap()

@@ -109,6 +109,22 @@ fn worker() {
             Ok(experts) => println!("\nlisted {}", experts.len()),
             Err(error) => panic!("{}", error.chain()),
         },
+        // check URI
+        "check" => {
+            let found = Library::open(uri)
+                .and_then(|library| lyceum::check::check(&library, None))
+                .unwrap_or_else(|error| panic!("{}", error.chain()));
+            assert!(found.problems.is_empty(), "{}", found.problems.join("\n"));
+            println!(
+                "\nchecked {} objects {} bytes",
+                found.objects.unwrap(),
+                found.bytes.unwrap()
+            );
+        }
+        // create URI
+        "create" => {
+            library();
+        }
         "none" => {}
         "entries" => {
             let found = Library::open(uri).unwrap().entries().unwrap().len();

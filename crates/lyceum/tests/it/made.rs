@@ -8,7 +8,7 @@ use lyceum::Name;
 use lyceum::artifact::Artifact;
 use lyceum::backbone::{Base, Precision};
 use lyceum::expert::Expert;
-use lyceum::library::Library;
+use lyceum::library::{Library, Members};
 use lyceum::lora::{Lora, LoraConfig};
 use lyceum::mix::{Mixing, Segments};
 use lyceum::model::Model;
@@ -68,11 +68,13 @@ pub(crate) fn library(experts: &[Expert]) -> Library {
     library
 }
 
-/// The router called `router` over `library`, with `top_k` if it takes one.
+/// The router called `router` over all of `library`, merged experts too, with `top_k` if it takes
+/// one.
 pub(crate) fn routed(library: &Library, router: &str, top_k: Option<usize>, how: Mixing) -> Model {
     let takes = route::about(router).unwrap().takes("top_k");
     let spec = RouterSpec::new(router, top_k.filter(|_| takes), None).unwrap();
-    Model::routed(golden::base(), library, &spec, how).unwrap()
+    let library = library.members(&Members::All).unwrap();
+    Model::routed(golden::base(), &library, &spec, how).unwrap()
 }
 
 /// Random sequences of different lengths, one task each.

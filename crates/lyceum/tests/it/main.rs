@@ -45,4 +45,5 @@ mod store_laws;
 mod text;
 mod tiny;
 mod training;
+mod training_into;
 mod work;

@@ -179,6 +179,61 @@ fn damaged_objects_are_refused_and_not_kept() {
     );
 }
 
+/// A check asks the place itself: the good copies that reading made do not hide what is wrong.
+#[test]
+fn a_damaged_object_behind_a_good_copy_is_found() {
+    let (place, s3) = Place::s3();
+    let work = Work::new(&place.vars);
+    s3.asked();
+    work.done(&format!("add {} e 1 2 2", place.uri));
+    let asked = s3.asked();
+    let mut objects: Vec<String> = { asked.iter() }
+        .filter_map(|line| Some(line.strip_prefix("PUT /lib/")?.to_owned()))
+        .filter(|key| key.contains("/objects/"))
+        .collect();
+    objects.sort();
+    objects.dedup();
+    let (list, check) = (
+        format!("list {}", place.uri),
+        format!("check {}", place.uri),
+    );
+    assert!(work.done(&list).contains("listed 2"));
+    let sound = work.done(&check);
+    let said = format!("checked {} objects", objects.len());
+    assert!(sound.contains(&said), "{said}\n{sound}");
+    // Two cards, their weights and configuration, a shard of the index and its root: each alone.
+    assert_eq!(objects.len(), 6, "{objects:?}");
+    for object in &objects {
+        assert_eq!(s3.damage(object), 1, "{object}");
+        assert!(work.done(&list).contains("listed 2"));
+        let said = work.fails(&check);
+        assert!(said.contains("damaged"), "{object}: {said}");
+        s3.damage(object);
+    }
+    work.done(&check);
+    // Without the place nothing can be promised about it.
+    let bytes = s3.damage("objects/");
+    assert_eq!(bytes, objects.len());
+    assert!(work.fails(&check).contains("damaged"));
+}
+
+#[test]
+fn a_new_library_is_tried_once_and_its_marker_asked_for_once() {
+    let (place, s3) = Place::s3();
+    let work = Work::new(&place.vars);
+    for (marker, probes) in [([1, 1], 7), ([1, 0], 7)] {
+        s3.asked();
+        work.done(&format!("create {}", place.uri));
+        let asked = s3.asked();
+        let count = |part: &str| asked.iter().filter(|line| line.contains(part)).count();
+        let [gets, puts] = marker;
+        assert_eq!(count("GET /lib/a/é/library.json"), gets, "{asked:?}");
+        assert_eq!(count("PUT /lib/a/é/library.json"), puts, "{asked:?}");
+        // Four creates at once, a late one, a look at what stayed, and its end.
+        assert_eq!(count("/probe/"), probes, "{asked:?}");
+    }
+}
+
 #[test]
 fn a_cache_is_read_verified_and_serves_offline() {
     let (place, s3) = Place::s3();

@@ -183,6 +183,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
     };
     let data = Dataset {
         examples: tasks.iter().flat_map(rows).collect(),
+        notes: Vec::new(),
     };
     let jobs: Vec<Job> = tasks
         .iter()

@@ -1,0 +1,110 @@
+//! Clusters as a file, in the form MTTL reads: `{"cluster_0": ["a", "b"], ...}`.
+//!
+//! It holds experts' names. Where an expert is called otherwise than its task, a second file
+//! beside it, `NAME.tasks.json`, says what each cluster is to be trained on.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::cluster::{Clusters, cluster_tasks};
+use crate::error::{Error, Result};
+use crate::library::Library;
+use crate::name::Name;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tasks {
+    /// Hex SHA-256 of the file of clusters it belongs to.
+    of: String,
+    tasks: Clusters,
+}
+
+fn hash(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where the tasks of the clusters at `path` are.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("tasks.json")
+}
+
+/// Writes `clusters` of the experts of `library` to `path`, and beside it their tasks where some
+/// expert is called otherwise than its task. Returns the path of the latter if it was needed.
+///
+/// # Errors
+/// When a file cannot be written, or `library` holds no such expert.
+pub fn write_clusters(
+    path: &Path,
+    library: &Library,
+    clusters: &Clusters,
+) -> Result<Option<PathBuf>> {
+    let json = |what: &Path, value: serde_json::Result<Vec<u8>>| {
+        value.map_err(|e| Error::format(what.display(), e))
+    };
+    let bytes = json(path, serde_json::to_vec_pretty(clusters))?;
+    let tasks: Clusters = cluster_tasks(library, clusters)?.into_iter().collect();
+    let beside = beside(path);
+    if tasks == *clusters {
+        crate::file::write(path, &bytes)?;
+        return match std::fs::remove_file(&beside) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&beside, e)),
+            _ => Ok(None),
+        };
+    }
+    let of = hash(&bytes);
+    let more = json(&beside, serde_json::to_vec_pretty(&Tasks { of, tasks }))?;
+    crate::file::write(&beside, &more)?;
+    crate::file::write(path, &bytes)?;
+    Ok(Some(beside))
+}
+
+/// What a file of clusters is to be trained on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterTasks {
+    /// Each cluster with its tasks.
+    pub groups: Vec<(Name, Vec<Name>)>,
+    /// What is odd about them, if anything.
+    pub note: Option<String>,
+}
+
+impl ClusterTasks {
+    fn new(clusters: Clusters, note: Option<String>) -> Self {
+        let groups = clusters.into_iter().collect();
+        ClusterTasks { groups, note }
+    }
+}
+
+/// The clusters at `path` with the tasks each is to be trained on. Without a file of tasks beside it the names are those of tasks.
+///
+/// # Errors
+/// When a file is not what it should be, or there is no cluster in it.
+pub fn read_clusters(path: &Path) -> Result<ClusterTasks> {
+    let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
+    let bytes = read(path)?;
+    let clusters: Clusters = serde_json::from_slice(&bytes).map_err(|e| {
+        let why = format!("not clusters, {{\"cluster_0\": [\"a\", \"b\"], ...}}: {e}");
+        Error::format(path.display(), why)
+    })?;
+    if clusters.is_empty() {
+        return Err(Error::format(path.display(), "there is no cluster in it"));
+    }
+    let beside = beside(path);
+    let tasks = match read(&beside) {
+        Ok(text) => serde_json::from_slice::<Tasks>(&text)
+            .map_err(|e| Error::format(beside.display(), e))?,
+        Err(Error::NotFound { .. }) => return Ok(ClusterTasks::new(clusters, None)),
+        Err(error) => return Err(error),
+    };
+    if tasks.of == hash(&bytes) {
+        return Ok(ClusterTasks::new(tasks.tasks, None));
+    }
+    let note = format!(
+        "{} belongs to another {} and is not used: the names in the latter are read as tasks",
+        beside.display(),
+        path.display()
+    );
+    Ok(ClusterTasks::new(clusters, Some(note)))
+}
