@@ -32,19 +32,16 @@ pub enum Error {
     /// Two things that must belong together do not: shapes, fingerprints, widths.
     #[error("{0}")]
     Mismatch(String),
-    /// An expert was trained over other weights than those of the base opened, which has the same
-    /// architecture; a base that accepts such experts ([`BaseMatch::Family`]) takes it.
+    /// An expert or a saved model was made over other weights than those of the base opened, which
+    /// has the same architecture; a base that accepts such experts ([`BaseMatch::Family`]) takes it.
     ///
     /// [`BaseMatch::Family`]: crate::expert::BaseMatch
     #[error(
-        "`{expert}` was trained over other weights of the same architecture ({trained}) \
-         than those of the base opened ({opened})"
+        "{made}, which has other weights of the same architecture than the base opened ({opened})"
     )]
     OtherBase {
-        /// The expert, or the saved model.
-        expert: String,
-        /// Name and fingerprint of the base it was trained over.
-        trained: String,
+        /// A clause that names the expert and the base it was made over.
+        made: String,
         /// Name and fingerprint of the base opened.
         opened: String,
     },

@@ -84,19 +84,20 @@ impl Card {
     }
 
     fn check_base(&self, base: &Host) -> Result<()> {
-        let Some(own) = self.base.as_ref().filter(|own| **own != base.fingerprint) else {
+        let other = self.base.as_ref().filter(|own| **own != base.fingerprint);
+        let Some(fingerprint) = other else {
             return Ok(());
         };
-        let trained = format!("{}, fingerprint {own:.12}", self.base_name);
+        let trained = format!("{}, fingerprint {fingerprint:.12}", self.base_name);
         let opened = format!("{}, {:.12}", base.name, base.fingerprint);
         let (expert, family) = (self.name.to_string(), &base.family_fingerprint);
         match (&self.base_family, base.accepts) {
             (Some(own), BaseMatch::Family) if own == family => Ok(()),
-            (Some(own), BaseMatch::Exact) if own == family => Err(Error::OtherBase {
-                expert,
-                trained,
-                opened,
-            }),
+            (Some(own), BaseMatch::Exact) if own == family => {
+                let base = format!("`{}` ({fingerprint:.12})", self.base_name);
+                let made = format!("expert `{expert}` was trained over the base {base}");
+                Err(Error::OtherBase { made, opened })
+            }
             (Some(_), _) => Err(Error::Mismatch(format!(
                 "expert `{expert}` was trained over a base of another architecture ({trained}) than \
                  the one opened ({opened})"

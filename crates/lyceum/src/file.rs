@@ -48,7 +48,7 @@ pub fn probe(dir: &Path) -> Result<()> {
     written.map_err(|e| Error::io(dir, e))
 }
 
-/// Recognises bytes that stand in for a file of data: a pointer of git-LFS or git-annex, a web page,
+/// Recognises bytes that stand in for a file of data: a pointer of Git LFS or git-annex, a web page,
 /// or nothing; the text says what to do.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     let start = bytes.trim_ascii_start();
@@ -61,7 +61,7 @@ pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     }
     if starts("version https://git-lfs.github.com/spec/") {
         return Some(
-            "it is a pointer of git-LFS, not the file itself: run `git lfs pull` in its folder, or \
+            "it is a pointer of Git LFS, not the file itself: run `git lfs pull` in its folder, or \
              download the file",
         );
     }

@@ -64,7 +64,11 @@ fn experts_of_another_base() {
     let place = trained();
     crate::tiny::write_base(&place.path("other"), 2);
     let line = "eval --base other --library lib --router uniform --data rows.jsonl";
-    refused(&place, line, &["task_0", "another base"]);
+    refused(
+        &place,
+        line,
+        &["task_0", "other weights", "--allow-other-base"],
+    );
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn merged_experts_count_where_they_are_asked_for() {
         ))[0]["mean"]
     );
     for (line, says) in [
-        ("eval --base base --model one --experts task_0", "saved"),
+        ("eval --base base --model one --experts task_0", "--model"),
         ("eval --base base --experts task_0", "--router"),
         ("cluster lib --experts nosuch", "nosuch"),
         ("cluster lib --experts all --include merged", "--include"),

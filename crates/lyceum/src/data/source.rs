@@ -46,7 +46,7 @@ const OTHERS: [(&[u8], &str); 7] = [
 pub(super) const LFS: &[u8] = b"version https://git-lfs";
 /// What to do about such a file.
 pub(super) const POINTER: &str =
-    "it is a pointer of git-LFS and not the data itself; fetch that with `git lfs pull`";
+    "it is a pointer of Git LFS and not the data itself; fetch that with `git lfs pull`";
 
 /// The text in `bytes`: unpacked if they are packed, from UTF-16 if they are in that.
 pub(super) fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {

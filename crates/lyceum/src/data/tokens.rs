@@ -89,7 +89,7 @@ impl Tokenizer {
     /// From the bytes of a `tokenizer.json` and statements about the tokens around a text.
     pub(crate) fn named(bytes: &[u8], around: &Around) -> Result<Self> {
         if bytes.starts_with(b"version https://git-lfs") {
-            let why = "is a pointer of git-LFS; fetch the file itself (git lfs pull)";
+            let why = "is a pointer of Git LFS; fetch the file itself (git lfs pull)";
             return Err(Error::format("tokenizer.json", why));
         }
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes));

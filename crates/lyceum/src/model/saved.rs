@@ -127,16 +127,20 @@ impl Saved {
         };
         // Where that version was purged the latest one will do, if its experts are the same.
         let at = library.at(pinned.version).unwrap_or(library);
-        let at = at.members(&members)?;
-        if self.spec.inputs(&at)? != pinned.inputs {
-            return Err(Error::Mismatch(format!(
+        let held = at.members(&members).and_then(|at| {
+            let same = self.spec.inputs(&at)? == pinned.inputs;
+            Ok(same.then_some(at))
+        });
+        match held {
+            Ok(Some(at)) => Ok(at),
+            Ok(None) | Err(Error::NotFound { .. }) => Err(Error::Mismatch(format!(
                 "{} was saved with version {} of the library in its folder, and the experts or \
                  what the router needs of them are others now; save the model again",
                 dir.join(FILE).display(),
                 pinned.version
-            )));
+            ))),
+            Err(error) => Err(error),
         }
-        Ok(at)
     }
 
     /// Checks that `base` is the one the model in `dir` was saved over, or has its architecture
@@ -150,8 +154,12 @@ impl Saved {
         match self.base_fingerprint == base.fingerprint || accepted {
             true => Ok(()),
             false if family => Err(Error::OtherBase {
-                expert: dir.join(FILE).display().to_string(),
-                trained: format!("{}, {:.12}", self.base_name, self.base_fingerprint),
+                made: format!(
+                    "{} was saved over the base `{}` ({:.12})",
+                    dir.join(FILE).display(),
+                    self.base_name,
+                    self.base_fingerprint
+                ),
                 opened: format!("{}, {:.12}", base.name, base.fingerprint),
             }),
             false => Err(Error::Mismatch(format!(
