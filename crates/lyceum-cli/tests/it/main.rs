@@ -4,6 +4,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::needless_pass_by_value,
+    clippy::too_many_lines,
     reason = "tests may"
 )]
 

@@ -95,6 +95,7 @@ fn rows(place: &Place, vars: &Vars, library: Option<&str>, out: &str) -> serde_j
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_recipe_runs_with_its_libraries_anywhere() {
     let place = Place::new();
     let local = rows(&place, &Vars::new(), None, "local");
@@ -134,6 +135,7 @@ const README: &[u8] =
 /// A data set of a hub is what its clone on this machine is, whatever describes its files, and the
 /// same is said to be left out.
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn data_of_a_hub_are_those_of_their_clone() {
     let place = Place::new();
     let (hub, vars) = hub();
@@ -187,6 +189,7 @@ fn data_of_a_hub_are_those_of_their_clone() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_base_and_data_come_from_the_hub_and_then_from_the_cache() {
     let place = Place::new();
     let (hub, vars) = hub();
@@ -238,6 +241,7 @@ fn a_base_and_data_come_from_the_hub_and_then_from_the_cache() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn what_arrives_from_a_hub_otherwise_than_listed_is_refused() {
     let place = Place::new();
     let (hub, vars) = hub();
@@ -276,6 +280,7 @@ fn what_arrives_from_a_hub_otherwise_than_listed_is_refused() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn adapters_and_mttl_libraries_are_read_where_they_are() {
     let place = Place::new();
     let (hub, vars) = hub();
@@ -336,6 +341,7 @@ fn adapters_and_mttl_libraries_are_read_where_they_are() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn the_official_client_and_lyceum_read_what_the_other_wrote() {
     let Some(python) = foreign::installed("python") else {
         return;
@@ -367,6 +373,7 @@ fn the_official_client_and_lyceum_read_what_the_other_wrote() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_base_is_read_from_olah() {
     let place = Place::new();
     let repo = place.path("mirrors/models/owner/tiny");
@@ -405,6 +412,7 @@ fn a_base_is_read_from_olah() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn places_that_cannot_be_written_say_so() {
     let place = Place::new();
     let (hub, vars) = hub();

@@ -22,6 +22,7 @@ fn holds(work: &Work, uri: &str, prefix: &str, (count, versions): (u64, u64)) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_that_refuses_writers_loses_nothing() {
     for (place, bucket) in [Place::s3(), Place::gcs()] {
         let work = Work::new(&place.vars);
@@ -91,6 +92,7 @@ fn a_bucket_that_refuses_writers_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn what_was_written_although_the_answer_was_lost_is_known_again() {
     for lost in [s3::error(500, "InternalError"), Response::reset()] {
         for (place, bucket) in [Place::s3(), Place::gcs()] {
@@ -111,6 +113,7 @@ fn what_was_written_although_the_answer_was_lost_is_known_again() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_that_refuses_commits_loses_nothing() {
     let (place, hub) = Place::hub();
     let work = Work::new(&place.vars);
@@ -143,6 +146,7 @@ fn a_hub_that_refuses_commits_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn an_azure_key_that_is_wrong_or_has_expired_is_said() {
     let Some(place) = Place::azurite() else {
         return;
@@ -178,7 +182,12 @@ fn a_full_disk_loses_nothing() {
     holds(&work, &uri, "e", (3, 3));
     work.done(&format!("purge {uri}"));
     holds(&work, &uri, "e", (3, 4));
-    // What is remote is read all the same where there is no room to keep it.
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
+fn a_remote_place_is_read_where_there_is_no_room_to_keep_copies() {
     let (place, _bucket) = Place::s3();
     Work::new(&place.vars).done(&format!("add {} e 1 3 1", place.uri));
     let full = Work::new(&place.vars).under("trap '' XFSZ; ulimit -f 0;");

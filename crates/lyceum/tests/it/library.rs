@@ -284,12 +284,14 @@ fn writers_killed_at_random_lose_nothing_200() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn writers_of_a_hub_killed_at_random_lose_nothing() {
     let (place, _hub) = Place::hub();
     killed_at_random(&place.uri, &place.vars, 6, REMOTE);
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn writers_of_a_bucket_killed_at_random_lose_nothing() {
     let (place, _s3) = Place::s3();
     killed_at_random(&place.uri, &place.vars, 6, REMOTE);
@@ -358,6 +360,7 @@ fn eight_processes_add_at_once() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn eight_processes_add_to_a_hub_at_once() {
     let (place, hub) = Place::hub();
     many_writers(&place.uri, &place.vars, 8, 5);
@@ -378,12 +381,14 @@ fn eight_processes_add_to_a_hub_at_once() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn eight_processes_add_to_a_bucket_at_once() {
     let (place, _s3) = Place::s3();
     many_writers(&place.uri, &place.vars, 8, 5);
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn eight_processes_add_to_moto_and_azurite_at_once() {
     for place in [Place::moto(), Place::azurite()].into_iter().flatten() {
         many_writers(&place.uri, &place.vars, 8, 3);

@@ -15,6 +15,7 @@ pub(crate) fn complaint(work: &Work, job: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_that_refuses_is_understood() {
     let (place, s3) = Place::s3();
     let work = Work::new(&place.vars);
@@ -76,6 +77,7 @@ fn a_bucket_that_refuses_is_understood() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_that_is_not_there_is_no_empty_library() {
     let (place, _s3) = Place::s3();
     let work = Work::new(&place.vars);
@@ -89,6 +91,7 @@ fn a_bucket_that_is_not_there_is_no_empty_library() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_server_that_is_not_there_is_said() {
     let port = servers::foreign::free_port();
     let url = format!("http://127.0.0.1:{port}");
@@ -106,6 +109,7 @@ fn a_server_that_is_not_there_is_said() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn settings_that_cannot_be_used_are_not_repeated() {
     let work = Work::new(&vec![(
         "AZURE_STORAGE_ACCOUNT_KEY",
@@ -122,6 +126,7 @@ fn settings_that_cannot_be_used_are_not_repeated() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn keys_come_from_the_profile_in_use() {
     let (place, _s3) = Place::s3();
     let url = &place.vars[0].1;
@@ -140,6 +145,7 @@ fn keys_come_from_the_profile_in_use() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn broken_downloads_are_repeated_and_then_told() {
     let (place, s3) = Place::s3();
     let fresh = || Work::new(&place.vars);
@@ -163,6 +169,7 @@ fn broken_downloads_are_repeated_and_then_told() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn damaged_objects_are_refused_and_not_kept() {
     let (place, s3) = Place::s3();
     let work = Work::new(&place.vars);
@@ -181,6 +188,7 @@ fn damaged_objects_are_refused_and_not_kept() {
 
 /// A check asks the place itself: the good copies that reading made do not hide what is wrong.
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_damaged_object_behind_a_good_copy_is_found() {
     let (place, s3) = Place::s3();
     let work = Work::new(&place.vars);
@@ -218,6 +226,7 @@ fn a_damaged_object_behind_a_good_copy_is_found() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_new_library_is_tried_once_and_its_marker_asked_for_once() {
     let (place, s3) = Place::s3();
     let work = Work::new(&place.vars);
@@ -235,6 +244,7 @@ fn a_new_library_is_tried_once_and_its_marker_asked_for_once() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_cache_is_read_verified_and_serves_offline() {
     let (place, s3) = Place::s3();
     let list = format!("list {}", place.uri);
@@ -285,6 +295,7 @@ fn a_cache_is_read_verified_and_serves_offline() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_that_refuses_is_understood() {
     let (place, hub) = Place::hub();
     let work = Work::new(&place.vars);

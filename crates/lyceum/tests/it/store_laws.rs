@@ -166,16 +166,19 @@ fn local_and_memory_obey() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_obeys() {
     obeyed(&Place::hub().0);
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_obeys() {
     obeyed(&Place::s3().0);
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_of_googles_obeys() {
     let (place, s3) = Place::gcs();
     obeyed(&place);
@@ -189,6 +192,7 @@ fn a_bucket_of_googles_obeys() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn moto_obeys() {
     if let Some(place) = Place::moto() {
         obeyed(&place);
@@ -196,6 +200,7 @@ fn moto_obeys() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn azurite_obeys() {
     if let Some(place) = Place::azurite() {
         obeyed(&place);
@@ -203,6 +208,7 @@ fn azurite_obeys() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_store_that_lies_is_only_read() {
     if let Some(s3rver) = foreign::s3rver() {
         let url = format!("http://127.0.0.1:{}", s3rver.port);
@@ -216,6 +222,7 @@ fn a_store_that_lies_is_only_read() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_that_ignores_parents_is_only_read() {
     let (place, hub) = Place::hub();
     hub.lie();
