@@ -15,6 +15,9 @@ pub(crate) struct RunArgs {
     /// Where libraries, predictions and the report go
     #[arg(long)]
     pub(crate) out: PathBuf,
+    /// Replaces the recipe's base: a folder, a GGUF file, hf://owner/name[@revision] or embedded
+    #[arg(long)]
+    pub(crate) base: Option<PathBuf>,
     /// Replaces the recipe's seed
     #[arg(long)]
     pub(crate) seed: Option<u64>,

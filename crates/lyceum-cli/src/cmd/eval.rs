@@ -241,8 +241,7 @@ fn write(
     (found, source): (&Found, Source),
     out: &Path,
 ) -> Result<()> {
-    let mut provenance =
-        Provenance::new(opened.model.base(), 0, asked(args, chosen, &opened.model));
+    let mut provenance = Provenance::new(opened.model.base(), 0, asked(args, chosen, opened)?);
     provenance.mixing = chosen.subject().mixing;
     provenance.cuts = vec![found.cut.clone()];
     if let Some(library) = &opened.library {
@@ -272,12 +271,15 @@ fn write(
     Ok(report.write(out)?)
 }
 
-/// What was evaluated and how, with the router's whole specification.
-fn asked(args: &EvalArgs, chosen: &Chosen<'_>, model: &Model) -> Value {
+/// What was evaluated and how, with the router's whole specification and the experts it had.
+fn asked(args: &EvalArgs, chosen: &Chosen<'_>, opened: &Opened) -> Result<Value> {
     let subject = chosen.subject();
     let mut spec = chosen.spec.to_value();
     spec["mixing"] = json!(subject.mixing);
     spec["library"] = json!(subject.library);
+    if let Some(library) = &opened.library {
+        spec["experts"] = json!(library.names()?);
+    }
     if let Some(dir) = &args.model.model {
         spec["model"] = json!(dir.display().to_string());
     }
@@ -292,8 +294,8 @@ fn asked(args: &EvalArgs, chosen: &Chosen<'_>, model: &Model) -> Value {
         }
     }
     spec["limit"] = json!(args.limit);
-    spec["add_bos"] = json!(!model.base().tokenizer.start().is_empty());
-    spec
+    spec["add_bos"] = json!(!opened.model.base().tokenizer.start().is_empty());
+    Ok(spec)
 }
 
 /// The command that is running, as it could be typed again.

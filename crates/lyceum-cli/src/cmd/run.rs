@@ -17,6 +17,9 @@ use crate::out::{Bar, Format, Stages, say, show};
 
 pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()> {
     let mut recipe = Recipe::read(&args.recipe)?;
+    if let Some(base) = &args.base {
+        recipe.base.clone_from(base);
+    }
     if let Some(seed) = args.seed {
         recipe = recipe.with_seed(seed);
     }

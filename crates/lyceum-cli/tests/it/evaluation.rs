@@ -254,6 +254,7 @@ fn a_report_says_what_was_evaluated() {
         ("max_new", 100.into()),
         ("max_input", 16.into()),
         ("tasks", serde_json::json!(["task_0", "task_1"])),
+        ("experts", serde_json::json!(["task_0", "task_1", "task_2"])),
     ] {
         assert_eq!(spec[field], value, "{field}");
     }
@@ -301,4 +302,13 @@ fn a_report_says_what_was_evaluated() {
         report["provenance"]["sources"][1]["place"],
         "questions.jsonl"
     );
+
+    // Experts that were chosen are named.
+    let line = "--base base --library lib --experts task_1,task_0 --router uniform";
+    place.ok(&format!(
+        "eval {line} --data rows.jsonl --limit 1 --max-new 1 --out out"
+    ));
+    let report = read_json(&place.path("out/report.json"));
+    let experts = &report["provenance"]["spec"]["experts"];
+    assert_eq!(*experts, serde_json::json!(["task_0", "task_1"]));
 }

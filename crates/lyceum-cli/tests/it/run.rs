@@ -175,6 +175,13 @@ fn equal_seeds_give_equal_reports_whatever_the_threads() {
     place.ok("run recipe.toml --out other --seed 8");
     assert_ne!(report("one/report.json"), report("other/report.json"));
 
+    // A base that is elsewhere is the same base.
+    std::fs::rename(place.path("base"), place.path("moved")).unwrap();
+    place.ok("run recipe.toml --out elsewhere --base moved");
+    let (one, elsewhere) = (report("one/report.json"), report("elsewhere/report.json"));
+    assert_eq!(elsewhere["provenance"]["spec"]["base"], "moved");
+    assert_eq!(one["rows"], elsewhere["rows"]);
+
     place.ok("plot one/report.json other/report.json --out mean");
     let row = |name: &str| read_json(&place.path(name))["rows"][0].clone();
     let value = |name: &str, field: &str| row(name)[field].as_f64().unwrap();

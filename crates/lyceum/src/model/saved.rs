@@ -65,8 +65,7 @@ impl Saved {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let saved: Saved =
-            serde_json::from_slice(&bytes).map_err(|e| Error::format(path.display(), e))?;
+        let saved: Saved = crate::file::json(&path.display().to_string(), &bytes)?;
         if !(1..=FORMAT).contains(&saved.format) {
             let text = "a format of saved models this version does not know";
             return Err(Error::format(path.display(), text));

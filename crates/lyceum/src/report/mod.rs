@@ -184,7 +184,7 @@ impl Report {
     /// When it is missing or malformed.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::format(path.display(), e))
+        crate::file::json(&path.display().to_string(), &bytes)
     }
 
     /// The report without what differs between two equal runs: times, memory, threads and what
