@@ -109,7 +109,10 @@ impl Method {
     /// # Errors
     /// When there is no such router or a knob is out of range.
     pub fn spec(&self) -> Result<RouterSpec> {
-        RouterSpec::new(&self.router, self.top_k, self.temperature)
+        let spec = RouterSpec::named(&self.router)?
+            .top_k(self.top_k)
+            .temperature(self.temperature);
+        spec.check().map(|()| spec)
     }
 
     /// The mixing as reports show it: only where it makes a difference.
@@ -117,7 +120,7 @@ impl Method {
     /// # Errors
     /// As [`Method::spec`].
     pub fn mixing_label(&self) -> Result<&'static str> {
-        Ok(match (self.spec()?.about().mixes, self.mixing) {
+        Ok(match (self.spec()?.about().mixes(), self.mixing) {
             (false, _) => "",
             (true, Mixing::Outputs) => "outputs",
             (true, Mixing::Factors) => "factors",

@@ -21,7 +21,7 @@ use crate::mix::Mixing;
 use crate::model::Model;
 use crate::name::Name;
 use crate::report::{Provenance, Report, Source, Stage};
-use crate::route::RouterSpec;
+use crate::route::Role;
 use crate::train::{Training, Watch, checkpoints_of_user};
 use crate::transform::{arrow, cluster, cluster_tasks, phatgoose, write_clusters};
 
@@ -119,7 +119,7 @@ pub fn run(
         { &mut run.report.provenance.libraries }.insert(label.into(), fingerprint);
         for method in &recipe.methods {
             // The base needs no library: once is enough.
-            if method.router != "base" || label == PRIVATE {
+            if !method.spec()?.is_base() || label == PRIVATE {
                 run.method(method, label, library)?;
             }
         }
@@ -260,7 +260,10 @@ impl Run<'_> {
     }
 
     fn derive(&mut self, label: &str, library: &Library) -> Result<()> {
-        let needs = |kind: &str| self.recipe.methods.iter().any(|m| m.router == kind);
+        let needed: Vec<_> = { self.recipe.methods.iter() }
+            .map(|method| Ok(method.spec()?.about().artifact))
+            .collect::<Result<_>>()?;
+        let needs = |kind: &str| needed.contains(&Some(kind));
         let (needs_arrow, needs_gates) = (needs("arrow"), needs("phatgoose"));
         if needs_arrow {
             self.timed(format!("derive arrow ({label})"), "", |_| {
@@ -279,9 +282,9 @@ impl Run<'_> {
 
     fn method(&mut self, method: &Method, label: &str, library: &Library) -> Result<()> {
         let asked = method.spec()?;
-        let subject = method.subject(match asked {
-            RouterSpec::Base {} => "",
-            _ => label,
+        let subject = method.subject(match asked.is_base() {
+            true => "",
+            false => label,
         })?;
         let mut spec = asked;
         let n = library.names()?.len();
@@ -292,7 +295,7 @@ impl Run<'_> {
                 subject.label()
             ));
         }
-        let mixing = match spec.about().mixes {
+        let mixing = match spec.about().mixes() {
             true => method.mixing,
             false => Mixing::Outputs,
         };
@@ -361,7 +364,7 @@ impl Run<'_> {
         let means = mean_losses(model, &self.test, longest, Some(&probe))?;
         self.report.rows.push(subject.row("mean", "loss", &means));
         // Only what decides by token has something to show.
-        if crate::route::about(&subject.method)?.artifact.is_some() {
+        if crate::route::about(&subject.method)?.role == Role::PerToken {
             let name = format!("{} {}", subject.name, subject.mixing);
             let routing = probe.routing(name.trim_end(), &subject.library);
             self.report.routing.push(routing);

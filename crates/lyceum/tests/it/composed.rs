@@ -103,7 +103,7 @@ fn every_router_mixes_the_same() {
             let ways = [None, Some(2)].into_iter();
             for (top_k, mixing) in ways.flat_map(|k| mixings.iter().map(move |how| (k, *how))) {
                 let top_k = top_k.filter(|_| about.takes("top_k"));
-                let spec = RouterSpec::new(about.name, top_k, None).unwrap();
+                let spec = RouterSpec::of(about).top_k(top_k);
                 let pair = [golden::base(), composed()]
                     .map(|base| Model::routed(base, &library, &spec, mixing).unwrap());
                 same(

@@ -30,6 +30,7 @@ mod library_size;
 mod made;
 mod mixed;
 mod mttl;
+mod own_router;
 mod parquet;
 mod perplexity;
 mod pretraining;

@@ -37,7 +37,7 @@ const QUESTIONS: [&str; 2] = [
 ];
 
 /// A folder with two bases, two sets of rows and two of questions.
-fn place() -> tempfile::TempDir {
+pub(crate) fn place() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     tiny::write_base(&dir.path().join("base"), 1);
@@ -50,7 +50,7 @@ fn place() -> tempfile::TempDir {
 }
 
 /// The recipe everything is changed in, with every field that can be left out.
-fn whole(dir: &Path) -> Value {
+pub(crate) fn whole(dir: &Path) -> Value {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     json!({
         "title": "A small run", "seed": 7, "base": path("base"), "data": path("rows.jsonl"),
@@ -82,7 +82,7 @@ fn read(recipe: &Value, dir: &Path) -> lyceum::Result<Recipe> {
     Recipe::read(file.path())
 }
 
-fn run(recipe: &Value, dir: &Path, out: &Path) -> lyceum::Result<(Report, Vec<String>)> {
+pub(crate) fn run(recipe: &Value, dir: &Path, out: &Path) -> lyceum::Result<(Report, Vec<String>)> {
     let recipe = read(recipe, dir)?;
     let base = Arc::new(Base::open(&recipe.base, recipe.precision)?);
     let data = Dataset::open(&recipe.data)?;

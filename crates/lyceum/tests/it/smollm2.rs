@@ -216,7 +216,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
     };
     let before = losses(&Model::new(base.clone(), None));
     for (router, k) in [("oracle", None), ("arrow", Some(1)), ("phatgoose", Some(2))] {
-        let spec = RouterSpec::new(router, k, None).unwrap();
+        let spec = RouterSpec::named(router).unwrap().top_k(k);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();
         let after = losses(&model);
         eprintln!("{router}: loss {before:?} -> {after:?}");

@@ -176,7 +176,7 @@ fn saved_models_compute_the_same_bits() {
     let tokens: Vec<u32> = (0..40).map(|i| (i * 97) % 4096).collect();
     let segments = Segments::new(&[15, 25]);
     for router in ["arrow", "phatgoose"] {
-        let spec = RouterSpec::new(router, Some(2), None).unwrap();
+        let spec = RouterSpec::named(router).unwrap().top_k(2);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();
         let want = values(&model.logits(&tokens, &segments, &[]).unwrap());
         let out = dir.path().join(router);
@@ -226,7 +226,7 @@ fn batching_with_others_changes_nothing_beyond_rounding() {
     let (base, data) = (base(&dir), data(3));
     let library = library(&dir, &base, &data);
     arrow(&library).unwrap();
-    let spec = RouterSpec::new("arrow", Some(2), None).unwrap();
+    let spec = RouterSpec::arrow().top_k(2);
     let model = Model::routed(base, &library, &spec, Mixing::Outputs).unwrap();
     let tokens: Vec<u32> = (0..60).map(|i| (i * 131 + 7) % 4096).collect();
     let lens = [1usize, 33, 26];
