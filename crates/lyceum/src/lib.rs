@@ -26,6 +26,7 @@ pub mod ops;
 // F4: routers, models.
 pub mod assets;
 pub mod backbone;
+pub mod generate;
 pub mod model;
 pub mod route;
 // F5: training.
@@ -39,6 +40,9 @@ pub mod transform;
 // F7: whole experiments.
 pub mod recipe;
 
+pub mod prelude;
+
+pub use candle_core::{Device, Tensor};
 pub use error::{Context, Error, Refusal, Result};
 pub use name::{Name, Site};
 

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Chat, Message};
-use lyceum::data::TextStream;
-use lyceum::model::{Decoding, Model};
+use lyceum::generate::{GenerationConfig, Prompt};
+use lyceum::model::Model;
 
 use super::model::reading;
 use crate::args::ModelArgs;
@@ -119,32 +119,30 @@ pub(crate) fn generate(
     let model = reading(args, device, wanted.add_bos)?;
     let ids = wanted.ids(model.base())?;
     let max_new = room(&model, ids.len(), wanted.max_new);
-    let tasks: Vec<Name> = wanted
-        .task
-        .map(Name::new)
-        .transpose()?
-        .into_iter()
-        .collect();
-    let how = Decoding { max_new, live: 1 };
-    let tokenizer = &model.base().tokenizer;
-    if format == Format::Json {
-        let new = model.generate(&[ids], &tasks, &how, |_, _| ())?.concat();
-        let value = serde_json::json!({ "prompt": wanted.prompt, "text": tokenizer.decode(&new)?,
-            "tokens": new.len() });
-        return out::show(format, &value, |_| String::new());
+    let mut prompt = Prompt::from(ids);
+    if let Some(task) = wanted.task {
+        prompt = prompt.task(Name::new(task)?);
     }
-    let mut text = TextStream::new(tokenizer);
+    let config = GenerationConfig::default().max_new_tokens(max_new);
+    let streaming = format == Format::Text;
     let mut shown = Ok(());
-    model.stream(&[ids], &tasks, &how, |_, token| {
-        let piece = text.push(token).map_err(anyhow::Error::from);
-        shown = piece.and_then(|piece| out::stream(&piece));
+    let all = model.generate(&[prompt], &config, |chunk| {
+        if streaming {
+            shown = out::stream(chunk.text);
+        }
         match shown {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
     })?;
     shown?;
-    out::stream(&format!("{}\n", text.finish()?))
+    if streaming {
+        return out::stream("\n");
+    }
+    let text: String = all.iter().map(|one| one.text.as_str()).collect();
+    let tokens: usize = all.iter().map(|one| one.tokens.len()).sum();
+    let value = serde_json::json!({ "prompt": wanted.prompt, "text": text, "tokens": tokens });
+    out::show(format, &value, |_| String::new())
 }
 
 /// New tokens there is room for after a prompt of `n`; fewer than `wanted` is said.

@@ -19,8 +19,8 @@ pub use stages::{origin, train_missing};
 
 use crate::backbone::Precision;
 use crate::error::{Context, Error, Result};
-use crate::eval::Limits;
 use crate::figure::Subject;
+use crate::generate::GenerationConfig;
 use crate::lora::LoraConfig;
 use crate::mix::Mixing;
 use crate::name::Name;
@@ -63,7 +63,7 @@ pub struct Recipe {
     pub phatgoose: Phatgoose,
     /// How text is generated.
     #[serde(default)]
-    pub eval: Limits,
+    pub eval: GenerationConfig,
     /// What is compared.
     pub methods: Vec<Method>,
     /// Multiple-choice file for downstream evaluation; `arc-easy` is the one shipped.

@@ -12,9 +12,9 @@ use super::{Method, Recipe, downstream_name};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
 use crate::error::{Error, Result};
-use crate::eval::{ACCURACIES, chance, rouge_l};
+use crate::eval::{ACCURACIES, Answers, Predictions, rouge_l};
 use crate::eval::{Answer, Prediction, RoutingProbe};
-use crate::eval::{answer_rows, choose, losses_cut, mean_losses, prediction_rows, questions_cut};
+use crate::eval::{losses_cut, mean_losses, multiple_choice, questions_cut};
 use crate::figure::{Curve, Cut, Similarity, Subject};
 use crate::library::{Library, Members};
 use crate::mix::Mixing;
@@ -314,16 +314,18 @@ impl Run<'_> {
         let tag = subject.tag();
         let key = self.inputs.predictions(identity)?;
         let path = self.out.join("predictions").join(format!("{tag}.jsonl"));
-        let (limits, test) = (self.recipe.eval.clone(), self.test.clone());
+        let (config, test) = (self.recipe.eval, self.test.clone());
         let predictions: Vec<Prediction> =
             self.timed(format!("rouge-l {tag}"), "rouge-l", |watch| {
-                kept(&path, &key, || rouge_l(model, &test, &limits, watch))
+                kept(&path, &key, || {
+                    Ok(rouge_l(model, &test, &config, watch)?.into_rows())
+                })
             })?;
+        let predictions = Predictions::from(predictions);
         let positions = self.base.decoder.config().max_position_embeddings;
-        self.cut(limits.cut(positions, &predictions));
-        let rows = prediction_rows(subject, &predictions);
-        self.report.rows.extend(rows);
-        let scores = predictions.iter().map(|p| p.score);
+        self.cut(predictions.cut(&config, positions));
+        self.report.rows.extend(predictions.figures(subject));
+        let scores = predictions.scores(None).into_iter();
         self.report.scores(subject, "mean", "rouge-l", scores);
         Ok(())
     }
@@ -339,15 +341,17 @@ impl Run<'_> {
         let path = self.out.join("predictions").join(file);
         let questions = self.questions.clone();
         let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
-            kept(&path, &key, || choose(model, &questions, 16, watch))
+            kept(&path, &key, || {
+                Ok(multiple_choice(model, &questions, 16, watch)?.into_rows())
+            })
         })?;
-        let rows = answer_rows(subject, &task, &answers);
-        self.report.rows.extend(rows);
+        let answers = Answers::from(answers);
+        self.report.rows.extend(answers.figures(subject, &task));
         for (metric, score) in ACCURACIES {
-            let scores = answers.iter().map(score);
+            let scores = answers.rows().iter().map(score);
             self.report.scores(subject, &task, metric, scores);
         }
-        self.report.chance.insert(task, chance(&answers));
+        self.report.chance.insert(task, answers.chance());
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use std::sync::{Arc, LazyLock};
 use candle_core::{Device, Tensor};
 use lyceum::backbone::{Base, Place, Precision};
 use lyceum::data::{Split, Tokens};
+use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::Mixing;
-use lyceum::model::{Decoding, Model};
+use lyceum::model::Model;
 use lyceum::route::{ROUTERS, RouterSpec};
 use lyceum::train::{self, How, Job, Silent};
 
@@ -49,12 +50,9 @@ fn same(what: &str, [one, other]: &[Model; 2], text: &Text) {
     for (a, b) in scores[0].iter().zip(&scores[1]) {
         assert!((a - b).abs() < 1e-3, "{what}: scores {a} {b}");
     }
-    let how = Decoding {
-        max_new: 9,
-        live: 2,
-    };
+    let how = GenerationConfig::default().max_new_tokens(9).batch_size(2);
     let texts = [one, other].map(|model| {
-        let continued = model.generate(&text.rows, &text.tasks, &how, |_, _| {});
+        let continued = model.generate_tokens(&text.rows, &text.tasks, &how, ignore);
         continued.unwrap()
     });
     assert_eq!(texts[0], texts[1], "{what}");

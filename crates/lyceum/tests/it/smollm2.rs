@@ -9,10 +9,11 @@ use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Message, Precision};
 use lyceum::data::{Dataset, Example, Split};
-use lyceum::eval::{Answer, choose, mean_losses};
+use lyceum::eval::{Answer, mean_losses, multiple_choice};
+use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::{Mixing, Segments};
-use lyceum::model::{Decoding, Model};
+use lyceum::model::Model;
 use lyceum::route::RouterSpec;
 use lyceum::store::Put;
 use lyceum::train::{How, Job, Silent, experts};
@@ -70,12 +71,9 @@ fn a_strangers_model_says_what_transformers_says() {
     assert_eq!(texts.len(), 5);
     let model = Model::new(base.clone(), None);
     same_logits(&model, &texts);
-    let how = Decoding {
-        max_new: 48,
-        live: 5,
-    };
+    let how = GenerationConfig::default().max_new_tokens(48).batch_size(5);
     let prompts: Vec<Vec<u32>> = texts.iter().map(|t| t.ids.clone()).collect();
-    let told = model.generate(&prompts, &[], &how, |_, _| ()).unwrap();
+    let told = model.generate_tokens(&prompts, &[], &how, ignore).unwrap();
     for (text, told) in texts.iter().zip(told) {
         assert_eq!(base.tokenizer.encode(&text.text).unwrap(), text.ids);
         // The reference keeps the token that ends a text.
@@ -142,24 +140,26 @@ fn arc_easy_has_the_figures_of_lm_eval() {
     questions.truncate(400);
     let mut base = Base::open(&path, Precision::F32).unwrap();
     let plain = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()), None);
-    let answers = choose(&plain, &questions, 16, &mut Silent).unwrap();
-    assert_eq!(answers.len(), 400);
-    let worst = apart(&answers, &said["no_bos"]);
+    let answers = multiple_choice(&plain, &questions, 16, &mut Silent).unwrap();
+    assert_eq!(answers.rows().len(), 400);
+    let worst = apart(answers.rows(), &said["no_bos"]);
     assert!(worst <= 1e-3, "{worst}");
-    let mean = |score: fn(&Answer) -> f64| answers.iter().map(score).sum::<f64>() / 400.0;
-    assert_eq!((mean(Answer::acc), mean(Answer::acc_norm)), (0.5025, 0.475));
+    assert_eq!(
+        (answers.acc().mean, answers.acc_norm().mean),
+        (0.5025, 0.475)
+    );
     // The reference's own tokenizer begins every text with BOS.
     base.tokenizer.add_bos(true).unwrap();
     assert_eq!(base.tokenizer.start(), [1]);
     questions.truncate(WITH_BOS);
-    let answers = choose(
+    let answers = multiple_choice(
         &Model::new(Arc::new(base), None),
         &questions,
         16,
         &mut Silent,
     )
     .unwrap();
-    let worst = apart(&answers, &said["bos"]);
+    let worst = apart(answers.rows(), &said["bos"]);
     assert!(worst <= 1e-3, "with BOS: {worst}");
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lyceum::Name;
 use lyceum::data::{Example, Question, Split, Tokenizer};
-use lyceum::eval::choose;
+use lyceum::eval::multiple_choice;
 use lyceum::model::Model;
 use lyceum::train::Silent;
 use serde_json::{Value, json};
@@ -200,14 +200,17 @@ fn a_question_that_cannot_be_scored_is_named() {
     let good = question("is it?", ["yes", "no"]);
     let long = "so ".repeat(200);
     let all = [good.clone(), question("is it?", ["yes", long.as_str()])];
-    let why = choose(&model, &all, 1, &mut Silent).unwrap_err().chain();
+    let why = multiple_choice(&model, &all, 1, &mut Silent)
+        .unwrap_err()
+        .chain();
     assert!(
         why.contains("question 2, option 2 (`so so") && why.contains("128"),
         "{why}"
     );
     // An empty query is scored, every token of the option with it.
     let bare = question("", ["yes", "no"]);
-    let answers = choose(&model, &[bare], 1, &mut Silent).unwrap();
+    let answers = multiple_choice(&model, &[bare], 1, &mut Silent).unwrap();
+    let answers = answers.rows();
     let n = model.base().tokenizer.encode(" yes").unwrap().len();
     assert_eq!(answers[0].tokens[0], n);
     assert!(answers[0].log_probs.iter().all(|lp| *lp < 0.0));
