@@ -18,9 +18,9 @@ const SMALL: usize = 1 << 17;
 /// The jobs of a product.
 pub(super) struct Cut {
     pub(super) jobs: Vec<Job>,
-    /// Whether every job has all panels of its rows.
+    /// Every job has all panels of its rows.
     pub(super) whole_rows: bool,
-    /// Whether one thread does them all.
+    /// So little work that one thread does it all.
     pub(super) small: bool,
 }
 
