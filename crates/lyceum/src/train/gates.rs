@@ -1,7 +1,7 @@
 //! Training PhatGOOSE gates (arXiv:2402.05859): experts frozen, one vector per expert and site,
 //! the expert's output weighted by `sigmoid(v . x)`; all experts' gates in one pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -11,12 +11,16 @@ use super::{Ended, How, Job, Learner, Nothing, Watch, fit};
 use crate::backbone::Base;
 use crate::error::{Error, Result};
 use crate::expert::Expert;
+use crate::lora::Lora;
 use crate::mix::{Bank, Mixing, Mixture};
 use crate::name::{Name, Site};
 use crate::route::trained_gates;
 
 /// One expert's gates `[d_in]` by site, and its losses.
 pub type Gated = (BTreeMap<Site, Tensor>, Vec<f64>);
+
+/// One expert's gates `[1, d_in]` by site, while they are trained.
+type Gates = BTreeMap<Site, Var>;
 
 /// Trains the gates of `experts`, each on the examples of the job at its place; gates start at 0.
 /// Returns per expert the gates `[d_in]` by site, and its losses.
@@ -33,57 +37,23 @@ pub fn gates(
 ) -> Result<Vec<Gated>> {
     how.check()?;
     let mut feed = Feed::new(base, jobs, how)?;
-    let fresh: Vec<BTreeMap<Site, Var>> = experts
-        .iter()
-        .map(|expert| {
-            let zero = |(site, lora): (&Site, &crate::lora::Lora)| {
-                Ok((
-                    site.clone(),
-                    Var::zeros((1, lora.d_in()), DType::F32, &Device::Cpu)?,
-                ))
-            };
-            expert.loras.iter().map(zero).collect::<Result<_>>()
-        })
-        .collect::<Result<_>>()?;
-    let mut learners: Vec<Learner> = fresh
-        .iter()
-        .enumerate()
-        .map(|(i, vars)| {
-            Learner::new(
-                vars.values().cloned().collect(),
-                how,
-                how.total(feed.examples(i)),
-            )
-        })
-        .collect::<Result<_>>()?;
+    let fresh: Vec<Gates> = experts.iter().map(fresh).collect::<Result<_>>()?;
+    let learner = |(i, gates): (usize, &Gates)| {
+        let vars = gates.values().cloned().collect();
+        Learner::new(vars, how, how.total(feed.examples(i)))
+    };
+    let learners = fresh.iter().enumerate().map(learner);
+    let mut learners: Vec<Learner> = learners.collect::<Result<_>>()?;
     let part = |feed: &Feed, part: &FeedPart, step: usize| {
         let owners: Vec<Name> = part
             .learners
             .iter()
             .map(|&i| jobs[i].name.clone())
             .collect();
-        let mut vectors: BTreeMap<Site, Vec<Tensor>> = BTreeMap::new();
-        let sites: std::collections::BTreeSet<&Site> = part
-            .learners
-            .iter()
-            .flat_map(|&i| fresh[i].keys())
-            .collect();
-        for site in sites {
-            for &i in &part.learners {
-                let row = match fresh[i].get(site) {
-                    Some(var) => var.as_tensor().clone(),
-                    None => {
-                        let width = part.learners.iter().find_map(|&j| fresh[j].get(site));
-                        let like = width.map_or((1, 1), |v| (1, v.elem_count()));
-                        Tensor::zeros(like, DType::F32, &Device::Cpu)?
-                    }
-                };
-                vectors.entry(site.clone()).or_default().push(row);
-            }
-        }
+        let gates: Vec<&Gates> = part.learners.iter().map(|&i| &fresh[i]).collect();
         let loras = part.learners.iter().map(|&i| &experts[i].loras);
         let bank = Arc::new(Bank::new(owners.iter().cloned().zip(loras))?);
-        let router = Arc::new(trained_gates(&vectors, owners)?);
+        let router = Arc::new(trained_gates(&vectors(&gates)?, owners)?);
         let mixture = Mixture {
             bank,
             router,
@@ -98,17 +68,41 @@ pub fn gates(
              finished, and none is kept"
         )));
     }
-    fresh
-        .iter()
-        .zip(learners)
-        .map(|(vars, learner)| {
-            let gate = |(site, var): (&Site, &Var)| {
-                Ok((site.clone(), var.as_tensor().squeeze(0)?.copy()?.detach()))
+    let gated = |(gates, learner): (&Gates, Learner)| {
+        let gate = |(site, var): (&Site, &Var)| {
+            Ok((site.clone(), var.as_tensor().squeeze(0)?.copy()?.detach()))
+        };
+        let gates = gates.iter().map(gate).collect::<Result<_>>()?;
+        Ok((gates, learner.losses))
+    };
+    fresh.iter().zip(learners).map(gated).collect()
+}
+
+/// The gates that training of `expert`'s begins with: zeros.
+fn fresh(expert: &Expert) -> Result<Gates> {
+    let zero = |(site, lora): (&Site, &Lora)| {
+        let gate = Var::zeros((1, lora.d_in()), DType::F32, &Device::Cpu)?;
+        Ok((site.clone(), gate))
+    };
+    expert.loras.iter().map(zero).collect()
+}
+
+/// The gates of several experts together: by site a row for each, zeros for an expert without it.
+fn vectors(gates: &[&Gates]) -> Result<BTreeMap<Site, Vec<Tensor>>> {
+    let sites: BTreeSet<&Site> = gates.iter().flat_map(|own| own.keys()).collect();
+    let mut vectors: BTreeMap<Site, Vec<Tensor>> = BTreeMap::new();
+    for site in sites {
+        for own in gates {
+            let row = match own.get(site) {
+                Some(var) => var.as_tensor().clone(),
+                None => {
+                    let width = gates.iter().find_map(|other| other.get(site));
+                    let like = width.map_or((1, 1), |v| (1, v.elem_count()));
+                    Tensor::zeros(like, DType::F32, &Device::Cpu)?
+                }
             };
-            Ok((
-                vars.iter().map(gate).collect::<Result<_>>()?,
-                learner.losses,
-            ))
-        })
-        .collect()
+            vectors.entry(site.clone()).or_default().push(row);
+        }
+    }
+    Ok(vectors)
 }
