@@ -26,7 +26,10 @@ pub(crate) fn serve(work: &Work, full: bool) -> Result<()> {
             other => bail!("no variant `{other}`"),
         };
         let answers = eval::multiple_choice(model, questions, 16, &mut Silent)?;
-        let log_probs = answers.into_rows().into_iter().flat_map(|answer| answer.log_probs);
+        let log_probs = answers
+            .into_rows()
+            .into_iter()
+            .flat_map(|answer| answer.log_probs);
         Ok(Done {
             amount: questions.len() as f64,
             check: log_probs.map(|x| x as f32).collect(),
