@@ -23,6 +23,13 @@ pub struct Subject {
 }
 
 /// A mean over examples with its standard error.
+///
+/// ```
+/// use lyceum::figure::Estimate;
+///
+/// let estimate = Estimate::of(&[0.0, 1.0, 1.0, 1.0]);
+/// assert_eq!(estimate.to_string(), "0.75 ± 0.25");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The mean.

@@ -9,6 +9,17 @@ use crate::error::{Error, Result};
 use crate::name::Site;
 
 /// `delta = scale * B A x`, in PEFT's layout.
+///
+/// ```
+/// use lyceum::lora::Lora;
+/// use lyceum::{Device, Tensor};
+///
+/// let a = Tensor::from_slice(&[1f32, 2., 3.], (1, 3), &Device::Cpu)?;
+/// let b = Tensor::from_slice(&[1f32, -1.], (2, 1), &Device::Cpu)?;
+/// let lora = Lora::new(a, b, 0.5)?;
+/// assert_eq!((lora.rank(), lora.d_in(), lora.d_out()), (1, 3, 2));
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Lora {
     /// `[r, d_in]`.
@@ -88,6 +99,16 @@ impl Lora {
 }
 
 /// Rank, scale and targets of an expert's adapters.
+///
+/// ```
+/// use lyceum::Site;
+/// use lyceum::lora::LoraConfig;
+///
+/// let config = LoraConfig::default();
+/// let site = Site::new("model.layers.0.self_attn.q_proj");
+/// assert!(config.adapts(&site));
+/// assert_eq!(config.scale_at(&site), config.alpha / config.rank as f64);
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {

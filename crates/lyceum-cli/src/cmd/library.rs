@@ -298,7 +298,7 @@ pub(crate) fn cluster(args: &ClusterArgs, format: Format) -> Result<()> {
         sparsity: args.sparsity,
         seed: args.seed,
     };
-    let (clusters, _, _) = transform::cluster(&library, &how)?;
+    let clusters = transform::cluster(&library, &how)?.clusters;
     let tasks = transform::write_clusters(out, &library, &clusters)?;
     if let Some(tasks) = tasks {
         say(&format!(

@@ -67,6 +67,18 @@ pub const ACCURACIES: [Accuracy; 3] = [
 ];
 
 /// A model's answers to the questions of an evaluation.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lyceum::prelude::*;
+/// use lyceum::train::Silent;
+///
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
+/// let questions = &lyceum::assets::arc_easy()?[..4];
+/// let answers = eval::multiple_choice(&model, questions, 16, &mut Silent)?;
+/// println!("acc {}, acc_norm {}", answers.acc(), answers.acc_norm());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answers(Vec<Answer>);
 

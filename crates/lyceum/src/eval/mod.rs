@@ -45,6 +45,19 @@ pub struct Prediction {
 }
 
 /// The texts generated for the rows of an evaluation, each with its ROUGE-L.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lyceum::prelude::*;
+/// use lyceum::train::Silent;
+///
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
+/// let test = lyceum::assets::tasks()?.select(None, Split::Test)?;
+/// let config = GenerationConfig::default().max_new_tokens(4);
+/// let texts = eval::rouge_l(&model, &test[..2], &config, &mut Silent)?;
+/// println!("ROUGE-L {}: {:?}", texts.rouge_l(), texts.rows()[0].text);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Predictions(Vec<Prediction>);
 

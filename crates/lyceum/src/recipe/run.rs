@@ -242,15 +242,16 @@ impl Run<'_> {
 
     fn cluster(&mut self, library: &Library) -> Result<Vec<(Name, Vec<Name>)>> {
         let how = self.recipe.mbc.clone();
-        let (clusters, names, cosines) = self.timed("cluster (MBC)".into(), "", |_| {
+        let found = self.timed("cluster (MBC)".into(), "", |_| {
             Ok((cluster(library, &how)?, false))
         })?;
+        let clusters = found.clusters;
         write_clusters(&self.out.join("mbc_clusters.json"), library, &clusters)?;
         let strings = |names: &[Name]| names.iter().map(ToString::to_string).collect();
         self.report.similarity.push(Similarity {
             library: "private".into(),
-            names: strings(&names),
-            cosines,
+            names: strings(&found.experts),
+            cosines: found.cosines,
             clusters: clusters
                 .iter()
                 .map(|(k, v)| (k.to_string(), strings(v)))

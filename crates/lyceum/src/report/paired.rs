@@ -64,6 +64,15 @@ impl Scores {
 }
 
 /// The mean of differences, and how sure it is.
+///
+/// ```
+/// use lyceum::report::paired::{Difference, Verdict};
+///
+/// // The same five examples under two methods: every pair differs by about the same.
+/// let difference = Difference::paired(&[9., 5., 7., 3., 8.], &[8., 4., 5., 2., 7.]);
+/// let difference = difference.expect("as many examples of each");
+/// assert_eq!(difference.verdict(), Verdict::Above);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
     /// Their mean.
