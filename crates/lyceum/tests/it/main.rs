@@ -45,6 +45,7 @@ mod sizes;
 mod smollm2;
 mod store_laws;
 mod text;
+mod threads;
 mod tiny;
 mod training;
 mod training_into;
