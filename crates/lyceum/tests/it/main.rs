@@ -47,5 +47,6 @@ mod store_laws;
 mod text;
 mod tiny;
 mod training;
+mod training_gates;
 mod training_into;
 mod work;
