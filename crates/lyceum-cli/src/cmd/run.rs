@@ -9,7 +9,7 @@ use lyceum::backbone::Place;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
-use lyceum::train::{Pretrain, PretrainState};
+use lyceum_pretrain::{Pretrain, PretrainState};
 
 use super::model;
 use crate::args::RunArgs;
@@ -71,7 +71,7 @@ pub(crate) fn pretrain(path: &Path, root: &Path, out: &Path, device: &Device) ->
     let how: Pretrain = toml::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), recipe::explain(&error)))?;
     let mut bar = Bar::stoppable("pretrain", "loss");
-    let state = lyceum::train::pretrain(&how, root, out, device, &mut bar)?;
+    let state = lyceum_pretrain::pretrain(&how, root, out, device, &mut bar)?;
     drop(bar);
     curves(&state, how.save_every).write(out)?;
     let mut text = format!("{} steps; base in {}", state.losses.len(), out.display());

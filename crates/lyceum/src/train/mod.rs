@@ -1,7 +1,7 @@
 //! Training: experts into a library, gates, and the loop both share.
 //!
 //! [`Trainer`] trains experts into a library. [`experts`] and [`gates`] train in memory. All of
-//! them, and the pre-training of a base, run [`fit::fit`].
+//! them run [`fit::fit`], as does the pre-training of a base, in a crate of its own.
 
 mod adamw;
 mod checkpoint;
@@ -12,7 +12,6 @@ pub mod fit;
 mod gates;
 mod into;
 mod plan;
-mod pretrain;
 mod resume;
 mod schedule;
 mod trainer;
@@ -24,7 +23,6 @@ pub use feed::Job;
 pub use gates::{Gated, gates};
 pub use into::{Trained, TrainedExpert};
 pub use plan::{Differing, Plan, TaskGroup};
-pub use pretrain::{Pretrain, PretrainState, pretrain};
 pub use schedule::{Batches, Schedule};
 pub use trainer::Trainer;
 

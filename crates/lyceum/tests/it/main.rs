@@ -33,7 +33,6 @@ mod mttl;
 mod own_router;
 mod parquet;
 mod perplexity;
-mod pretraining;
 mod quantised;
 mod recipes;
 mod remote;

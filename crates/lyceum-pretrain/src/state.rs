@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{Pretrain, PretrainState};
-use crate::error::{Context, Error, Result};
-use crate::train::fit::Learner;
+use lyceum::error::{Context, Error, Result};
+use lyceum::train::fit::Learner;
 
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const PROGRESS: &str = "pretrain.json";
@@ -47,13 +47,13 @@ pub(super) fn save(
         Tensor::from_slice(losses, losses.len(), &Device::Cpu)?,
     ));
     let bytes = safetensors::serialize(all, None).map_err(|e| Error::format(path.display(), e))?;
-    crate::file::write(&path, &bytes)?;
+    lyceum::file::write(&path, &bytes)?;
     let kept = Kept {
         recipe: how.clone(),
         progress: state.clone(),
     };
     let json = serde_json::to_vec(&kept).map_err(|e| Error::format(PROGRESS, e))?;
-    crate::file::write(&out.join(PROGRESS), &json)
+    lyceum::file::write(&out.join(PROGRESS), &json)
 }
 
 /// Continues what `out` holds, if anything: fills the variables and moments.
@@ -75,7 +75,7 @@ pub(super) fn resume(
         serde_json::from_slice(&bytes).map_err(|e| Error::format(json.display(), e))?;
     if !kept.recipe.begins(how, kept.progress.losses.len()) {
         let text = format!(
-            "{} was begun under another recipe; give another --out, or the same recipe (steps and decay may \
+            "{} was begun under another recipe; choose another folder, or give the same recipe (steps and decay may \
              change while the learning rate is at its peak)",
             out.display()
         );

@@ -1,4 +1,5 @@
 //! Pre-training: it learns, continues to the same weights, and refuses another recipe.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 use candle_core::Device;
 use lyceum::Error;
 use lyceum::progress::{NoProgress, Step};
-use lyceum::train::{Pretrain, PretrainState, pretrain};
+use lyceum_pretrain::{Pretrain, PretrainState, pretrain};
 
 const RECIPE: &str = r#"
 seed = 3

@@ -1,8 +1,9 @@
-//! Pre-training a base: the same decoder with its own weights as variables.
+//! Pre-training a base for Lyceum: the same decoder with its own weights as variables.
 //!
 //! Batches are ragged as everywhere: whole documents packed end to end, each from position 0, as
 //! prompts are at evaluation. Their order is decided by the seed alone, so a resumed run sees what
 //! an uninterrupted one would.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
 
 mod corpus;
 mod ngram;
@@ -15,17 +16,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
-use lyceum_kernels::gemm::Rounding;
 use serde::{Deserialize, Serialize};
 
-use super::Schedule;
-use super::fit::{Checkpointer, Learner, Losses, MicroBatch, Objective, fit};
-use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
-use crate::error::{Error, Result};
-use crate::model::{Batch, losses};
-use crate::progress::Progress;
-use crate::rng::Rng;
 use corpus::Corpus;
+use lyceum::backbone::{Decoder, GptNeo, Precision, write_folder};
+use lyceum::error::{Error, Result};
+use lyceum::mix::Pass;
+use lyceum::model::Batch;
+use lyceum::progress::Progress;
+use lyceum::rng::Rng;
+use lyceum::train::Schedule;
+use lyceum::train::fit::{Checkpointer, Learner, Losses, MicroBatch, Objective, fit};
 
 /// A pre-training recipe: `recipes/base.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,7 +97,7 @@ pub struct Pretrain {
 
 impl Pretrain {
     fn config(&self) -> GptNeo {
-        use crate::backbone::Span::{Global, Local};
+        use lyceum::backbone::Span::{Global, Local};
         GptNeo {
             model_type: "gpt_neo".into(),
             vocab_size: self.vocab,
@@ -129,16 +130,6 @@ impl Pretrain {
         };
         let (mine, theirs) = (self.schedule(), other.schedule());
         like == *other && (0..steps).all(|step| mine.rate(step) == theirs.rate(step))
-    }
-
-    fn rounding(&self) -> Result<Rounding> {
-        match self.precision {
-            Precision::F32 => Ok(Rounding::F32),
-            Precision::Bf16 => Ok(Rounding::Bf16),
-            Precision::Int8 => Err(Error::invalid(
-                "weights in 8 bits cannot be trained: precision must be f32 or bf16",
-            )),
-        }
     }
 
     fn check(&self) -> Result<()> {
@@ -219,13 +210,7 @@ pub fn pretrain(
     let mut state = state::resume(out, how, &vars, &mut learner)?;
     state.pass_tokens = corpus.tokens();
     state.avoided = corpus.avoided;
-    let rounding = how.rounding()?;
-    let on = Some(device).filter(|device| !device.is_cpu());
-    if on.is_some() {
-        // A GPU's own rounding of factors (TF32) is finer than bf16 and costs no more.
-        candle_core::cuda::set_gemm_reduced_precision_f32(rounding == Rounding::Bf16);
-    }
-    let decoder = Decoder::new(described, &mut Source::trained(&vars, rounding, on))?;
+    let decoder = Decoder::trainable(described, &vars, how.precision)?;
     let mut documents = Documents {
         how,
         plan: corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate),
@@ -293,7 +278,7 @@ impl Objective for Documents<'_> {
     /// Their share of the mean loss over all targets of the step.
     fn losses(&self, part: &MicroBatch<Packed>, _: usize) -> Result<Losses> {
         let Packed { batch, targets } = &part.rows;
-        let sum = losses(self.decoder, batch, None, None, false)?.sum_all()?;
+        let sum = losses(self.decoder, batch)?.sum_all()?;
         Ok(Losses {
             values: (sum / *targets as f64)?.reshape(1)?,
             tokens: batch.tokens.len(),
@@ -348,11 +333,24 @@ impl Saver<'_> {
     }
 }
 
+/// Cross-entropy of every target of `batch`, `[n]`, in nats.
+fn losses(decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
+    let pass = Pass {
+        segments: &batch.segments,
+        tasks: &batch.tasks,
+        mixture: None,
+        probe: None,
+        recompute: false,
+    };
+    let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
+    decoder.losses(&hidden, &batch.ids)
+}
+
 /// Held-out nats: per token, and over all tokens.
 fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
     let (mut sum, mut n) = (0.0, 0);
     for batch in corpus.held_out(how.batch_tokens)? {
-        let losses = losses(decoder, &batch, None, None, false)?.to_vec1::<f32>()?;
+        let losses = losses(decoder, &batch)?.to_vec1::<f32>()?;
         sum += losses.into_iter().map(f64::from).sum::<f64>();
         n += batch.ids.len();
     }
