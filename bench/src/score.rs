@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use lyceum::assets;
 use lyceum::eval;
 use lyceum::model::Model;
-use lyceum::train::Silent;
+use lyceum::progress::NoProgress;
 
 use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
@@ -25,7 +25,7 @@ pub(crate) fn serve(work: &Work, full: bool) -> Result<()> {
             "embedded" => (&embedded, &many),
             other => bail!("no variant `{other}`"),
         };
-        let answers = eval::multiple_choice(model, questions, 16, &mut Silent)?;
+        let answers = eval::multiple_choice(model, questions, 16, &mut NoProgress)?;
         let log_probs = answers
             .into_rows()
             .into_iter()

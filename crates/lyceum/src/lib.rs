@@ -8,6 +8,7 @@ pub mod error;
 pub mod figure;
 pub mod file;
 pub mod name;
+pub mod progress;
 pub mod rng;
 // F1: experts.
 pub mod artifact;

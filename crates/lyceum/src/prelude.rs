@@ -11,5 +11,7 @@ pub use crate::lora::LoraConfig;
 pub use crate::mix::Mixing;
 pub use crate::model::Model;
 pub use crate::name::{Name, Site};
+pub use crate::progress::{NoProgress, Progress, Step};
 pub use crate::route::RouterSpec;
+pub use crate::train::{TaskGroup, TrainConfig, Trained, Trainer};
 pub use crate::transform;

@@ -1,6 +1,7 @@
 //! Evaluating a model on generated text or multiple choice.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -11,10 +12,10 @@ use lyceum::eval;
 use lyceum::figure::{Cut, Row, Subject};
 use lyceum::generate::GenerationConfig;
 use lyceum::model::Model;
+use lyceum::progress::{Progress, Step};
 use lyceum::recipe::{downstream_name, is_arc_easy};
 use lyceum::report::paired::Scores;
 use lyceum::report::{Provenance, Report, Source, Stage};
-use lyceum::train::Watch;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -29,10 +30,10 @@ const TITLE: &str = "Evaluation: ";
 /// Counts the tokens a bar is shown.
 struct Counted(Bar, u64);
 
-impl Watch for Counted {
-    fn step(&mut self, step: usize, steps: usize, value: f64, tokens: usize) {
-        self.1 += tokens as u64;
-        self.0.step(step, steps, value, tokens);
+impl Progress for Counted {
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        self.1 += step.tokens as u64;
+        self.0.step(step)
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Cache { command } => cache::cache(&command, format),
         Command::Run(args) => run::run(&args, &device, format),
-        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, (&root, &out), &device),
+        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out, &device),
         Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),
         Command::Train(args) => train::train(&args, &device, format),
         Command::Merge(args) => merge::merge(&args, format),

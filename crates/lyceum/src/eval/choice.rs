@@ -10,7 +10,7 @@ use crate::data::{Question, Tokens};
 use crate::error::{Context, Error, Result};
 use crate::figure::{Estimate, Row, Subject};
 use crate::model::Model;
-use crate::train::Watch;
+use crate::progress::{Progress, Step};
 
 /// A model's answer to one question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,11 +71,11 @@ pub const ACCURACIES: [Accuracy; 3] = [
 /// ```
 /// use std::sync::Arc;
 /// use lyceum::prelude::*;
-/// use lyceum::train::Silent;
+/// use lyceum::progress::NoProgress;
 ///
 /// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
 /// let questions = &lyceum::assets::arc_easy()?[..4];
-/// let answers = eval::multiple_choice(&model, questions, 16, &mut Silent)?;
+/// let answers = eval::multiple_choice(&model, questions, 16, &mut NoProgress)?;
 /// println!("acc {}, acc_norm {}", answers.acc(), answers.acc_norm());
 /// # Ok::<(), lyceum::Error>(())
 /// ```
@@ -167,12 +167,13 @@ fn named(question: usize, option: usize, asked: &Question) -> String {
 /// # Errors
 /// When an option has no token of its own, more than the base has positions, or a log-probability
 /// that is not finite (the error names the question by its number, from 1, and the option), or the
-/// router cannot decide.
+/// router cannot decide; [`Error::Stopped`] when `progress` stops the run before the last question,
+/// and then nothing is kept.
 pub fn multiple_choice(
     model: &Model,
     questions: &[Question],
     batch_size: usize,
-    watch: &mut dyn Watch,
+    progress: &mut dyn Progress,
 ) -> Result<Answers> {
     let longest = model.base().decoder.config().max_position_embeddings;
     let mut answers = Vec::with_capacity(questions.len());
@@ -210,7 +211,12 @@ pub fn multiple_choice(
             });
         }
         let mean = answers.iter().map(Answer::acc).sum::<f64>() / answers.len() as f64;
-        watch.step(answers.len(), questions.len(), mean, tokens);
+        let step = Step {
+            value: mean,
+            tokens,
+            ..Step::new(answers.len(), questions.len())
+        };
+        super::reported(&step, progress)?;
     }
     Ok(answers.into())
 }

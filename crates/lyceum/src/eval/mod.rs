@@ -16,13 +16,13 @@ pub use choice::{ACCURACIES, Accuracy, Answer, Answers, multiple_choice};
 pub use routing::RoutingProbe;
 
 use crate::data::{Example, Question, Tokenizer, Tokens};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::figure::{Cut, Estimate, Row, Subject};
 use crate::generate::{self, GenerationConfig};
 use crate::mix::Probe;
 use crate::model::{Batch, Model};
 use crate::name::Name;
-use crate::train::Watch;
+use crate::progress::{Progress, Step};
 
 /// Batches between two reports of progress: larger chunks keep continuous batching full.
 const PROGRESS: usize = 4;
@@ -49,12 +49,12 @@ pub struct Prediction {
 /// ```
 /// use std::sync::Arc;
 /// use lyceum::prelude::*;
-/// use lyceum::train::Silent;
+/// use lyceum::progress::NoProgress;
 ///
 /// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
 /// let test = lyceum::assets::tasks()?.select(None, Split::Test)?;
 /// let config = GenerationConfig::default().max_new_tokens(4);
-/// let texts = eval::rouge_l(&model, &test[..2], &config, &mut Silent)?;
+/// let texts = eval::rouge_l(&model, &test[..2], &config, &mut NoProgress)?;
 /// println!("ROUGE-L {}: {:?}", texts.rouge_l(), texts.rows()[0].text);
 /// # Ok::<(), lyceum::Error>(())
 /// ```
@@ -197,12 +197,13 @@ const SPARE: usize = 16;
 /// Greedy generation on `examples`, scored by ROUGE-L against their references.
 ///
 /// # Errors
-/// When a prompt cannot be tokenised or the router cannot decide.
+/// When a prompt cannot be tokenised or the router cannot decide; [`Error::Stopped`] when
+/// `progress` stops the run before the last example, and then nothing is kept.
 pub fn rouge_l(
     model: &Model,
     examples: &[Example],
     config: &GenerationConfig,
-    watch: &mut dyn Watch,
+    progress: &mut dyn Progress,
 ) -> Result<Predictions> {
     let tokenizer = &model.base().tokenizer;
     let positions = model.base().decoder.config().max_position_embeddings;
@@ -237,9 +238,24 @@ pub fn rouge_l(
             });
         }
         let mean = all.iter().map(|p| p.score).sum::<f64>() / all.len() as f64;
-        watch.step(all.len(), examples.len(), mean, tokens);
+        let step = Step {
+            value: mean,
+            tokens,
+            ..Step::new(all.len(), examples.len())
+        };
+        reported(&step, progress)?;
     }
     Ok(all.into())
+}
+
+/// Reports `step`, and ends the evaluation if it is to stop before its last example.
+fn reported(step: &Step, progress: &mut dyn Progress) -> Result<()> {
+    if progress.step(step).is_break() && step.done < step.total {
+        let (done, total) = (step.done, step.total);
+        let text = format!("stopped after {done} of {total} examples; their results are not kept");
+        return Err(Error::Stopped(text));
+    }
+    Ok(())
 }
 
 /// The mean cross-entropy over its target tokens of each example, nats; `probe` sees the routing.

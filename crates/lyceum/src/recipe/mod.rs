@@ -6,16 +6,16 @@
 
 mod check;
 mod kept;
+mod observer;
 mod run;
-mod stages;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use check::{downstream_name, is_arc_easy};
-pub use run::{Progress, run};
-pub use stages::{origin, train_missing};
+pub use observer::StageObserver;
+pub use run::run;
 
 use crate::backbone::Precision;
 use crate::error::{Context, Error, Result};
@@ -25,7 +25,7 @@ use crate::lora::LoraConfig;
 use crate::mix::Mixing;
 use crate::name::Name;
 use crate::route::RouterSpec;
-use crate::train::How;
+use crate::train::TrainConfig;
 use crate::transform::{Mbc, Phatgoose};
 
 /// An experiment.
@@ -54,7 +54,7 @@ pub struct Recipe {
     pub lora: LoraConfig,
     /// How experts are trained.
     #[serde(default)]
-    pub train: How,
+    pub train: TrainConfig,
     /// How they are clustered.
     #[serde(default)]
     pub mbc: Mbc,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::check::LIBRARIES;
 use super::kept::{Inputs, kept};
+use super::observer::{Counted, StageObserver};
 use super::{Method, Recipe, downstream_name};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
@@ -20,42 +21,15 @@ use crate::library::{Library, Members};
 use crate::mix::Mixing;
 use crate::model::Model;
 use crate::name::Name;
+use crate::progress::Progress;
 use crate::report::{Provenance, Report, Source, Stage};
 use crate::route::Role;
-use crate::train::{Training, Watch, checkpoints_of_user};
+use crate::train::{TaskGroup, Trainer, checkpoints_of_user};
 use crate::transform::{arrow, cluster, cluster_tasks, phatgoose, write_clusters};
-
-/// Shows a run's stages as they go.
-pub trait Progress {
-    /// A stage begins; the watch sees its steps. `unit` is what it shows: "loss", "rouge-l", ...
-    fn stage(&mut self, name: &str, unit: &'static str) -> Box<dyn Watch + '_>;
-    /// Something worth a line: what was reused, what was found.
-    fn say(&mut self, text: &str);
-}
 
 /// The library of one expert per task; downstream, methods are compared over it alone, as the
 /// tutorial does.
 const PRIVATE: &str = "private";
-
-struct Counted<'a> {
-    inner: Box<dyn Watch + 'a>,
-    tokens: u64,
-}
-
-impl Watch for Counted<'_> {
-    fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
-        self.tokens += tokens as u64;
-        self.inner.step(step, steps, loss, tokens);
-    }
-
-    fn stopped(&self) -> bool {
-        self.inner.stopped()
-    }
-
-    fn say(&mut self, text: &str) {
-        self.inner.say(text);
-    }
-}
 
 struct Run<'a> {
     recipe: &'a Recipe,
@@ -65,7 +39,7 @@ struct Run<'a> {
     questions: Arc<[Question]>,
     inputs: Inputs,
     out: &'a Path,
-    progress: &'a mut dyn Progress,
+    observer: &'a mut dyn StageObserver,
     report: Report,
 }
 
@@ -79,7 +53,7 @@ pub fn run(
     recipe: &Recipe,
     (base, data, questions): (Arc<Base>, Dataset, Vec<Question>),
     out: &Path,
-    progress: &mut dyn Progress,
+    observer: &mut dyn StageObserver,
 ) -> Result<Report> {
     recipe.check()?;
     recipe.check_over(&base, &data)?;
@@ -98,7 +72,7 @@ pub fn run(
         test: test.into(),
         questions: questions.into(),
         out,
-        progress,
+        observer,
     };
     run.sources()?;
     let private = run.library("private")?;
@@ -180,7 +154,7 @@ impl Run<'_> {
 
     /// Says something that the report is to say too.
     fn note(&mut self, text: String) {
-        self.progress.say(&text);
+        self.observer.message(&text);
         self.report.notes.push(text);
     }
 
@@ -190,18 +164,19 @@ impl Run<'_> {
         &mut self,
         name: String,
         unit: &'static str,
-        work: impl FnOnce(&mut dyn Watch) -> Result<(T, bool)>,
+        work: impl FnOnce(&mut dyn Progress) -> Result<(T, bool)>,
     ) -> Result<T> {
         let begun = Instant::now();
-        let mut watch = Counted {
-            inner: self.progress.stage(&name, unit),
+        let mut progress = Counted {
+            inner: self.observer.stage(&name, unit),
             tokens: 0,
         };
-        let (value, resumed) = work(&mut watch)?;
-        let tokens = watch.tokens;
-        drop(watch);
+        let (value, resumed) = work(&mut progress)?;
+        let tokens = progress.tokens;
+        drop(progress);
         if resumed {
-            self.progress.say(&format!("{name}: already there, reused"));
+            self.observer
+                .message(&format!("{name}: already there, reused"));
         }
         let stage = Stage::ended(name, begun, tokens, resumed);
         self.report.stages.push(stage);
@@ -214,18 +189,19 @@ impl Run<'_> {
         library: &Library,
         groups: &[(Name, Vec<Name>)],
     ) -> Result<()> {
-        let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
-        let training = Training {
-            base: &base,
-            data: &data,
-            lora: &recipe.lora,
-            how: &recipe.train,
-        };
-        self.timed(format!("train {label} experts"), "loss", |watch| {
-            let mut plan = training.plan(library, groups)?;
-            // Its libraries are the recipe's own; what is replaced is said.
-            (plan.replace, plan.mixed_bases) = (true, true);
-            let trained = plan.run(checkpoints_of_user().as_deref(), watch)?;
+        let data = self.data.clone();
+        // Its libraries are the recipe's own; what is replaced is said.
+        let mut trainer = Trainer::new(&self.base)
+            .lora(self.recipe.lora.clone())
+            .config(self.recipe.train.clone())
+            .replace(true)
+            .mixed_bases(true);
+        if let Some(dir) = checkpoints_of_user() {
+            trainer = trainer.checkpoints(dir);
+        }
+        let asked: Vec<TaskGroup> = groups.iter().cloned().map(TaskGroup::from).collect();
+        self.timed(format!("train {label} experts"), "loss", |progress| {
+            let trained = trainer.groups(&asked, &data, library, progress)?;
             Ok(((), trained.experts.is_empty()))
         })?;
         for (name, _) in groups {
@@ -272,9 +248,11 @@ impl Run<'_> {
             })?;
         }
         if needs_gates {
-            let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
-            self.timed(format!("derive phatgoose ({label})"), "loss", |watch| {
-                let derived = phatgoose(&base, library, &data, &recipe.phatgoose, watch)?;
+            let (base, data) = (self.base.clone(), self.data.clone());
+            let mut how = self.recipe.phatgoose.clone();
+            how.checkpoints = checkpoints_of_user();
+            self.timed(format!("derive phatgoose ({label})"), "loss", |progress| {
+                let derived = phatgoose(&base, library, &data, &how, progress)?;
                 Ok(((), derived.is_empty()))
             })?;
         }
@@ -317,9 +295,9 @@ impl Run<'_> {
         let path = self.out.join("predictions").join(format!("{tag}.jsonl"));
         let (config, test) = (self.recipe.eval, self.test.clone());
         let predictions: Vec<Prediction> =
-            self.timed(format!("rouge-l {tag}"), "rouge-l", |watch| {
+            self.timed(format!("rouge-l {tag}"), "rouge-l", |progress| {
                 kept(&path, &key, || {
-                    Ok(rouge_l(model, &test, &config, watch)?.into_rows())
+                    Ok(rouge_l(model, &test, &config, progress)?.into_rows())
                 })
             })?;
         let predictions = Predictions::from(predictions);
@@ -341,9 +319,9 @@ impl Run<'_> {
         let file = format!("{tag}-downstream.jsonl");
         let path = self.out.join("predictions").join(file);
         let questions = self.questions.clone();
-        let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
+        let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |progress| {
             kept(&path, &key, || {
-                Ok(multiple_choice(model, &questions, 16, watch)?.into_rows())
+                Ok(multiple_choice(model, &questions, 16, progress)?.into_rows())
             })
         })?;
         let answers = Answers::from(answers);

@@ -10,8 +10,9 @@ use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
+use lyceum::progress::NoProgress;
 use lyceum::route::{ROUTERS, RouterSpec};
-use lyceum::train::{self, How, Job, Silent};
+use lyceum::train::{self, Job, TrainConfig};
 
 use crate::families;
 use crate::golden;
@@ -142,16 +143,12 @@ fn experts_and_gates_train_the_same() {
             Job::new(name.clone(), vec![name.clone()], rows)
         })
         .collect();
-    let how = How {
-        batch: 4,
-        steps: Some(6),
-        ..How::default()
-    };
+    let how = TrainConfig::default().batch(4).steps(6);
     let lora = LoraConfig::default();
     let train = |base: Arc<Base>| {
-        let experts = train::experts(&base, &jobs, &lora, &how, &mut Silent).unwrap();
+        let experts = train::experts(&base, &jobs, &lora, &how, &mut NoProgress).unwrap();
         let own: Vec<_> = experts.iter().map(|(expert, _)| expert.clone()).collect();
-        let gates = train::gates(&base, &own, &jobs, &how, &mut Silent).unwrap();
+        let gates = train::gates(&base, &own, &jobs, &how, &mut NoProgress).unwrap();
         (experts, gates)
     };
     let (experts, gates) = train(golden::base());
@@ -171,16 +168,12 @@ fn experts_and_gates_train_the_same() {
 
 #[test]
 fn what_only_the_kernels_do_is_refused() {
-    let again = How {
-        recompute: true,
-        steps: Some(1),
-        ..How::default()
-    };
+    let again = TrainConfig::default().recompute(true).steps(1);
     let name = golden::name("color_of");
     let rows = golden::tasks().select(Some(std::slice::from_ref(&name)), Split::Train);
     let job = Job::new(name.clone(), vec![name], rows.unwrap());
     let lora = LoraConfig::default();
-    let error = train::experts(&composed(), &[job], &lora, &again, &mut Silent).unwrap_err();
+    let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
     assert!(error.to_string().contains("--recompute"), "{error}");
     let place = Place::composed(Precision::Int8, &Device::Cpu);
     let error = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap_err();

@@ -4,7 +4,7 @@ use lyceum::data::{Question, Split};
 use lyceum::eval::{Answer, multiple_choice, rouge_l};
 use lyceum::generate::GenerationConfig;
 use lyceum::model::Model;
-use lyceum::train::Silent;
+use lyceum::progress::NoProgress;
 use serde_json::Value;
 
 use crate::golden;
@@ -17,7 +17,13 @@ fn greedy_texts_and_rouge_of_every_method_equal_the_reference() {
     let library = golden::library();
     let config = GenerationConfig::default().max_new_tokens(8);
     for (method, ..) in METHODS {
-        let got = rouge_l(&model(&library, method), &examples, &config, &mut Silent).unwrap();
+        let got = rouge_l(
+            &model(&library, method),
+            &examples,
+            &config,
+            &mut NoProgress,
+        )
+        .unwrap();
         let got = got.rows();
         let want = said["predictions"][method].as_array().unwrap();
         assert_eq!(got.len(), want.len());
@@ -84,7 +90,7 @@ fn multiple_choice_equals_the_reference() {
         .collect();
     assert_eq!(questions.len(), 24);
     let model = Model::new(golden::base(), None);
-    let answers = multiple_choice(&model, &questions, 5, &mut Silent).unwrap();
+    let answers = multiple_choice(&model, &questions, 5, &mut NoProgress).unwrap();
     let mut answers = answers.into_rows();
     let cut = as_the_reference_cuts(&model, &questions, &mut answers);
     assert_eq!(cut, 8, "long questions");

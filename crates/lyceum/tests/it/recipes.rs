@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use lyceum::backbone::Base;
 use lyceum::data::{Dataset, Question};
-use lyceum::recipe::{self, Progress, Recipe};
+use lyceum::progress::{NoProgress, Progress};
+use lyceum::recipe::{self, Recipe, StageObserver};
 use lyceum::report::Report;
-use lyceum::train::{Silent, Watch};
 use serde_json::{Value, json};
 
 use crate::tiny;
@@ -17,12 +17,12 @@ use crate::tiny;
 #[derive(Default)]
 struct Said(Vec<String>);
 
-impl Progress for Said {
-    fn stage(&mut self, _: &str, _: &'static str) -> Box<dyn Watch + '_> {
-        Box::new(Silent)
+impl StageObserver for Said {
+    fn stage(&mut self, _: &str, _: &'static str) -> Box<dyn Progress + '_> {
+        Box::new(NoProgress)
     }
 
-    fn say(&mut self, text: &str) {
+    fn message(&mut self, text: &str) {
         self.0.push(text.to_owned());
     }
 }

@@ -14,9 +14,10 @@ use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::{Mixing, Segments};
 use lyceum::model::Model;
+use lyceum::progress::NoProgress;
 use lyceum::route::RouterSpec;
 use lyceum::store::Put;
-use lyceum::train::{How, Job, Silent, experts};
+use lyceum::train::{Job, TrainConfig, experts};
 use lyceum::transform::{Phatgoose, arrow, phatgoose};
 use serde::Deserialize;
 use serde_json::Value;
@@ -140,7 +141,7 @@ fn arc_easy_has_the_figures_of_lm_eval() {
     questions.truncate(400);
     let mut base = Base::open(&path, Precision::F32).unwrap();
     let plain = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()), None);
-    let answers = multiple_choice(&plain, &questions, 16, &mut Silent).unwrap();
+    let answers = multiple_choice(&plain, &questions, 16, &mut NoProgress).unwrap();
     assert_eq!(answers.rows().len(), 400);
     let worst = apart(answers.rows(), &said["no_bos"]);
     assert!(worst <= 1e-3, "{worst}");
@@ -156,7 +157,7 @@ fn arc_easy_has_the_figures_of_lm_eval() {
         &Model::new(Arc::new(base), None),
         &questions,
         16,
-        &mut Silent,
+        &mut NoProgress,
     )
     .unwrap();
     let worst = apart(answers.rows(), &said["bos"]);
@@ -189,15 +190,10 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
         .iter()
         .map(|task| Job::new(task.clone(), vec![task.clone()], rows(task)))
         .collect();
-    let how = How {
-        batch: 4,
-        epochs: 1,
-        max_input: 128,
-        ..How::default()
-    };
+    let how = TrainConfig::default().batch(4).epochs(1).max_input(128);
     let library = golden::empty_library();
     let lora = LoraConfig::default();
-    for (expert, _) in experts(&base, &jobs, &lora, &how, &mut Silent).unwrap() {
+    for (expert, _) in experts(&base, &jobs, &lora, &how, &mut NoProgress).unwrap() {
         library.add(&expert, Put::New).unwrap();
     }
     arrow(&library).unwrap();
@@ -206,7 +202,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
         max_input: 128,
         ..Phatgoose::default()
     };
-    phatgoose(&base, &library, &data, &gates, &mut Silent).unwrap();
+    phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let losses = |model: &Model| -> Vec<f64> {
         let mean = |rows: &[Example]| {
             let losses = mean_losses(model, &rows[..SCORED], 128, None).unwrap();
