@@ -9,17 +9,19 @@ mod composed;
 mod gates;
 mod linear;
 mod segments;
+mod site;
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-pub use bank::{Bank, SiteBank};
+pub use bank::Bank;
 pub use gates::Gates;
 pub(crate) use linear::{Gradients, Routed, Vector};
 pub use linear::{RoutedLinear, Weight};
 pub use segments::Segments;
+pub use site::SiteBank;
 
 use crate::error::Result;
 use crate::name::{Name, Site};
@@ -101,7 +103,7 @@ pub trait Probe: Send + Sync {
 /// A bank of experts, the router over them and the way their outputs are mixed.
 #[derive(Debug, Clone)]
 pub struct Mixture {
-    /// The experts' factors, stacked per site.
+    /// The experts' factors.
     pub bank: Arc<Bank>,
     /// Who decides.
     pub router: Arc<dyn Router>,
