@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use lyceum_kernels::delta::Slab;
 
+use super::linear::Experts;
 use super::{Gates, Mixing, Pass, RoutedLinear, SiteBank, Vector, Weight};
 use crate::error::{Context, Error, Result};
 use crate::ops::composed as ops;
@@ -41,16 +42,41 @@ impl RoutedLinear {
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(bias.tensor()?)?;
         }
-        let Some((mixture, bank)) = self.experts(pass) else {
-            return Ok(y);
-        };
-        let (gates, trained) = mixture.router.gates_on(&self.site, x, pass)?;
-        if let Some(probe) = pass.probe {
-            probe.see(&self.site, &gates, pass)?;
+        let (t, mut next, mut parts) = (x.dims2()?.0, 0, Vec::new());
+        for Experts { route, bank, rows } in self.experts(pass) {
+            if rows.is_empty() {
+                continue;
+            }
+            let own = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+            let mixing = route.mixture.mixing;
+            let router = &route.mixture.router;
+            let x = own(x)?;
+            let (gates, trained) = pass.limited(route, |pass| {
+                let (gates, trained) = router.gates_on(&self.site, &x, pass)?;
+                match pass.probe {
+                    Some(probe) => probe.see(&self.site, &gates, pass)?,
+                    None => {}
+                }
+                Ok::<_, Error>((gates, trained))
+            })?;
+            let d_out = self.weight.d_out()?;
+            let delta = bank.composed((&x, d_out), (&gates, trained.as_ref()), mixing);
+            let delta = delta.context(|| format!("at {}", self.site))?;
+            if next < rows.start {
+                parts.push(y.narrow(0, next, rows.start - next)?);
+            }
+            parts.push((own(&y)? + delta)?);
+            next = rows.end;
         }
-        let d_out = self.weight.d_out()?;
-        let delta = bank.composed((x, d_out), (&gates, trained.as_ref()), mixture.mixing);
-        Ok((y + delta.context(|| format!("at {}", self.site))?)?)
+        match parts.as_slice() {
+            [] => return Ok(y),
+            [one] if next == t && one.dims2()?.0 == t => return Ok(one.clone()),
+            _ => {}
+        }
+        if next < t {
+            parts.push(y.narrow(0, next, t - next)?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
     }
 }
 

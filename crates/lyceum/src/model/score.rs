@@ -3,7 +3,7 @@
 use super::{Batch, Model};
 use crate::data::Tokens;
 use crate::error::{Error, Result};
-use crate::mix::Segments;
+use crate::mix::{Pass, Segments};
 use crate::name::Name;
 
 impl Model {
@@ -43,7 +43,13 @@ impl Model {
                 .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
                 .collect();
             let segments = Segments::new(&shared);
-            decoder.hidden_at(&prefix, &[], Some(&mut cache), &self.pass(&segments, tasks))?;
+            let route = self.route(&segments);
+            let pass = Pass {
+                tasks,
+                routes: route.as_slice(),
+                ..Pass::new(&segments)
+            };
+            decoder.hidden_at(&prefix, &[], Some(&mut cache), &pass)?;
         }
         let mut cache = cache.fork(&parents);
         let rest = groups.iter().zip(&shared).flat_map(|(group, &n)| {
@@ -57,7 +63,12 @@ impl Model {
         let batch = Batch::packed(rest.iter().map(|tokens| (tokens, name.clone())), 1);
         let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
         let segments = Segments::after(batch.segments.lens(), &past)?;
-        let pass = self.pass(&segments, &own_tasks);
+        let route = self.route(&segments);
+        let pass = Pass {
+            tasks: &own_tasks,
+            routes: route.as_slice(),
+            ..Pass::new(&segments)
+        };
         let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, Some(&mut cache), &pass)?;
         let losses = decoder.losses(&hidden, &batch.ids)?.to_vec1::<f32>()?;
         let mut sums = vec![0.0; rest.len()];
