@@ -53,9 +53,8 @@ impl RoutedLinear {
             let x = own(x)?;
             let (gates, trained) = pass.limited(route, |pass| {
                 let (gates, trained) = router.gates_on(&self.site, &x, pass)?;
-                match pass.probe {
-                    Some(probe) => probe.see(&self.site, &gates, pass)?,
-                    None => {}
+                if let Some(probe) = pass.probe {
+                    probe.see(&self.site, &gates, pass)?;
                 }
                 Ok::<_, Error>((gates, trained))
             })?;

@@ -1,6 +1,7 @@
 //! Log-probabilities of given continuations.
 
 use super::{Batch, Model};
+use crate::backbone::Cache;
 use crate::data::Tokens;
 use crate::error::{Error, Result};
 use crate::mix::{Pass, Segments};
@@ -23,7 +24,6 @@ impl Model {
         }
         let decoder = &self.base.decoder;
         let shared: Vec<usize> = groups.iter().map(|group| common(group)).collect();
-        let has = shared.iter().any(|&n| n > 0);
         let mut parents = Vec::new();
         let mut own_tasks = Vec::new();
         for (g, group) in groups.iter().enumerate() {
@@ -36,21 +36,7 @@ impl Model {
             );
         }
         let mut cache = decoder.cache(groups.len());
-        if has {
-            let prefix: Vec<u32> = groups
-                .iter()
-                .zip(&shared)
-                .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
-                .collect();
-            let segments = Segments::new(&shared);
-            let route = self.route(&segments);
-            let pass = Pass {
-                tasks,
-                routes: route.as_slice(),
-                ..Pass::new(&segments)
-            };
-            decoder.hidden_at(&prefix, &[], Some(&mut cache), &pass)?;
-        }
+        self.read_shared(groups, &shared, tasks, &mut cache)?;
         let mut cache = cache.fork(&parents);
         let rest = groups.iter().zip(&shared).flat_map(|(group, &n)| {
             group.iter().map(move |t| Tokens {
@@ -80,6 +66,34 @@ impl Model {
             .iter()
             .map(|group| sums.by_ref().take(group.len()).collect())
             .collect())
+    }
+
+    /// Puts the first `shared` tokens of each group into an empty cache of the groups.
+    fn read_shared(
+        &self,
+        groups: &[&[Tokens]],
+        shared: &[usize],
+        tasks: &[Name],
+        cache: &mut Cache,
+    ) -> Result<()> {
+        if shared.iter().all(|&n| n == 0) {
+            return Ok(());
+        }
+        let prefix: Vec<u32> = groups
+            .iter()
+            .zip(shared)
+            .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
+            .collect();
+        let segments = Segments::new(shared);
+        let route = self.route(&segments);
+        let pass = Pass {
+            tasks,
+            routes: route.as_slice(),
+            ..Pass::new(&segments)
+        };
+        let decoder = &self.base.decoder;
+        decoder.hidden_at(&prefix, &[], Some(cache), &pass)?;
+        Ok(())
     }
 }
 
