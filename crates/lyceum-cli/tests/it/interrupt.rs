@@ -89,6 +89,13 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.unwrap().success());
 }
 
+/// A checkpoint is written whole: its folder is there before its file.
+fn checkpointed(place: &Place) -> bool {
+    let whole = "home/.cache/lyceum/training/*/*.safetensors";
+    let mut files = glob::glob(place.path(whole).to_str().unwrap()).unwrap();
+    files.next().is_some()
+}
+
 fn checkpoints(place: &Place) -> usize {
     let dir = std::fs::read_dir(place.path("home/.cache/lyceum/training"));
     dir.map_or(0, Iterator::count)
@@ -223,7 +230,7 @@ fn gates_that_were_interrupted_go_on() {
         let uri = format!("cut-{name}");
         place.ok(&format!("copy lib {uri}"));
         let mut child = start(&place, &derive(&uri, steps));
-        wait(&mut child, || checkpoints(&place) == 1);
+        wait(&mut child, || checkpointed(&place));
         signal(&child, name);
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
