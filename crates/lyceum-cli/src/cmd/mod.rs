@@ -9,6 +9,7 @@ mod generate;
 mod import;
 mod library;
 mod logits;
+mod manual;
 mod merge;
 mod model;
 mod routed;
@@ -38,6 +39,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         lyceum::store::go_offline();
     }
     match cli.command {
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { out } => manual::pages(&out, format),
         Command::Cache { command } => cache::cache(&command, format),
         Command::Run(args) => run::run(&args, &device, format),
         Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, (&root, &out), &device),
