@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use lyceum::backbone::Place;
 use lyceum::recipe::{self, Recipe};
-use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
+use lyceum::report::{self, Report};
 use lyceum::train::{Pretrain, Progress};
 
 use super::model;
@@ -74,7 +74,9 @@ pub(crate) fn pretrain(path: &Path, places: (&Path, &Path), device: &Device) -> 
     let mut bar = Bar::new("pretrain", "loss");
     let progress = lyceum::train::pretrain(&how, places, device, &mut bar)?;
     drop(bar);
-    curves(&progress, how.save_every).write(out)?;
+    if report::drawable().is_ok() {
+        curves(&progress, how.save_every).write(out)?;
+    }
     let mut text = format!("{} steps; base in {}", progress.losses.len(), out.display());
     if let Some((_, loss, bits)) = progress.held_out.last() {
         text += &format!("\nheld out: loss {loss:.3}, {bits:.3} bits per byte");
@@ -112,6 +114,7 @@ fn curves(progress: &Progress, every: usize) -> Chart {
 }
 
 pub(crate) fn plot(paths: &[PathBuf], out: Option<&Path>) -> Result<()> {
+    report::drawable()?;
     let report = match paths {
         [path] => Report::read(path)?,
         _ => {

@@ -11,7 +11,6 @@ use crate::servers::{self, Vars};
 /// `LYCEUM_BIN` may name a release build.
 #[test]
 #[ignore = "three whole runs of the tutorial"]
-#[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn the_tutorial_reports_the_same_wherever_its_libraries_are() {
     let dir = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
