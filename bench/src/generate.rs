@@ -1,7 +1,8 @@
 //! Greedy generation: 8 prompts of 200 tokens, 64 new ones each.
 
 use anyhow::{Result, bail};
-use lyceum::model::{Decoding, Model};
+use lyceum::generate::{GenerationConfig, ignore};
+use lyceum::model::Model;
 
 use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
@@ -19,11 +20,10 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
             "arrow" => &arrow,
             other => bail!("no variant `{other}`"),
         };
-        let how = Decoding {
-            max_new: NEW,
-            live: prompts.len(),
-        };
-        let new = model.generate(&prompts, &[], &how, |_, _| ())?;
+        let how = GenerationConfig::default()
+            .max_new_tokens(NEW)
+            .batch_size(prompts.len());
+        let new = model.generate_tokens(&prompts, &[], &how, ignore)?;
         let tokens: usize = new.iter().map(Vec::len).sum();
         if tokens != prompts.len() * NEW {
             bail!("{tokens} tokens instead of {NEW} for each prompt");

@@ -52,7 +52,7 @@ impl Work {
     /// `base` under the router called `router` over a library of so many experts.
     pub(crate) fn routed(&self, base: &Arc<Base>, router: &str, experts: usize) -> Result<Model> {
         let takes = route::about(router)?.takes("top_k");
-        let spec = RouterSpec::new(router, takes.then_some(2), None)?;
+        let spec = RouterSpec::named(router)?.top_k(takes.then_some(2));
         let library = Library::open(&self.library(experts)?)?;
         Ok(Model::routed(
             base.clone(),

@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail};
 use lyceum::data::Tokens;
-use lyceum::model::{Batch, Decoding, Model};
+use lyceum::generate::{GenerationConfig, ignore};
+use lyceum::model::{Batch, Model};
 
 use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
@@ -24,11 +25,10 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
             check: model.losses(&batch, None)?.to_vec1()?,
         }),
         "decode" => {
-            let how = Decoding {
-                max_new: NEW,
-                live: 1,
-            };
-            let new = model.generate(std::slice::from_ref(&prompt), &[], &how, |_, _| ())?;
+            let how = GenerationConfig::default()
+                .max_new_tokens(NEW)
+                .batch_size(1);
+            let new = model.generate_tokens(std::slice::from_ref(&prompt), &[], &how, ignore)?;
             Ok(Done {
                 amount: new[0].len() as f64,
                 check: Vec::new(),

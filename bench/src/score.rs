@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use lyceum::assets;
 use lyceum::eval;
 use lyceum::model::Model;
-use lyceum::train::Silent;
+use lyceum::progress::NoProgress;
 
 use crate::inputs::{self, Work};
 use crate::turns::{self, Done};
@@ -25,8 +25,11 @@ pub(crate) fn serve(work: &Work, full: bool) -> Result<()> {
             "embedded" => (&embedded, &many),
             other => bail!("no variant `{other}`"),
         };
-        let answers = eval::choose(model, questions, 16, &mut Silent)?;
-        let log_probs = answers.into_iter().flat_map(|answer| answer.log_probs);
+        let answers = eval::multiple_choice(model, questions, 16, &mut NoProgress)?;
+        let log_probs = answers
+            .into_rows()
+            .into_iter()
+            .flat_map(|answer| answer.log_probs);
         Ok(Done {
             amount: questions.len() as f64,
             check: log_probs.map(|x| x as f32).collect(),

@@ -1,5 +1,6 @@
 //! Ten experts on the embedded base: in one pass, and one after another.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -7,7 +8,8 @@ use lyceum::assets;
 use lyceum::backbone::Precision;
 use lyceum::data::Split;
 use lyceum::lora::LoraConfig;
-use lyceum::train::{How, Job, Watch, experts};
+use lyceum::progress::{Progress, Step};
+use lyceum::train::{Job, TrainConfig, experts};
 
 use crate::turns::{self, Done};
 
@@ -17,23 +19,21 @@ const STEPS: usize = 3;
 #[derive(Default)]
 struct Count(usize);
 
-impl Watch for Count {
-    fn step(&mut self, _: usize, _: usize, _: f64, tokens: usize) {
-        self.0 += tokens;
+impl Progress for Count {
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        self.0 += step.tokens;
+        ControlFlow::Continue(())
     }
 }
 
 pub(crate) fn serve() -> Result<()> {
     let base = Arc::new(assets::base(Precision::F32)?);
     let data = assets::tasks()?;
-    let how = How {
-        steps: Some(STEPS),
-        ..How::default()
-    };
+    let config = TrainConfig::default().steps(STEPS);
     let jobs = { data.tasks().into_iter() }
         .map(|task| {
             let mut rows = data.select(Some(std::slice::from_ref(&task)), Split::Train)?;
-            rows.truncate(STEPS * how.batch);
+            rows.truncate(STEPS * config.batch);
             Ok(Job::new(task.clone(), vec![task], rows))
         })
         .collect::<Result<Vec<Job>>>()?;
@@ -46,7 +46,7 @@ pub(crate) fn serve() -> Result<()> {
         };
         let (mut count, mut check) = (Count::default(), Vec::new());
         for some in jobs.chunks(at_once) {
-            for (_, losses) in experts(&base, some, &lora, &how, &mut count)? {
+            for (_, losses) in experts(&base, some, &lora, &config, &mut count)? {
                 check.extend(losses.iter().map(|loss| *loss as f32));
             }
         }

@@ -1,11 +1,13 @@
 //! LoRA training steps on GPT-Neo-125M, beginning from the first adapter of the work folder.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Result;
 use lyceum::data::Example;
 use lyceum::lora::LoraConfig;
-use lyceum::train::{How, Job, Watch, experts};
+use lyceum::progress::{Progress, Step};
+use lyceum::train::{Job, TrainConfig, experts};
 use lyceum::{Name, peft};
 
 use crate::inputs::{self, RAGGED_BATCH, RAGGED_STEPS, Work};
@@ -19,12 +21,12 @@ struct Turns {
     tokens: usize,
 }
 
-impl Watch for Turns {
-    fn step(&mut self, _: usize, _: usize, loss: f64, tokens: usize) {
-        self.losses.push(loss as f32);
-        self.tokens += tokens;
+impl Progress for Turns {
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        self.losses.push(step.value as f32);
+        self.tokens += step.tokens;
         if self.losses.len() < self.every {
-            return;
+            return ControlFlow::Continue(());
         }
         let done = Done {
             amount: std::mem::take(&mut self.tokens) as f64,
@@ -36,6 +38,7 @@ impl Watch for Turns {
             std::process::exit(i32::from(end.is_err()));
         }
         self.started = Instant::now();
+        ControlFlow::Continue(())
     }
 }
 
@@ -58,26 +61,21 @@ fn run(work: &Work, base: &str, rows: Vec<Example>, (batch, every): (usize, usiz
     let indices: Vec<usize> = (0..job.examples.len()).collect();
     job.order = Some(indices.chunks(batch).map(<[usize]>::to_vec).collect());
     job.init = Some(first.loras);
-    let lora = LoraConfig {
-        alpha: first.card.lora.alpha,
-        ..LoraConfig::default()
-    };
+    let lora = LoraConfig::default().alpha(first.card.lora.alpha);
     // So many steps that the rate does not fall while it is measured.
-    let how = How {
-        lr: 1e-3,
-        batch,
-        steps: Some(1_000_000),
-        ..How::default()
-    };
+    let config = TrainConfig::default()
+        .lr(1e-3)
+        .batch(batch)
+        .steps(1_000_000);
     if turns::next()?.is_none() {
         return turns::end();
     }
-    let mut watch = Turns {
+    let mut progress = Turns {
         every,
         started: Instant::now(),
         losses: Vec::new(),
         tokens: 0,
     };
-    experts(&base, &[job], &lora, &how, &mut watch)?;
+    experts(&base, &[job], &lora, &config, &mut progress)?;
     Ok(())
 }

@@ -3,12 +3,13 @@
 #![expect(clippy::print_stderr, reason = "the one place that prints")]
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use lyceum::recipe::Progress;
-use lyceum::train::Watch;
+use lyceum::progress::{Progress, Step};
+use lyceum::recipe::StageObserver;
 use serde::Serialize;
 
 use crate::interrupt::Stoppable;
@@ -176,21 +177,21 @@ impl Bar {
     }
 }
 
-impl Watch for Bar {
-    fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
-        self.tokens += tokens as u64;
+impl Progress for Bar {
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        self.tokens += step.tokens as u64;
         let speed = self.tokens as f64 / self.bar.elapsed().as_secs_f64().max(1e-3);
-        self.bar.set_length(steps as u64);
-        self.bar.set_position(step as u64);
+        self.at(step.done, step.total);
+        let (unit, value) = (self.unit, step.value);
         self.bar
-            .set_message(format!("{} {loss:.3}  {speed:.0} tokens/s", self.unit));
+            .set_message(format!("{unit} {value:.3}  {speed:.0} tokens/s"));
+        match self.stoppable.as_ref().is_some_and(Stoppable::asked) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 
-    fn stopped(&self) -> bool {
-        self.stoppable.as_ref().is_some_and(Stoppable::asked)
-    }
-
-    fn say(&mut self, text: &str) {
+    fn message(&mut self, text: &str) {
         self.bar.suspend(|| say(text));
     }
 }
@@ -206,8 +207,8 @@ pub(crate) struct Stages {
     pub(crate) quiet: bool,
 }
 
-impl Progress for Stages {
-    fn stage(&mut self, name: &str, unit: &'static str) -> Box<dyn Watch + '_> {
+impl StageObserver for Stages {
+    fn stage(&mut self, name: &str, unit: &'static str) -> Box<dyn Progress + '_> {
         if !std::io::stderr().is_terminal() && !self.quiet {
             say(name);
         }
@@ -218,7 +219,7 @@ impl Progress for Stages {
         }
     }
 
-    fn say(&mut self, text: &str) {
+    fn message(&mut self, text: &str) {
         if !self.quiet {
             say(text);
         }

@@ -99,6 +99,83 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The settings of a file that matter here.
+struct Settings {
+    /// The kind of the model.
+    model: u64,
+    /// The ids of unknown, beginning and end.
+    ids: [u64; 3],
+    /// A space is put before a text.
+    space_first: bool,
+    /// Spaces beside each other become one.
+    squeezes: bool,
+}
+
+impl Settings {
+    /// The settings that hold when the file is silent: unigram, for one.
+    fn silent() -> Self {
+        Settings {
+            model: 1,
+            ids: [0, 1, 2],
+            space_first: true,
+            squeezes: true,
+        }
+    }
+
+    fn trainer(&mut self, mut trainer: Message<'_>) -> Result<()> {
+        while let Some((number, field)) = trainer.next()? {
+            match (number, field) {
+                (3, Field::Number(kind)) => self.model = kind,
+                (40..=42, Field::Number(id)) => self.ids[number as usize - 40] = id,
+                (24, Field::Number(1)) => {
+                    let why = "marks the ends of words, which is not supported";
+                    return Err(Error::unsupported(why));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn normalizer(&mut self, mut normalizer: Message<'_>) -> Result<()> {
+        while let Some((number, field)) = normalizer.next()? {
+            match (number, field) {
+                (2, Field::Bytes(table)) if !table.is_empty() => {
+                    let why = "has a table of normalisations, which is not supported; use the \
+                               model's tokenizer.json";
+                    return Err(Error::unsupported(why));
+                }
+                (3, Field::Number(yes)) => self.space_first = yes != 0,
+                (4, Field::Number(yes)) => self.squeezes = yes != 0,
+                (5, Field::Number(0)) => {
+                    let why = "does not mark spaces, which is not supported";
+                    return Err(Error::unsupported(why));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what is not supported.
+    fn check(&self) -> Result<()> {
+        let Settings {
+            model, squeezes, ..
+        } = self;
+        if *model != 2 {
+            return Err(Error::unsupported(format!(
+                "is a sentencepiece model of kind {model}; only pairs (2) are supported; use the \
+                 model's tokenizer.json"
+            )));
+        }
+        if *squeezes {
+            let why = "squeezes spaces, which is not supported; use the model's tokenizer.json";
+            return Err(Error::unsupported(why));
+        }
+        Ok(())
+    }
+}
+
 /// Reads a `tokenizer.model`.
 ///
 /// # Errors
@@ -107,64 +184,21 @@ impl<'a> Message<'a> {
 pub fn read(bytes: &[u8]) -> Result<Model> {
     let mut file = Message(bytes);
     let mut pieces = Vec::new();
-    // Unigram, the ids of unknown, beginning and end, and whether a space comes first: what holds
-    // when the file is silent.
-    let (mut model, mut ids) = (1, [0, 1, 2]);
-    let mut space_first = true;
-    let mut squeezes = true;
+    let mut settings = Settings::silent();
     while let Some((number, field)) = file.next()? {
         match (number, field) {
             (1, Field::Bytes(bytes)) => pieces.push(piece(Message(bytes))?),
-            (2, Field::Bytes(bytes)) => {
-                let mut trainer = Message(bytes);
-                while let Some((number, field)) = trainer.next()? {
-                    match (number, field) {
-                        (3, Field::Number(kind)) => model = kind,
-                        (40..=42, Field::Number(id)) => ids[number as usize - 40] = id,
-                        (24, Field::Number(1)) => {
-                            let why = "marks the ends of words, which is not supported";
-                            return Err(Error::unsupported(why));
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            (3, Field::Bytes(bytes)) => {
-                let mut normalizer = Message(bytes);
-                while let Some((number, field)) = normalizer.next()? {
-                    match (number, field) {
-                        (2, Field::Bytes(table)) if !table.is_empty() => {
-                            let why = "has a table of normalisations, which is not \
-                                       supported; use the model's tokenizer.json";
-                            return Err(Error::unsupported(why));
-                        }
-                        (3, Field::Number(yes)) => space_first = yes != 0,
-                        (4, Field::Number(yes)) => squeezes = yes != 0,
-                        (5, Field::Number(0)) => {
-                            let why = "does not mark spaces, which is not supported";
-                            return Err(Error::unsupported(why));
-                        }
-                        _ => {}
-                    }
-                }
-            }
+            (2, Field::Bytes(bytes)) => settings.trainer(Message(bytes))?,
+            (3, Field::Bytes(bytes)) => settings.normalizer(Message(bytes))?,
             _ => {}
         }
     }
-    if model != 2 {
-        return Err(Error::unsupported(format!(
-            "is a sentencepiece model of kind {model}; only pairs (2) are supported; use the \
-             model's tokenizer.json"
-        )));
-    }
-    if squeezes {
-        let why = "squeezes spaces, which is not supported; use the model's tokenizer.json";
-        return Err(Error::unsupported(why));
-    }
+    settings.check()?;
+    let ids = settings.ids;
     let [unknown, begin, end] = ids.map(|id| usize::try_from(id).unwrap_or(usize::MAX));
     Ok(Model {
         pieces,
-        space_first,
+        space_first: settings.space_first,
         unknown,
         begin,
         end,

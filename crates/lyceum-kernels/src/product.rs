@@ -4,8 +4,11 @@
 //! the panels are), then passes every panel over them. How a product is cut never changes a
 //! result: each element is one chain of multiply-adds over the inner index.
 
+mod cut;
+
 use rayon::prelude::*;
 
+use self::cut::Cut;
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
 use crate::cpu::Level;
@@ -21,21 +24,11 @@ use crate::view::View;
 
 /// Rows per job, a multiple of every level's tile: a product of a multiple of so many is fastest.
 pub const ROWS: usize = 48;
-/// The same where tiles are multiplied, which take in a panel faster than it comes.
-const TILED: usize = 192;
-/// Rows of the tallest tile.
-const TALL: usize = 12;
-/// Panels per job.
-const PANELS: usize = 32;
 /// Bytes of a panel that are read again for every tile of rows. They come from the second cache,
 /// fast enough; more of them means that sums are put down and taken up less often.
 const PANEL_BYTES: usize = 192 * 1024;
 /// Rows so many values apart, or a multiple, push each other out of the first cache.
 const PAGE: usize = 1024;
-/// Up to this many rows the columns are cut finer, so that all threads get some.
-const FEW: usize = 16;
-/// Products below this many multiplications are not worth a second thread.
-const SMALL: usize = 1 << 17;
 
 /// One product: `y = x M + added`.
 #[derive(Clone, Copy)]
@@ -93,24 +86,12 @@ unsafe fn product_at(
     then: Option<Then<'_>>,
     y: *mut f32,
 ) {
-    let (t, k, n) = (x.rows, panels.k, panels.n);
-    assert!(x.columns == k && x.inside(), "shapes must agree");
-    assert!(
-        added.bias.is_none_or(|b| b.len() == n),
-        "one bias per column"
-    );
-    assert!(
-        added.rows.is_none_or(|r| r.len() == t * n),
-        "as many rows as results"
-    );
-    assert!(
-        level.exists() && level.lanes() == panels.lanes,
-        "packed for this level"
-    );
+    check_shapes(level, x, panels, &added);
+    let n = panels.n;
     let whole = Product {
         x,
         panels,
-        inner: (0, k),
+        inner: (0, panels.k),
         adds: false,
         target: Target {
             n,
@@ -119,33 +100,7 @@ unsafe fn product_at(
             y: Output(y),
         },
     };
-    let count = n.div_ceil(2 * panels.lanes);
-    let small = t * k * n < SMALL;
-    let wide = match t {
-        0..=FEW if small => count.max(1),
-        0..=FEW => count.div_ceil(2 * rayon::current_num_threads()).max(4),
-        // Whole rows, if something is done with them.
-        _ if then.is_some() => count.max(1),
-        _ => PANELS,
-    };
-    // A thread's rows stay in its caches while the panels, which may not, are read once.
-    let mut jobs = Vec::new();
-    let rows = match &panels.values {
-        Values::Bf16(_) if level == Level::Amx => TILED,
-        // Fewer where not every thread would get some.
-        _ => ROWS.min(
-            t.div_ceil(rayon::current_num_threads())
-                .next_multiple_of(TALL),
-        ),
-    };
-    for panel in (0..count).step_by(wide) {
-        for row in (0..t).step_by(rows.max(1)) {
-            jobs.push(Job {
-                rows: (row, (row + rows).min(t)),
-                panels: (panel, (panel + wide).min(count)),
-            });
-        }
-    }
+    let cut = Cut::new(level, x.rows, panels, then.is_some());
     let finish = |rows: (usize, usize)| {
         if let Some(then) = then {
             let target = &whole.target;
@@ -158,18 +113,36 @@ unsafe fn product_at(
     };
     let job = |job: Job| {
         run(level, &whole, job);
-        if wide >= count {
+        if cut.whole_rows {
             finish(job.rows);
         }
     };
-    if small {
-        jobs.into_iter().for_each(job);
+    if cut.small {
+        cut.jobs.into_iter().for_each(job);
     } else {
-        jobs.into_par_iter().with_max_len(1).for_each(job);
+        cut.jobs.into_par_iter().with_max_len(1).for_each(job);
     }
-    if wide < count {
-        finish((0, t));
+    if !cut.whole_rows {
+        finish((0, x.rows));
     }
+}
+
+/// Panics unless the shapes of a product agree and its panels were packed for `level`.
+fn check_shapes(level: Level, x: View<'_>, panels: &Panels, added: &Added<'_>) {
+    let n = panels.n;
+    assert!(x.columns == panels.k && x.inside(), "shapes must agree");
+    assert!(
+        added.bias.is_none_or(|b| b.len() == n),
+        "one bias per column"
+    );
+    assert!(
+        added.rows.is_none_or(|r| r.len() == x.rows * n),
+        "as many rows as results"
+    );
+    assert!(
+        level.exists() && level.lanes() == panels.lanes,
+        "packed for this level"
+    );
 }
 
 /// Where a part of a product in f32 goes: rows `stride` values apart.

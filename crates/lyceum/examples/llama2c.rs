@@ -61,25 +61,79 @@ impl Floats<'_> {
     }
 }
 
+/// The header of the file.
+struct Header {
+    d: usize,
+    /// Width inside the MLP.
+    inner: usize,
+    blocks: usize,
+    heads: usize,
+    kv_heads: usize,
+    vocabulary: usize,
+    positions: usize,
+    /// The head is the embedding: so says a vocabulary above zero.
+    tied: bool,
+}
+
+impl Header {
+    const BYTES: usize = 28;
+
+    fn read(model: &[u8]) -> Result<Self> {
+        let header: Vec<i32> = model.as_chunks::<4>().0[..model.len().min(Self::BYTES) / 4]
+            .iter()
+            .map(|b| i32::from_le_bytes(*b))
+            .collect();
+        let believed = |n: &i32| (1..1 << 20).contains(&n.unsigned_abs());
+        let &[dim, hidden, layers, heads, kv_heads, vocabulary, positions] = header.as_slice()
+        else {
+            return Err(Error::format("model", "has no header"));
+        };
+        if !header.iter().all(believed) || dim % (2 * heads) != 0 {
+            return Err(Error::format("model", "is no llama2.c checkpoint"));
+        }
+        let size = |n: i32| n.unsigned_abs() as usize;
+        Ok(Header {
+            d: size(dim),
+            inner: size(hidden),
+            blocks: size(layers),
+            heads: size(heads),
+            kv_heads: size(kv_heads),
+            vocabulary: size(vocabulary),
+            positions: size(positions),
+            tied: vocabulary > 0,
+        })
+    }
+
+    /// Values per head.
+    fn width(&self) -> usize {
+        self.d / self.heads
+    }
+
+    fn config(&self) -> Value {
+        json!({
+            "model_type": "llama", "vocab_size": self.vocabulary, "hidden_size": self.d,
+            "intermediate_size": self.inner, "num_hidden_layers": self.blocks,
+            "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
+            "max_position_embeddings": self.positions, "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": self.tied,
+            "bos_token_id": 1, "eos_token_id": 2,
+        })
+    }
+}
+
+/// Tensors by name: shape and values.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// `config.json`, and the weights as safetensors.
 fn weights(model: &[u8]) -> Result<(Value, Vec<u8>)> {
-    let header: Vec<i32> = model.as_chunks::<4>().0[..model.len().min(28) / 4]
-        .iter()
-        .map(|b| i32::from_le_bytes(*b))
-        .collect();
-    let believed = |n: &i32| (1..1 << 20).contains(&n.unsigned_abs());
-    let &[dim, hidden, layers, heads, kv_heads, vocabulary, positions] = header.as_slice() else {
-        return Err(Error::format("model", "has no header"));
-    };
-    if !header.iter().all(believed) || dim % (2 * heads) != 0 {
-        return Err(Error::format("model", "is no llama2.c checkpoint"));
-    }
-    let tied = vocabulary > 0;
-    let size = |n: i32| n.unsigned_abs() as usize;
-    let (d, m, n, v) = (size(dim), size(hidden), size(layers), size(vocabulary));
-    let (h, kv, width) = (size(heads), size(kv_heads), size(dim / heads));
-    let mut floats = Floats(&model[28..]);
-    let mut all: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+    let header = Header::read(model)?;
+    let tensors = tensors(&header, Floats(&model[Header::BYTES..]))?;
+    Ok((header.config(), safetensors(&tensors)?))
+}
+
+fn tensors(header: &Header, mut floats: Floats<'_>) -> Result<Tensors> {
+    let (d, m, v, width) = (header.d, header.inner, header.vocabulary, header.width());
+    let mut all = Tensors::new();
     let mut put = |name: String, shape: &[usize], values: Vec<f32>| {
         all.insert(name, (shape.to_vec(), values));
     };
@@ -89,40 +143,38 @@ fn weights(model: &[u8]) -> Result<(Value, Vec<u8>)> {
         floats.take(v * d)?,
     );
     // Kind by kind, each for all blocks. A head that turns is put in halves.
-    let (vector, q, kv_shape) = ([d], [h * width, d], [kv * width, d]);
-    let kinds: [(&str, &[usize], Option<usize>); 9] = [
-        ("input_layernorm", &vector, None),
-        ("self_attn.q_proj", &q, Some(h)),
-        ("self_attn.k_proj", &kv_shape, Some(kv)),
-        ("self_attn.v_proj", &kv_shape, None),
-        ("self_attn.o_proj", &[d, h * width], None),
-        ("post_attention_layernorm", &vector, None),
-        ("mlp.gate_proj", &[m, d], None),
-        ("mlp.down_proj", &[d, m], None),
-        ("mlp.up_proj", &[m, d], None),
+    let (vector, q, kv) = ([d], [header.heads * width, d], [header.kv_heads * width, d]);
+    let kinds: [(&str, &[usize], bool); 9] = [
+        ("input_layernorm", &vector, false),
+        ("self_attn.q_proj", &q, true),
+        ("self_attn.k_proj", &kv, true),
+        ("self_attn.v_proj", &kv, false),
+        ("self_attn.o_proj", &[d, header.heads * width], false),
+        ("post_attention_layernorm", &vector, false),
+        ("mlp.gate_proj", &[m, d], false),
+        ("mlp.down_proj", &[d, m], false),
+        ("mlp.up_proj", &[m, d], false),
     ];
     for (name, shape, turned) in kinds {
-        for i in 0..n {
+        for i in 0..header.blocks {
             let mut values = floats.take(shape.iter().product())?;
-            if turned.is_some() {
+            if turned {
                 values = halves(&values, width, d);
             }
             put(format!("model.layers.{i}.{name}.weight"), shape, values);
         }
     }
     put("model.norm.weight".into(), &[d], floats.take(d)?);
-    if !tied {
+    if !header.tied {
         // Between them lie tables of the turns.
-        floats.take(size(positions) * width)?;
+        floats.take(header.positions * width)?;
         put("lm_head.weight".into(), &[v, d], floats.take(v * d)?);
     }
-    let config = json!({
-        "model_type": "llama", "vocab_size": v, "hidden_size": d, "intermediate_size": m,
-        "num_hidden_layers": n, "num_attention_heads": h, "num_key_value_heads": kv,
-        "max_position_embeddings": positions, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "hidden_act": "silu", "tie_word_embeddings": tied, "bos_token_id": 1, "eos_token_id": 2,
-    });
-    let raw = all.iter().map(|(name, (shape, values))| {
+    Ok(all)
+}
+
+fn safetensors(tensors: &Tensors) -> Result<Vec<u8>> {
+    let raw = tensors.iter().map(|(name, (shape, values))| {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         (name, shape.clone(), bytes)
     });
@@ -134,7 +186,7 @@ fn weights(model: &[u8]) -> Result<(Value, Vec<u8>)> {
         Ok((name.as_str(), view.map_err(bad)?))
     });
     let views = views.collect::<Result<Vec<_>>>()?;
-    Ok((config, safetensors::serialize(views, None).map_err(bad)?))
+    safetensors::serialize(views, None).map_err(bad)
 }
 
 /// Rows `[heads * width, d]` whose pairs are neighbours, with each pair `width / 2` apart.
@@ -151,11 +203,13 @@ fn halves(rows: &[f32], width: usize, d: usize) -> Vec<f32> {
     rows.chunks(width * d).flat_map(head).collect()
 }
 
-/// `tokenizer.json` from llama2.c's list of (score, length, text).
-fn tokens(file: &[u8], vocabulary: usize) -> Result<Value> {
-    let bad = |why: &str| Error::format("tokenizer", why);
+/// A token's text and its score.
+type Piece = (String, f32);
+
+/// llama2.c's list of (score, length, text).
+fn pieces(file: &[u8]) -> Result<Vec<Piece>> {
     let mut rest = file.get(4..).ok_or_else(|| bad("has no header"))?;
-    let mut pieces: Vec<(String, f32)> = Vec::new();
+    let mut pieces: Vec<Piece> = Vec::new();
     while let Some((head, tail)) = rest.split_at_checked(8) {
         let score = f32::from_le_bytes([head[0], head[1], head[2], head[3]]);
         let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
@@ -171,15 +225,15 @@ fn tokens(file: &[u8], vocabulary: usize) -> Result<Value> {
         pieces.push((text, score));
         rest = tail;
     }
-    if pieces.len() != vocabulary {
-        return Err(bad("has another number of tokens than the model"));
-    }
-    let ids: BTreeMap<&str, usize> = pieces
-        .iter()
-        .enumerate()
-        .map(|(i, p)| (p.0.as_str(), i))
-        .collect();
-    // Every way to join two pieces, best score first; control tokens and bytes are not joined.
+    Ok(pieces)
+}
+
+fn bad(why: &str) -> Error {
+    Error::format("tokenizer", why)
+}
+
+/// Every way to join two pieces, best score first; control tokens and bytes are not joined.
+fn merges(pieces: &[Piece], ids: &BTreeMap<&str, usize>) -> Vec<Value> {
     let mut merges: Vec<(f32, usize, usize)> = Vec::new();
     for (text, score) in pieces.iter().skip(3 + 256) {
         for (at, _) in text.char_indices().skip(1) {
@@ -192,7 +246,21 @@ fn tokens(file: &[u8], vocabulary: usize) -> Result<Value> {
     let merges = merges
         .iter()
         .map(|(_, a, b)| json!([pieces[*a].0, pieces[*b].0]));
-    let merges: Vec<Value> = merges.collect();
+    merges.collect()
+}
+
+/// `tokenizer.json` from llama2.c's list of tokens.
+fn tokens(file: &[u8], vocabulary: usize) -> Result<Value> {
+    let pieces = pieces(file)?;
+    if pieces.len() != vocabulary {
+        return Err(bad("has another number of tokens than the model"));
+    }
+    let ids: BTreeMap<&str, usize> = pieces
+        .iter()
+        .enumerate()
+        .map(|(i, p)| (p.0.as_str(), i))
+        .collect();
+    let merges = merges(&pieces, &ids);
     let special = |id: usize| {
         json!({ "id": id, "content": pieces[id].0, "single_word": false, "lstrip": false,
                 "rstrip": false, "normalized": false, "special": true })

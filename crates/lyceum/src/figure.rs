@@ -22,6 +22,41 @@ pub struct Subject {
     pub mixing: String,
 }
 
+/// A mean over examples with its standard error.
+///
+/// ```
+/// use lyceum::figure::Estimate;
+///
+/// let estimate = Estimate::of(&[0.0, 1.0, 1.0, 1.0]);
+/// assert_eq!(estimate.to_string(), "0.75 ± 0.25");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error: the sample's standard deviation over the root of `n`.
+    pub stderr: f64,
+    /// Number of examples.
+    pub n: usize,
+}
+
+impl Estimate {
+    /// The mean of `values` and its standard error.
+    pub fn of(values: &[f64]) -> Self {
+        let (mean, stderr) = mean_stderr(values);
+        let n = values.len();
+        Estimate { mean, stderr, n }
+    }
+}
+
+impl std::fmt::Display for Estimate {
+    /// Two decimals unless others are asked for: `20.90 ± 2.87`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let decimals = f.precision().unwrap_or(2);
+        write!(f, "{:.decimals$} ± {:.decimals$}", self.mean, self.stderr)
+    }
+}
+
 impl Subject {
     /// The figure that `values`, one per example, make.
     pub fn row(&self, task: &str, metric: &str, values: &[f64]) -> Row {

@@ -9,6 +9,7 @@ mod feature;
 pub mod figure;
 pub mod file;
 pub mod name;
+pub mod progress;
 pub mod rng;
 // F1: experts.
 pub mod artifact;
@@ -28,6 +29,7 @@ pub mod ops;
 #[cfg_attr(not(feature = "assets"), path = "assets/disabled.rs")]
 pub mod assets;
 pub mod backbone;
+pub mod generate;
 pub mod model;
 pub mod route;
 // F5: training.
@@ -41,6 +43,9 @@ pub mod transform;
 // F7: whole experiments.
 pub mod recipe;
 
+pub mod prelude;
+
+pub use candle_core::{Device, Tensor};
 pub use error::{Context, Error, Refusal, Result};
 pub use name::{Name, Site};
 

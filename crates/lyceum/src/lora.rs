@@ -9,6 +9,17 @@ use crate::error::{Error, Result};
 use crate::name::Site;
 
 /// `delta = scale * B A x`, in PEFT's layout.
+///
+/// ```
+/// use lyceum::lora::Lora;
+/// use lyceum::{Device, Tensor};
+///
+/// let a = Tensor::from_slice(&[1f32, 2., 3.], (1, 3), &Device::Cpu)?;
+/// let b = Tensor::from_slice(&[1f32, -1.], (2, 1), &Device::Cpu)?;
+/// let lora = Lora::new(a, b, 0.5)?;
+/// assert_eq!((lora.rank(), lora.d_in(), lora.d_out()), (1, 3, 2));
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Lora {
     /// `[r, d_in]`.
@@ -88,8 +99,22 @@ impl Lora {
 }
 
 /// Rank, scale and targets of an expert's adapters.
+///
+/// ```
+/// use lyceum::Site;
+/// use lyceum::lora::LoraConfig;
+///
+/// let config = LoraConfig::default();
+/// let site = Site::new("model.layers.0.self_attn.q_proj");
+/// assert!(config.adapts(&site));
+/// assert_eq!(config.scale_at(&site), config.alpha / config.rank as f64);
+///
+/// let lora = LoraConfig::default().rank(8).alpha(16.0).targets(["q_proj", "mlp.c_fc"]);
+/// assert_eq!((lora.rank, lora.targets.len()), (8, 2));
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LoraConfig {
     /// Rank of every adapter, but for those in `rank_pattern`.
     pub rank: usize,
@@ -160,6 +185,48 @@ fn patterns<T: Copy + PartialOrd>(values: &[(&Site, T)]) -> Option<(T, BTreeMap<
 }
 
 impl LoraConfig {
+    /// Sets the rank of every adapter that no pattern gives another.
+    #[must_use]
+    pub fn rank(mut self, rank: usize) -> Self {
+        self.rank = rank;
+        self
+    }
+
+    /// Sets the numerator of the scale, `alpha / rank`, where no pattern gives another.
+    #[must_use]
+    pub fn alpha(mut self, alpha: f64) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// Turns the scale `alpha / sqrt(rank)` on or off.
+    #[must_use]
+    pub fn rslora(mut self, rslora: bool) -> Self {
+        self.rslora = rslora;
+        self
+    }
+
+    /// Sets the modules to adapt, by last parts of their paths: `q_proj`, `mlp.c_fc`.
+    #[must_use]
+    pub fn targets<T: Into<String>>(mut self, targets: impl IntoIterator<Item = T>) -> Self {
+        self.targets = targets.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets other ranks, by last parts of module paths.
+    #[must_use]
+    pub fn rank_pattern(mut self, ranks: BTreeMap<String, usize>) -> Self {
+        self.rank_pattern = ranks;
+        self
+    }
+
+    /// Sets other numerators of the scale, by last parts of module paths.
+    #[must_use]
+    pub fn alpha_pattern(mut self, alphas: BTreeMap<String, f64>) -> Self {
+        self.alpha_pattern = alphas;
+        self
+    }
+
     /// The configuration of adapters of these ranks and alphas, as short as it can be said.
     ///
     /// # Errors

@@ -10,6 +10,14 @@ use crate::error::{Error, Result};
 
 /// A checked identifier: 1 to 128 characters, letters, digits, `_`, `-`, `.` and `+`, not
 /// starting with a dot. Safe as a file name on every store.
+///
+/// ```
+/// use lyceum::Name;
+///
+/// assert_eq!(Name::new("boolq")?.as_str(), "boolq");
+/// assert!(Name::new("../boolq").is_err());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Box<str>);
@@ -80,6 +88,13 @@ impl fmt::Debug for Name {
 
 /// A linear layer that experts may adapt, by the path of its module in the checkpoint:
 /// `transformer.h.0.attn.attention.q_proj`.
+///
+/// ```
+/// use lyceum::Site;
+///
+/// let site = Site::new("transformer.h.0.attn.attention.q_proj");
+/// assert_eq!(site.last(), "q_proj");
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site(Arc<str>);
 

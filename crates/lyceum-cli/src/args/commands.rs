@@ -233,3 +233,82 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// From
+    pub(crate) source: String,
+    /// To; made if there is none
+    pub(crate) destination: String,
+    /// Only these experts
+    pub(crate) names: Vec<String>,
+    /// Let them replace others of the same name
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// As they were in this version
+    #[arg(long)]
+    pub(crate) at: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// The experts
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+    /// As they were in this version
+    #[arg(long)]
+    pub(crate) at: Option<u64>,
+    /// Let them replace those that have their names now
+    #[arg(long, requires = "at")]
+    pub(crate) replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// Number of clusters
+    #[arg(long, default_value_t = 2)]
+    pub(crate) k: usize,
+    /// Share of the smallest weights dropped before comparing
+    #[arg(long, default_value_t = 0.2)]
+    pub(crate) sparsity: f64,
+    /// Seed of k-means
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Where the clusters go
+    #[arg(long, default_value = "mbc_clusters.json")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) members: MembersArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// What to continue
+    #[arg(long)]
+    pub(crate) prompt: String,
+    /// Write the prompt as a conversation, by the base's chat template
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// What the conversation's system message says
+    #[arg(long, requires = "chat")]
+    pub(crate) system: Option<String>,
+    /// Which of the base's chat templates, or a file with one; `default` when absent
+    #[arg(long, requires = "chat", value_name = "NAME|FILE")]
+    pub(crate) chat_template: Option<String>,
+    /// The task of the prompt, for the oracle
+    #[arg(long, alias = "task")]
+    pub(crate) task_name: Option<String>,
+    /// Most new tokens; fewer where the base's positions end
+    #[arg(long, default_value_t = 64)]
+    pub(crate) max_new: usize,
+    /// Begin the prompt with the beginning-of-text token or not; as the tokenizer says when
+    /// absent (a conversation's template writes its own)
+    #[arg(long, value_name = "true|false", conflicts_with = "chat")]
+    pub(crate) add_bos: Option<bool>,
+}

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use commands::{
-    DeriveArgs, EvalArgs, ImportArgs, ListArgs, MergeArgs, RunArgs, TrainArgs,
+    ClusterArgs, CopyArgs, DeriveArgs, EvalArgs, GenerateArgs, ImportArgs, ListArgs, MergeArgs,
+    RestoreArgs, RunArgs, TrainArgs,
 };
 pub(crate) use model::{BaseArgs, MembersArgs, ModelArgs};
 pub(crate) use values::FormatArg;
@@ -84,20 +85,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  lyceum copy experts experts-copy\n  lyceum copy experts \
                             experts-copy boolq --at 12 --replace"
     )]
-    Copy {
-        /// From
-        source: String,
-        /// To; made if there is none
-        destination: String,
-        /// Only these experts
-        names: Vec<String>,
-        /// Let them replace others of the same name
-        #[arg(long)]
-        replace: bool,
-        /// As they were in this version
-        #[arg(long)]
-        at: Option<u64>,
-    },
+    Copy(CopyArgs),
     /// Import experts made by MTTL or PEFT, without executing anything
     #[command(
         after_help = "Examples:\n  lyceum import mttl-library experts --base gpt-neo-125m\n  lyceum \
@@ -143,19 +131,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  lyceum restore experts boolq\n  lyceum restore experts boolq \
                             --at 12 --replace"
     )]
-    Restore {
-        /// The library
-        uri: String,
-        /// The experts
-        #[arg(required = true)]
-        names: Vec<String>,
-        /// As they were in this version
-        #[arg(long)]
-        at: Option<u64>,
-        /// Let them replace those that have their names now
-        #[arg(long, requires = "at")]
-        replace: bool,
-    },
+    Restore(RestoreArgs),
     /// Rename an expert, its artifacts with it
     #[command(after_help = "Example: lyceum rename experts boolq boolq-v1")]
     Rename {
@@ -181,24 +157,7 @@ pub(crate) enum Command {
     },
     /// Cluster experts by their weights (MBC)
     #[command(after_help = "Example: lyceum cluster experts --k 2 --sparsity 0.2")]
-    Cluster {
-        /// The library
-        uri: String,
-        /// Number of clusters
-        #[arg(long, default_value_t = 2)]
-        k: usize,
-        /// Share of the smallest weights dropped before comparing
-        #[arg(long, default_value_t = 0.2)]
-        sparsity: f64,
-        /// Seed of k-means
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
-        /// Where the clusters go
-        #[arg(long, default_value = "mbc_clusters.json")]
-        out: PathBuf,
-        #[command(flatten)]
-        members: MembersArgs,
-    },
+    Cluster(ClusterArgs),
     /// Merge experts into one and add it to a library
     #[command(
         after_help = "Examples:\n  lyceum merge experts --method linear --name all\n  lyceum merge \
@@ -260,32 +219,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  lyceum generate --prompt 'Question: why is the sky blue?'\n  \
                             lyceum generate --base llama --chat --system 'Be brief.' --prompt 'Hi'"
     )]
-    Generate {
-        #[command(flatten)]
-        model: ModelArgs,
-        /// What to continue
-        #[arg(long)]
-        prompt: String,
-        /// Write the prompt as a conversation, by the base's chat template
-        #[arg(long)]
-        chat: bool,
-        /// What the conversation's system message says
-        #[arg(long, requires = "chat")]
-        system: Option<String>,
-        /// Which of the base's chat templates, or a file with one; `default` when absent
-        #[arg(long, requires = "chat", value_name = "NAME|FILE")]
-        chat_template: Option<String>,
-        /// The task of the prompt, for the oracle
-        #[arg(long, alias = "task")]
-        task_name: Option<String>,
-        /// Most new tokens; fewer where the base's positions end
-        #[arg(long, default_value_t = 64)]
-        max_new: usize,
-        /// Begin the prompt with the beginning-of-text token or not; as the tokenizer says when
-        /// absent (a conversation's template writes its own)
-        #[arg(long, value_name = "true|false", conflicts_with = "chat")]
-        add_bos: Option<bool>,
-    },
+    Generate(GenerateArgs),
     /// What was fetched from remote places and is kept on this machine
     #[command(
         after_help = "Examples:\n  lyceum cache show\n  lyceum cache limit 50G\n  lyceum \

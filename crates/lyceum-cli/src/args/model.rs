@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use lyceum::backbone::Precision;
 use lyceum::library::Members;
 use lyceum::mix::Mixing;
+use lyceum::route;
 
 use super::values::{TopK, at_least_one, top_k};
 
@@ -51,15 +52,20 @@ pub(crate) struct ModelArgs {
     pub(crate) library: Option<String>,
     #[command(flatten)]
     pub(crate) members: MembersArgs,
-    /// base, oracle, uniform, arrow or phatgoose; the base alone when neither this nor a library
-    /// is given
-    #[arg(long)]
+    #[arg(long, help = routers(), long_help = routers_at_length())]
     pub(crate) router: Option<String>,
-    /// Experts per token, or `all`; all when absent (arrow, phatgoose)
-    #[arg(long, value_parser = top_k, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        help = setting("top_k", "Experts per token, or `all`; all when absent"),
+        value_parser = top_k,
+        allow_negative_numbers = true
+    )]
     pub(crate) top_k: Option<TopK>,
-    /// Divides the router's logits (arrow, phatgoose)
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        help = setting("temperature", "Divides the router's logits"),
+        allow_negative_numbers = true
+    )]
     pub(crate) router_temperature: Option<f64>,
     /// An older spelling of the same; of no use where text is sampled
     #[arg(
@@ -76,6 +82,26 @@ pub(crate) struct ModelArgs {
     /// How outputs are combined: outputs (exact; when absent) or factors (MTTL's default)
     #[arg(long, value_enum)]
     pub(crate) mixing: Option<MixingArg>,
+}
+
+/// Help for `--router`: the names of all routers.
+fn routers() -> String {
+    let all = route::all();
+    let names: Vec<&str> = all.iter().map(|about| about.name).collect();
+    let names = names.join(", ");
+    format!("{names}; the base alone when neither this nor a library is given")
+}
+
+/// The same with a line per router.
+fn routers_at_length() -> String {
+    let line = |about: &&route::About| format!("  {:<10} {}\n", about.name, about.what);
+    let lines: String = route::all().iter().map(line).collect();
+    format!("The router; the base alone when neither this nor a library is given:\n{lines}")
+}
+
+/// Help for a setting of routers, with the names of those that have it.
+fn setting(name: &str, what: &str) -> String {
+    format!("{what} ({})", route::with_setting(name, ", "))
 }
 
 /// Which experts of a library count.
@@ -147,5 +173,35 @@ impl From<MixingArg> for Mixing {
             MixingArg::Outputs => Mixing::Outputs,
             MixingArg::Factors => Mixing::Factors,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use lyceum::route::{About, Fixed, Role};
+
+    #[test]
+    fn a_registered_router_is_in_the_help() {
+        static LAST: About = About {
+            name: "last",
+            what: "the last expert alone",
+            paper: "-",
+            role: Role::Fixed,
+            artifact: None,
+            settings: &["top_k"],
+            temperature: None,
+            build: Some(|inputs| {
+                let n = inputs.experts.len();
+                let weights: Vec<f32> = (1..=n).map(|i| f32::from(i == n)).collect();
+                Ok(std::sync::Arc::new(Fixed::new(&weights)))
+            }),
+        };
+        lyceum::route::register(&LAST).unwrap();
+        let mut command = crate::args::Cli::command();
+        let eval = command.find_subcommand_mut("eval").unwrap();
+        let help = eval.render_long_help().to_string();
+        assert!(help.contains("the last expert alone"), "{help}");
+        assert!(help.contains("arrow, phatgoose, last"), "{help}");
     }
 }

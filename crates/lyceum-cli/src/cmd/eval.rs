@@ -1,19 +1,21 @@
 //! Evaluating a model on generated text or multiple choice.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use lyceum::data::{Dataset, Example, Question, Split};
-use lyceum::eval::{self, Limits};
+use lyceum::eval;
 use lyceum::figure::{Cut, Row, Subject};
+use lyceum::generate::GenerationConfig;
 use lyceum::model::Model;
+use lyceum::progress::{Progress, Step};
 use lyceum::recipe::{downstream_name, is_arc_easy};
 use lyceum::report::paired::Scores;
 use lyceum::report::{Provenance, Report, Source, Stage};
-use lyceum::train::Watch;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -28,17 +30,17 @@ const TITLE: &str = "Evaluation: ";
 /// Counts the tokens a bar is shown.
 struct Counted(Bar, u64);
 
-impl Watch for Counted {
-    fn step(&mut self, step: usize, steps: usize, value: f64, tokens: usize) {
-        self.1 += tokens as u64;
-        self.0.step(step, steps, value, tokens);
+impl Progress for Counted {
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        self.1 += step.tokens as u64;
+        self.0.step(step)
     }
 }
 
 /// What a model is evaluated on.
 enum Task {
     /// Rows whose prompts are continued.
-    Rows(Vec<Example>, Limits),
+    Rows(Vec<Example>, GenerationConfig),
     /// Multiple choice, under a name.
     Questions(Vec<Question>, String),
 }
@@ -135,14 +137,12 @@ fn task(args: &EvalArgs) -> Result<(Task, Source)> {
     }
     let (rows, data) = examples(args)?;
     let place = args.data.data.clone().unwrap_or_else(embedded);
-    let limits = Limits {
-        max_new: args.max_new,
-        max_input: args.data.max_input,
-        ..Limits::default()
-    };
+    let config = GenerationConfig::default()
+        .max_new_tokens(args.max_new)
+        .max_input_tokens(args.data.max_input);
     let rows = rows.into_iter().take(limit).collect();
     Ok((
-        Task::Rows(rows, limits),
+        Task::Rows(rows, config),
         source("data", place, data.fingerprint()),
     ))
 }
@@ -187,38 +187,38 @@ impl Task {
             Stage::ended(name, begun, watch.1, false)
         };
         match self {
-            Task::Rows(rows, limits) => {
+            Task::Rows(rows, config) => {
                 let mut watch = Counted(Bar::new("rouge-l", "rouge-l"), 0);
-                let predictions = eval::rouge_l(model, rows, limits, &mut watch)?;
+                let predictions = eval::rouge_l(model, rows, config, &mut watch)?;
                 Ok(Found {
-                    rows: eval::prediction_rows(subject, &predictions),
+                    rows: predictions.figures(subject),
                     scores: vec![Scores::new(
                         subject,
                         "mean",
                         "rouge-l",
-                        predictions.iter().map(|p| p.score),
+                        predictions.scores(None).into_iter(),
                     )],
                     chance: BTreeMap::new(),
                     stage: ended("rouge-l", watch),
-                    cut: limits.cut(positions, &predictions),
-                    predictions: json_lines(&predictions)?,
+                    cut: predictions.cut(config, positions),
+                    predictions: json_lines(predictions.rows())?,
                 })
             }
             Task::Questions(questions, name) => {
                 let mut watch = Counted(Bar::new(name, "acc"), 0);
-                let answers = eval::choose(model, questions, 16, &mut watch)?;
+                let answers = eval::multiple_choice(model, questions, 16, &mut watch)?;
                 let tokenizer = &model.base().tokenizer;
                 Ok(Found {
-                    rows: eval::answer_rows(subject, name, &answers),
+                    rows: answers.figures(subject, name),
                     scores: { eval::ACCURACIES.iter() }
                         .map(|(metric, score)| {
-                            Scores::new(subject, name, metric, answers.iter().map(score))
+                            Scores::new(subject, name, metric, answers.rows().iter().map(score))
                         })
                         .collect(),
-                    chance: BTreeMap::from([(name.clone(), eval::chance(&answers))]),
+                    chance: BTreeMap::from([(name.clone(), answers.chance())]),
                     stage: ended(name, watch),
                     cut: eval::questions_cut(tokenizer, name, questions, positions)?,
-                    predictions: json_lines(&answers)?,
+                    predictions: json_lines(answers.rows())?,
                 })
             }
         }

@@ -7,43 +7,21 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Chat, Message};
-use lyceum::data::TextStream;
-use lyceum::model::{Decoding, Model};
+use lyceum::generate::{GenerationConfig, Prompt};
+use lyceum::model::Model;
 
 use super::model::reading;
-use crate::args::ModelArgs;
+use super::routed::check_generate;
+use crate::args::GenerateArgs;
 use crate::out::{self, Format};
 
-/// What to continue, and how far.
-#[derive(Debug)]
-pub(crate) struct Wanted<'a> {
-    /// A text, or what a user says.
-    pub(crate) prompt: &'a str,
-    /// The prompt is a turn of a conversation.
-    pub(crate) chat: Option<Conversation<'a>>,
-    /// The task, for the oracle.
-    pub(crate) task: Option<&'a str>,
-    pub(crate) max_new: usize,
-    pub(crate) add_bos: Option<bool>,
-}
-
-/// A conversation's beginning, and the template that writes it.
-#[derive(Debug)]
-pub(crate) struct Conversation<'a> {
-    pub(crate) system: Option<&'a str>,
-    /// The name of one of the base's templates, or a file.
-    pub(crate) template: Option<&'a str>,
-}
-
-impl Wanted<'_> {
+impl GenerateArgs {
     /// The token ids of the prompt: all of them, or the last of a text that is too long.
     fn ids(&self, base: &Base) -> Result<Vec<u32>> {
         let positions = base.decoder.config().max_position_embeddings;
-        if let Some(chat) = &self.chat {
+        if self.chat {
             // The template itself writes what stands before a text.
-            let ids = base
-                .tokenizer
-                .encode(&chat.text(&base.chat, self.prompt)?)?;
+            let ids = base.tokenizer.encode(&self.conversation(&base.chat)?)?;
             ensure!(
                 ids.len() <= positions,
                 "the conversation has {} tokens and the base {positions} positions; shorten it",
@@ -51,13 +29,13 @@ impl Wanted<'_> {
             );
             return Ok(ids);
         }
-        let ids = base.tokenizer.text(self.prompt, usize::MAX)?;
+        let ids = base.tokenizer.text(&self.prompt, usize::MAX)?;
         if ids.len() <= positions {
             return Ok(ids);
         }
         // Some of it is lost in any case: new tokens have their room, at most half.
         let room = positions - self.max_new.min(positions / 2);
-        let kept = base.tokenizer.text(self.prompt, room)?;
+        let kept = base.tokenizer.text(&self.prompt, room)?;
         ensure!(
             kept.len() <= room,
             "the base's {positions} positions have no room for a prompt"
@@ -71,20 +49,16 @@ impl Wanted<'_> {
         ));
         Ok(kept)
     }
-}
 
-impl Conversation<'_> {
-    fn text(&self, chat: &Chat, prompt: &str) -> Result<String> {
+    /// The prompt as a conversation, by one of the base's templates or a file.
+    fn conversation(&self, chat: &Chat) -> Result<String> {
         let message = |role: &str, content: &str| Message {
             role: role.into(),
             content: content.into(),
         };
-        let system = self.system.map(|text| message("system", text));
-        let messages: Vec<Message> = system
-            .into_iter()
-            .chain([message("user", prompt)])
-            .collect();
-        let Some(wanted) = self.template else {
+        let system = { self.system.iter() }.map(|text| message("system", text));
+        let messages: Vec<Message> = system.chain([message("user", &self.prompt)]).collect();
+        let Some(wanted) = self.chat_template.as_deref() else {
             let hint = match chat.is_empty() {
                 true => "leave --chat out, or give a template's file with --chat-template FILE",
                 false => "choose one with --chat-template NAME",
@@ -110,41 +84,35 @@ impl Conversation<'_> {
     }
 }
 
-pub(crate) fn generate(
-    args: &ModelArgs,
-    device: &Device,
-    wanted: &Wanted<'_>,
-    format: Format,
-) -> Result<()> {
-    let model = reading(args, device, wanted.add_bos)?;
-    let ids = wanted.ids(model.base())?;
-    let max_new = room(&model, ids.len(), wanted.max_new);
-    let tasks: Vec<Name> = wanted
-        .task
-        .map(Name::new)
-        .transpose()?
-        .into_iter()
-        .collect();
-    let how = Decoding { max_new, live: 1 };
-    let tokenizer = &model.base().tokenizer;
-    if format == Format::Json {
-        let new = model.generate(&[ids], &tasks, &how, |_, _| ())?.concat();
-        let value = serde_json::json!({ "prompt": wanted.prompt, "text": tokenizer.decode(&new)?,
-            "tokens": new.len() });
-        return out::show(format, &value, |_| String::new());
+pub(crate) fn generate(args: &GenerateArgs, device: &Device, format: Format) -> Result<()> {
+    check_generate(&args.model, args.task_name.as_deref())?;
+    let model = reading(&args.model, device, args.add_bos)?;
+    let ids = args.ids(model.base())?;
+    let max_new = room(&model, ids.len(), args.max_new);
+    let mut prompt = Prompt::from(ids);
+    if let Some(task) = &args.task_name {
+        prompt = prompt.task(Name::new(task)?);
     }
-    let mut text = TextStream::new(tokenizer);
+    let config = GenerationConfig::default().max_new_tokens(max_new);
+    let streaming = format == Format::Text;
     let mut shown = Ok(());
-    model.stream(&[ids], &tasks, &how, |_, token| {
-        let piece = text.push(token).map_err(anyhow::Error::from);
-        shown = piece.and_then(|piece| out::stream(&piece));
+    let all = model.generate(&[prompt], &config, |chunk| {
+        if streaming {
+            shown = out::stream(chunk.text);
+        }
         match shown {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
     })?;
     shown?;
-    out::stream(&format!("{}\n", text.finish()?))
+    if streaming {
+        return out::stream("\n");
+    }
+    let text: String = all.iter().map(|one| one.text.as_str()).collect();
+    let tokens: usize = all.iter().map(|one| one.tokens.len()).sum();
+    let value = serde_json::json!({ "prompt": args.prompt, "text": text, "tokens": tokens });
+    out::show(format, &value, |_| String::new())
 }
 
 /// New tokens there is room for after a prompt of `n`; fewer than `wanted` is said.

@@ -1,6 +1,5 @@
 //! list, show, history, copy, remove, restore, rename, purge, cluster.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,7 +11,7 @@ use lyceum::transform::{self, Mbc};
 use serde_json::json;
 
 use super::{done, model};
-use crate::args::{ListArgs, MembersArgs};
+use crate::args::{ClusterArgs, CopyArgs, ListArgs, RestoreArgs};
 use crate::out::{Bar, Format, say, show};
 
 fn open(uri: &str, at: Option<u64>) -> Result<Library> {
@@ -176,46 +175,36 @@ pub(crate) fn history(uri: &str, limit: usize, format: Format) -> Result<()> {
     })
 }
 
-pub(crate) fn copy(
-    (source, at): (&str, Option<u64>),
-    destination: &str,
-    names: &[String],
-    replace: bool,
-    format: Format,
-) -> Result<()> {
-    let names = named(names)?;
+pub(crate) fn copy(args: &CopyArgs, format: Format) -> Result<()> {
+    let names = named(&args.names)?;
     let only = (!names.is_empty()).then_some(names.as_slice());
-    let how = match replace {
-        true => Put::Replace,
-        false => Put::New,
-    };
-    let (from, to) = (open(source, at)?, Library::prepare(destination)?);
+    let how = put(args.replace);
+    let (from, to) = (
+        open(&args.source, args.at)?,
+        Library::prepare(&args.destination)?,
+    );
     let mut bar = Bar::new("copy", "");
     let copied = from.copy(&to, only, how, |done, all| bar.at(done, all))?;
     drop(bar);
     to.make()?;
     show(format, &copied, |copied| {
         format!(
-            "copied {} experts and {} artifacts to {destination}; {} were there already",
-            copied.experts, copied.artifacts, copied.already
+            "copied {} experts and {} artifacts to {}; {} were there already",
+            copied.experts, copied.artifacts, args.destination, copied.already
         )
     })
 }
 
-pub(crate) fn remove(uri: &str, names: &[String], restore: bool, format: Format) -> Result<()> {
-    let (library, names) = (Library::open(uri)?, named(names)?);
-    if restore {
-        for name in &names {
-            library.restore(name).map_err(|error| match error {
-                lyceum::Error::Exists { .. } => anyhow::anyhow!(
-                    "expert `{name}` is there and not removed; `lyceum restore {uri} {name} --at \
-                     VERSION` brings back what it was (`lyceum history {uri}` lists the versions)"
-                ),
-                other => other.into(),
-            })?;
-        }
-        return done(format, &format!("restored {} experts", names.len()));
+/// Replacing what is there, or not.
+fn put(replace: bool) -> Put {
+    match replace {
+        true => Put::Replace,
+        false => Put::New,
     }
+}
+
+pub(crate) fn remove(uri: &str, names: &[String], format: Format) -> Result<()> {
+    let (library, names) = (Library::open(uri)?, named(names)?);
     // All or none.
     for name in &names {
         library.entry(name)?;
@@ -230,17 +219,23 @@ pub(crate) fn remove(uri: &str, names: &[String], restore: bool, format: Format)
     done(format, &text)
 }
 
-pub(crate) fn restore_at(
-    (uri, version): (&str, u64),
-    names: &[String],
-    replace: bool,
-    format: Format,
-) -> Result<()> {
+pub(crate) fn restore(uri: &str, names: &[String], format: Format) -> Result<()> {
     let (library, names) = (Library::open(uri)?, named(names)?);
-    let how = match replace {
-        true => Put::Replace,
-        false => Put::New,
-    };
+    for name in &names {
+        library.restore(name).map_err(|error| match error {
+            lyceum::Error::Exists { .. } => anyhow::anyhow!(
+                "expert `{name}` is there and not removed; `lyceum restore {uri} {name} --at \
+                 VERSION` brings back what it was (`lyceum history {uri}` lists the versions)"
+            ),
+            other => other.into(),
+        })?;
+    }
+    done(format, &format!("restored {} experts", names.len()))
+}
+
+pub(crate) fn restore_at(args: &RestoreArgs, version: u64, format: Format) -> Result<()> {
+    let (library, names) = (Library::open(&args.uri)?, named(&args.names)?);
+    let how = put(args.replace);
     let before = library.version();
     let now: Vec<Name> = library.entries()?.into_keys().collect();
     let after = library.restore_at(&names, version, how);
@@ -295,14 +290,15 @@ pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, format: Format) -
     })
 }
 
-pub(crate) fn cluster(
-    (uri, members): (&str, &MembersArgs),
-    how: &Mbc,
-    out: &Path,
-    format: Format,
-) -> Result<()> {
-    let library = model::members(&Library::open(uri)?, members)?;
-    let (clusters, _, _) = transform::cluster(&library, how)?;
+pub(crate) fn cluster(args: &ClusterArgs, format: Format) -> Result<()> {
+    let library = model::members(&Library::open(&args.uri)?, &args.members)?;
+    let out = args.out.as_path();
+    let how = Mbc {
+        k: args.k,
+        sparsity: args.sparsity,
+        seed: args.seed,
+    };
+    let clusters = transform::cluster(&library, &how)?.clusters;
     let tasks = transform::write_clusters(out, &library, &clusters)?;
     if let Some(tasks) = tasks {
         say(&format!(

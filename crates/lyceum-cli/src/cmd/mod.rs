@@ -43,7 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Man { out } => manual::pages(&out, format),
         Command::Cache { command } => cache::cache(&command, format),
         Command::Run(args) => run::run(&args, &device, format),
-        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, (&root, &out), &device),
+        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out, &device),
         Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),
         Command::Train(args) => train::train(&args, &device, format),
         Command::Merge(args) => merge::merge(&args, format),
@@ -51,47 +51,24 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::List(args) => library::list(&args, format),
         Command::Show { uri, name, at } => library::show_expert(&uri, at, &name, format),
         Command::History { uri, limit } => library::history(&uri, limit, format),
-        Command::Copy {
-            source,
-            destination,
-            names,
-            replace,
-            at,
-        } => library::copy((&source, at), &destination, &names, replace, format),
+        Command::Copy(args) => library::copy(&args, format),
         Command::Remove {
             uri,
             names,
-            restore,
-        } => library::remove(&uri, &names, restore, format),
-        Command::Restore {
-            uri,
-            names,
-            at: None,
-            ..
-        } => library::remove(&uri, &names, true, format),
-        Command::Restore {
-            uri,
-            names,
-            at: Some(version),
-            replace,
-        } => library::restore_at((&uri, version), &names, replace, format),
+            restore: false,
+        } => library::remove(&uri, &names, format),
+        Command::Remove { uri, names, .. } => library::restore(&uri, &names, format),
+        Command::Restore(args) => match args.at {
+            None => library::restore(&args.uri, &args.names, format),
+            Some(version) => library::restore_at(&args, version, format),
+        },
         Command::Rename { uri, from, to } => library::rename(&uri, &from, &to, format),
         Command::Purge {
             uri,
             grace,
             dry_run,
         } => library::purge(&uri, grace, dry_run, format),
-        Command::Cluster {
-            uri,
-            k,
-            sparsity,
-            seed,
-            out,
-            members,
-        } => {
-            let how = lyceum::transform::Mbc { k, sparsity, seed };
-            library::cluster((&uri, &members), &how, &out, format)
-        }
+        Command::Cluster(args) => library::cluster(&args, format),
         Command::Import(args) => import::import(&args, format),
         Command::Export { uri, out } => export::export(&uri, &out, asked),
         Command::Check { uri, base } => check::check(&uri, &base, format),
@@ -100,29 +77,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Base {
             command: BaseCommand::Show { dir, all },
         } => base::show(dir.as_deref(), all, format),
-        Command::Generate {
-            model,
-            prompt,
-            chat,
-            system,
-            task_name,
-            chat_template,
-            max_new,
-            add_bos,
-        } => {
-            routed::check_generate(&model, task_name.as_deref())?;
-            let wanted = generate::Wanted {
-                prompt: &prompt,
-                chat: chat.then_some(generate::Conversation {
-                    system: system.as_deref(),
-                    template: chat_template.as_deref(),
-                }),
-                task: task_name.as_deref(),
-                max_new,
-                add_bos,
-            };
-            generate::generate(&model, &device, &wanted, format)
-        }
+        Command::Generate(args) => generate::generate(&args, &device, format),
         Command::Logits {
             model,
             task_names,

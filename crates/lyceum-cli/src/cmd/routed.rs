@@ -10,7 +10,7 @@ use lyceum::figure::Subject;
 use lyceum::library::Library;
 use lyceum::mix::Mixing;
 use lyceum::model::{Model, Saved};
-use lyceum::route::{self, ROUTERS, RouterSpec};
+use lyceum::route::{self, Role, RouterSpec, with_setting};
 
 use super::model::{self, Options};
 use crate::args::{BaseArgs, ModelArgs};
@@ -71,7 +71,7 @@ fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
         );
     }
     let Some(router) = &args.router else {
-        let names: Vec<&str> = ROUTERS.iter().map(|about| about.name).collect();
+        let names: Vec<&str> = route::all().iter().map(|about| about.name).collect();
         let names = names.join(", ");
         if let Some(library) = &args.library {
             bail!(
@@ -81,43 +81,37 @@ fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
         if let Some((flag, knob, _)) = set.next() {
             bail!(
                 "{flag} without a router: give --router {} and --library",
-                with(knob)
+                with_setting(knob, " or ")
             );
         }
         if args.mixing.is_some() {
             bail!("--mixing without a router: give --router ({names}) and --library");
         }
-        return Ok((RouterSpec::Base {}, mixing));
+        return Ok((RouterSpec::base(), mixing));
     };
     let about = route::about(router)?;
     if let Some((flag, knob, _)) = set.find(|(_, knob, _)| !about.takes(knob)) {
         bail!(
             "{flag} is no setting of the router `{router}`; {} have it",
-            with(knob)
+            with_setting(knob, " and ")
         );
     }
-    let spec = RouterSpec::new(router, args.top_k.and_then(|k| k.0), temperature)?;
+    let spec = RouterSpec::of(about)
+        .top_k(args.top_k.and_then(|k| k.0))
+        .temperature(temperature);
+    spec.check()?;
     Ok((spec, mixing))
-}
-
-/// The routers that have the setting `knob`.
-fn with(knob: &str) -> String {
-    let names = ROUTERS.iter().filter(|about| about.takes(knob));
-    names
-        .map(|about| about.name)
-        .collect::<Vec<_>>()
-        .join(" or ")
 }
 
 impl Chosen<'_> {
     /// Whether every row goes to the expert of its own task.
     pub(crate) fn is_oracle(&self) -> bool {
-        matches!(self.spec, RouterSpec::Oracle {})
+        self.spec.about().role == Role::Oracle
     }
 
     /// Whether there is no expert in it.
     pub(crate) fn is_base(&self) -> bool {
-        matches!(self.spec, RouterSpec::Base {})
+        self.spec.is_base()
     }
 
     /// What figures are about.
@@ -127,7 +121,7 @@ impl Chosen<'_> {
             (None, Some(uri)) if !self.is_base() => uri.clone(),
             _ => String::new(),
         };
-        let mixing = match (self.spec.about().mixes, self.mixing) {
+        let mixing = match (self.spec.about().mixes(), self.mixing) {
             (false, _) => "",
             (true, Mixing::Outputs) => "outputs",
             (true, Mixing::Factors) => "factors",

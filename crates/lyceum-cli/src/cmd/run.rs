@@ -9,7 +9,7 @@ use lyceum::backbone::Place;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::chart::{Chart, Kind, Lines};
 use lyceum::report::{self, Report};
-use lyceum::train::{Pretrain, Progress};
+use lyceum_pretrain::{Pretrain, PretrainState};
 
 use super::model;
 use crate::args::RunArgs;
@@ -66,22 +66,21 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     })
 }
 
-pub(crate) fn pretrain(path: &Path, places: (&Path, &Path), device: &Device) -> Result<()> {
-    let out = places.1;
+pub(crate) fn pretrain(path: &Path, root: &Path, out: &Path, device: &Device) -> Result<()> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let how: Pretrain = toml::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), recipe::explain(&error)))?;
-    let mut bar = Bar::new("pretrain", "loss");
-    let progress = lyceum::train::pretrain(&how, places, device, &mut bar)?;
+    let mut bar = Bar::stoppable("pretrain", "loss");
+    let state = lyceum_pretrain::pretrain(&how, root, out, device, &mut bar)?;
     drop(bar);
     if report::drawable().is_ok() {
-        curves(&progress, how.save_every).write(out)?;
+        curves(&state, how.save_every).write(out)?;
     }
-    let mut text = format!("{} steps; base in {}", progress.losses.len(), out.display());
-    if let Some((_, loss, bits)) = progress.held_out.last() {
+    let mut text = format!("{} steps; base in {}", state.losses.len(), out.display());
+    if let Some((_, loss, bits)) = state.held_out.last() {
         text += &format!("\nheld out: loss {loss:.3}, {bits:.3} bits per byte");
     }
-    if let Some(bits) = progress.baseline {
+    if let Some(bits) = state.baseline {
         text += &format!(" (4-gram, Witten-Bell: {bits:.3})");
     }
     say(&text);
@@ -89,13 +88,13 @@ pub(crate) fn pretrain(path: &Path, places: (&Path, &Path), device: &Device) -> 
 }
 
 /// Training loss, averaged between held-out measurements, and held-out loss.
-fn curves(progress: &Progress, every: usize) -> Chart {
-    let means = progress.losses.chunks(every).enumerate();
+fn curves(state: &PretrainState, every: usize) -> Chart {
+    let means = state.losses.chunks(every).enumerate();
     let mean = |(i, some): (usize, &[f64])| {
         let at = (i * every + some.len()) as f64;
         (at, some.iter().sum::<f64>() / some.len() as f64)
     };
-    let held = progress.held_out.iter().map(|h| (h.0 as f64, h.1));
+    let held = state.held_out.iter().map(|h| (h.0 as f64, h.1));
     Chart {
         name: "loss".into(),
         title: "Pre-training".into(),

@@ -6,7 +6,9 @@ use lyceum::Name;
 use lyceum::data::Dataset;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
-use lyceum::train::{Differing, How, Plan, Trained, TrainedExpert, Training, checkpoints_of_user};
+use lyceum::train::{
+    Differing, Plan, TaskGroup, TrainConfig, Trained, TrainedExpert, Trainer, checkpoints_of_user,
+};
 use lyceum::transform::{self, ClusterTasks, Phatgoose};
 
 use super::{done, model};
@@ -16,42 +18,39 @@ use crate::out::{Bar, Format, say, show};
 pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result<()> {
     let data = model::data(args.data.data.as_deref())?;
     let groups = groups(args, &data)?;
-    let lora = LoraConfig {
-        rank: args.rank,
-        alpha: args.alpha,
-        targets: args.targets.clone(),
-        ..LoraConfig::default()
-    };
-    let how = How {
-        lr: args.lr,
-        batch: args.batch,
-        epochs: args.epochs,
-        max_input: args.data.max_input,
-        seed: args.seed,
-        recompute: args.recompute,
-        ..How::default()
-    };
+    let lora = LoraConfig::default()
+        .rank(args.rank)
+        .alpha(args.alpha)
+        .targets(args.targets.clone());
+    let config = TrainConfig::default()
+        .lr(args.lr)
+        .batch(args.batch)
+        .epochs(args.epochs)
+        .max_input(args.data.max_input)
+        .seed(args.seed)
+        .recompute(args.recompute);
     // A place that cannot be written is told before the base is opened; until an expert is
     // finished nothing is left there.
     let library = Library::prepare(&args.library)?;
     let base = model::base(&args.base, device)?;
-    let training = Training {
-        base: &base,
-        data: &data,
-        lora: &lora,
-        how: &how,
-    };
-    let mut plan = training.plan(&library, &groups)?;
+    let mut trainer = Trainer::new(&base)
+        .lora(lora)
+        .config(config)
+        .replace(args.replace)
+        .mixed_bases(args.mixed_bases);
+    if let Some(dir) = checkpoints_of_user() {
+        trainer = trainer.checkpoints(dir);
+    }
+    let plan = trainer.plan(&groups, &data, &library)?;
     agreed(&plan, args)?;
-    (plan.replace, plan.mixed_bases) = (args.replace, args.mixed_bases);
     let mut bar = Bar::stoppable("train", "loss");
-    let trained = plan.run(checkpoints_of_user().as_deref(), &mut bar);
+    let trained = plan.run(&mut bar);
     drop(bar);
     show_trained(&trained?, &library, format)
 }
 
 /// The experts asked for, each with its tasks.
-fn groups(args: &TrainArgs, data: &Dataset) -> Result<Vec<(Name, Vec<Name>)>> {
+fn groups(args: &TrainArgs, data: &Dataset) -> Result<Vec<TaskGroup>> {
     if let Some(path) = &args.clusters {
         let ClusterTasks { groups, note } = transform::read_clusters(path)?;
         if let Some(note) = note {
@@ -66,7 +65,7 @@ fn groups(args: &TrainArgs, data: &Dataset) -> Result<Vec<(Name, Vec<Name>)>> {
                 path.display()
             );
         }
-        return Ok(groups);
+        return Ok(groups.into_iter().map(TaskGroup::from).collect());
     }
     let mut tasks: Vec<Name> = Vec::new();
     for task in &args.tasks {
@@ -79,8 +78,7 @@ fn groups(args: &TrainArgs, data: &Dataset) -> Result<Vec<(Name, Vec<Name>)>> {
     if tasks.is_empty() {
         tasks = data.tasks();
     }
-    let alone = |task: Name| (task.clone(), vec![task]);
-    Ok(tasks.into_iter().map(alone).collect())
+    Ok(tasks.into_iter().map(TaskGroup::of_task).collect())
 }
 
 /// Refuses what `--replace` and `--mixed-bases` are for, naming them.
@@ -166,6 +164,7 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
                 batch: args.batch.unwrap_or(standard.batch),
                 max_input: args.data.max_input,
                 seed: args.seed.unwrap_or(standard.seed),
+                checkpoints: checkpoints_of_user(),
             };
             let options = model::Options {
                 accepts: model::accepts(args.allow_other_base),

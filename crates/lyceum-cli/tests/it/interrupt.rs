@@ -4,6 +4,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lyceum::Name;
+use lyceum::library::Library;
 use serde_json::{Value, json};
 
 use crate::command::Place;
@@ -166,4 +168,59 @@ fn a_recipe_stopped_in_its_training_goes_on() {
     };
     assert_eq!(rows("cut"), rows("whole"));
     assert_eq!(checkpoints(&place), 0);
+}
+
+#[test]
+fn gates_that_were_interrupted_go_on() {
+    let place = place(20);
+    place.ok(&format!("{TRAIN} lib --epochs 1"));
+    let derive = |uri: &str, steps: usize| {
+        let line = format!("derive {uri} phatgoose --base base --data uneven.jsonl --batch 2");
+        format!("{line} --steps {steps}")
+    };
+    // So many steps that a checkpoint is written long before the last, whatever the machine.
+    let long = |steps: &usize| {
+        place.ok(&format!("copy lib whole-{steps}"));
+        let begun = Instant::now();
+        place.ok(&derive(&format!("whole-{steps}"), *steps));
+        begun.elapsed() > Duration::from_secs(6)
+    };
+    let steps = (0..8).map(|i| 2000 << i).find(long).unwrap();
+    let whole = format!("whole-{steps}");
+    // Every gate, bit by bit.
+    let gates = |uri: &str| {
+        let library = Library::open(place.path(uri).to_str().unwrap()).unwrap();
+        let kind = Name::new("phatgoose").unwrap();
+        let mut all = Vec::new();
+        for name in library.names().unwrap() {
+            let artifact = library.artifact_of(&kind, &name).unwrap().unwrap();
+            for (site, vector) in artifact.vectors {
+                let values = vector.to_vec1::<f32>().unwrap().into_iter();
+                all.push((site, values.map(f32::to_bits).collect::<Vec<_>>()));
+            }
+        }
+        all
+    };
+    for name in ["INT", "KILL"] {
+        let uri = format!("cut-{name}");
+        place.ok(&format!("copy lib {uri}"));
+        let mut child = start(&place, &derive(&uri, steps));
+        wait(&mut child, || checkpoints(&place) == 1);
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        if name == "INT" {
+            assert_eq!(output.status.code(), Some(130), "{said}");
+            assert!(said.contains("gates of 2 experts are kept"), "{said}");
+        }
+        assert_eq!(checkpoints(&place), 1);
+        let output = place.output(&derive(&uri, steps));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.success() && said.contains("going on from step"),
+            "{said}"
+        );
+        assert!(gates(&uri) == gates(&whole));
+        assert_eq!(checkpoints(&place), 0);
+    }
 }

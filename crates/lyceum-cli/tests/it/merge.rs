@@ -26,10 +26,7 @@ fn add(library: &Library, name: &str, rank: usize) {
         base_family: None,
         base_name: "base".into(),
         tasks: vec![Name::new(name).unwrap()],
-        lora: LoraConfig {
-            rank,
-            ..LoraConfig::default()
-        },
+        lora: LoraConfig::default().rank(rank),
         origin: serde_json::Value::Null,
         losses: Vec::new(),
         weights: String::new(),

@@ -25,98 +25,135 @@ struct Sequence<'a> {
     dv: Output,
 }
 
+/// The backward pass of one head of keys and values, and of the queries it serves.
+struct HeadBackward<'a> {
+    level: Level,
+    s: &'a Sequence<'a>,
+    h: &'a Heads,
+    /// Where the head begins in a row of keys or values.
+    kv_at: usize,
+    keys: Panels,
+    keys_turned: Panels,
+    values_turned: Panels,
+    /// Gradients of keys and values as columns `[dim, t]`: sums over the queries, turned at the end.
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+    /// Scratch of a block: its shares, their gradients and the slopes of the scores.
+    p: Vec<f32>,
+    d: Vec<f32>,
+    slopes: Vec<f32>,
+}
+
+impl<'a> HeadBackward<'a> {
+    fn new(level: Level, s: &'a Sequence<'a>, kv_head: usize, h: &'a Heads) -> Self {
+        let (kv_width, dim, kv_at) = (h.kv_width(), h.dim, kv_head * h.dim);
+        let t = s.k.len() / kv_width;
+        let panels = |view: View<'_>| Panels::new(view, level.lanes(), h.halves(level));
+        let (k, v) = (
+            View::new(&s.k[kv_at..], t, dim, kv_width),
+            View::new(&s.v[kv_at..], t, dim, kv_width),
+        );
+        HeadBackward {
+            level,
+            s,
+            h,
+            kv_at,
+            keys: panels(k),
+            keys_turned: panels(k.turned()),
+            values_turned: panels(v.turned()),
+            dk: vec![0f32; dim * t],
+            dv: vec![0f32; dim * t],
+            p: Vec::new(),
+            d: Vec::new(),
+            slopes: Vec::new(),
+        }
+    }
+
+    /// Writes the gradients of the queries `from..to` of the query head that begins at `at` in a
+    /// row, and adds theirs to the gradients of keys and values.
+    ///
+    /// # Safety
+    /// The dq of the sequence must have room for these queries, whose columns of this head nothing
+    /// else may touch meanwhile.
+    unsafe fn block(&mut self, at: usize, (from, to): (usize, usize)) {
+        let (level, s, h) = (self.level, self.s, self.h);
+        let (width, dim, t) = (h.width(), h.dim, self.keys.k);
+        let (rows, start) = (to - from, s.before + from);
+        let seen = seen(start, s.before + to, h, &self.keys_turned);
+        let n = seen.1 - seen.0;
+        let step = row_step(n);
+        let (p, d, slopes) = (&mut self.p, &mut self.d, &mut self.slopes);
+        p.resize(rows * step, 0.0);
+        d.resize(rows * step, 0.0);
+        slopes.resize(if h.soft_cap.is_some() { rows * step } else { 0 }, 0.0);
+        let queries = View::new(&s.q[from * width + at..], rows, dim, width);
+        let douts = View::new(&s.dout[from * width + at..], rows, dim, width);
+        let dq = Place {
+            y: Output(s.dq.0.wrapping_add(from * width + at)),
+            stride: width,
+            adds: false,
+        };
+        let sums = |sum: &mut [f32]| Place {
+            y: Output(sum[seen.0..].as_mut_ptr()),
+            stride: t,
+            adds: true,
+        };
+        let panels = |view: View<'_>| Panels::new(view, level.lanes(), h.halves(level));
+        let (across, down) = (((0, dim), seen), ((0, rows), (0, n)));
+        // SAFETY: p and d have room for a row per query, dk and dv for a row of `t` per column of
+        // the head, dq says the caller.
+        unsafe {
+            part(level, queries, &self.keys_turned, across, over(p, step));
+            weights(p, step, start, seen.0, h, Some(slopes));
+            part(level, douts, &self.values_turned, across, over(d, step));
+            let shares = panels(View::new(p, rows, n, step));
+            part(level, douts.turned(), &shares, down, sums(&mut self.dv));
+            scores_backward(p, d, slopes, (n, step), h);
+            let slope = View::new(d, rows, n, step);
+            part(level, slope, &self.keys, (seen, (0, dim)), dq);
+            let slope = panels(slope);
+            part(level, queries.turned(), &slope, down, sums(&mut self.dk));
+        }
+    }
+
+    /// Writes the gradients of keys and values as rows.
+    ///
+    /// # Safety
+    /// The dk and dv of the sequence must have room for it; nothing else may touch the columns of
+    /// this head meanwhile.
+    unsafe fn turn(&self) {
+        let (kv_width, dim, t) = (self.h.kv_width(), self.h.dim, self.keys.k);
+        for (sums, to) in [(&self.dk, self.s.dk), (&self.dv, self.s.dv)] {
+            let (columns, mut gathered) = (View::whole(sums, dim, t), Gathered::default());
+            for row in 0..t {
+                let values = gathered.row(columns.turned(), row, (0, dim));
+                // SAFETY: these columns are this call's own, says the caller.
+                unsafe {
+                    let to = to.0.add(row * kv_width + self.kv_at);
+                    std::ptr::copy_nonoverlapping(values.as_ptr(), to, dim);
+                }
+            }
+        }
+    }
+}
+
 /// The gradients of one head of keys and values, and of the queries it serves.
 ///
 /// # Safety
 /// The outputs of `s` must have room for the sequence, of which the columns of these heads are
 /// written; nothing else may touch them meanwhile.
 unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Heads) {
-    let (width, kv_width, dim) = (h.width(), h.kv_width(), h.dim);
-    let (rows, t) = (s.q.len() / width, s.k.len() / kv_width);
-    let (kv_at, group) = (kv_head * dim, h.heads / h.kv_heads);
-    let panels = |view: View<'_>| Panels::new(view, level.lanes(), h.halves(level));
-    let (k, v) = (
-        View::new(&s.k[kv_at..], t, dim, kv_width),
-        View::new(&s.v[kv_at..], t, dim, kv_width),
-    );
-    let (keys, keys_turned, values_turned) = (panels(k), panels(k.turned()), panels(v.turned()));
-    // Gradients of keys and values as columns: sums over the queries, turned at the end.
-    let (mut dk, mut dv) = (vec![0f32; dim * t], vec![0f32; dim * t]);
-    let (mut p, mut d, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
+    let (rows, group) = (s.q.len() / h.width(), h.heads / h.kv_heads);
+    let mut head_backward = HeadBackward::new(level, s, kv_head, h);
     for head in kv_head * group..(kv_head + 1) * group {
-        let at = head * dim;
         for from in (0..rows).step_by(BLOCK) {
             let to = rows.min(from + BLOCK);
-            let (rows, start) = (to - from, s.before + from);
-            let seen = seen(start, s.before + to, h, &keys_turned);
-            let n = seen.1 - seen.0;
-            let step = row_step(n);
-            p.resize(rows * step, 0.0);
-            d.resize(rows * step, 0.0);
-            slopes.resize(if h.soft_cap.is_some() { rows * step } else { 0 }, 0.0);
-            let queries = View::new(&s.q[from * width + at..], rows, dim, width);
-            let douts = View::new(&s.dout[from * width + at..], rows, dim, width);
-            let dq = Place {
-                y: Output(s.dq.0.wrapping_add(from * width + at)),
-                stride: width,
-                adds: false,
-            };
-            let sums = |sum: &mut [f32]| Place {
-                y: Output(sum[seen.0..].as_mut_ptr()),
-                stride: t,
-                adds: true,
-            };
-            // SAFETY: p and d have room for a row per query, dk and dv for a row of `t`
-            // per column of the head, dq says the caller.
-            unsafe {
-                part(
-                    level,
-                    queries,
-                    &keys_turned,
-                    ((0, dim), seen),
-                    over(&mut p, step),
-                );
-                weights(&mut p, step, start, seen.0, h, Some(&mut slopes));
-                part(
-                    level,
-                    douts,
-                    &values_turned,
-                    ((0, dim), seen),
-                    over(&mut d, step),
-                );
-                let shares = panels(View::new(&p, rows, n, step));
-                part(
-                    level,
-                    douts.turned(),
-                    &shares,
-                    ((0, rows), (0, n)),
-                    sums(&mut dv),
-                );
-                scores_backward(&p, &mut d, &slopes, (n, step), h);
-                let slope = View::new(&d, rows, n, step);
-                part(level, slope, &keys, (seen, (0, dim)), dq);
-                let slope = panels(slope);
-                part(
-                    level,
-                    queries.turned(),
-                    &slope,
-                    ((0, rows), (0, n)),
-                    sums(&mut dk),
-                );
-            }
-        }
-    }
-    for (sums, to) in [(&dk, s.dk), (&dv, s.dv)] {
-        let (columns, mut gathered) = (View::whole(sums, dim, t), Gathered::default());
-        for row in 0..t {
-            let values = gathered.row(columns.turned(), row, (0, dim));
             // SAFETY: these columns are this call's own, says the caller.
-            unsafe {
-                let to = to.0.add(row * kv_width + kv_at);
-                std::ptr::copy_nonoverlapping(values.as_ptr(), to, dim);
-            }
+            unsafe { head_backward.block(head * h.dim, (from, to)) }
         }
     }
+    // SAFETY: as above.
+    unsafe { head_backward.turn() }
 }
 
 math::dispatch! {

@@ -156,6 +156,14 @@ impl Choices {
         }
     }
 
+    fn with(&self, weights: Vec<f32>) -> Self {
+        Choices {
+            per: self.per,
+            experts: self.experts.clone(),
+            weights,
+        }
+    }
+
     fn of(&self, token: usize) -> Vec<(usize, f64)> {
         let chosen = self.chosen();
         let at = |slot| chosen.at(token, slot);
@@ -169,110 +177,134 @@ fn f64s(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// `sum w * formula`, a function of everything that has a gradient.
-fn objective(made: &Made, choices: &Choices, x: &[f32], w: &[f32]) -> f64 {
-    let (d_in, d_out) = made.widths;
-    let rows = x.chunks(d_in).zip(w.chunks(d_out)).enumerate();
-    rows.map(|(t, (x, w))| {
-        let y = made.formula(&choices.of(t), &f64s(x));
-        y.iter().zip(w).map(|(y, w)| y * f64::from(*w)).sum::<f64>()
-    })
-    .sum()
+/// Experts, choices, what goes in, and the weights of the objective.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    made: &'a Made,
+    choices: &'a Choices,
+    x: &'a [f32],
+    w: &'a [f32],
 }
 
-fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed: u32) {
-    let widths = (37, 41);
-    let made = Made::new(ranks, widths, law, seed);
-    let rows = if shared { 1 } else { t };
-    let choices = Choices::new(ranks.len(), per, rows, seed + 2);
-    let (x, start) = (values(t * 37, seed + 4), values(t * 41, seed + 5));
-    let (f, chosen) = (made.factors(), choices.chosen());
-    let mut want = Vec::new();
-    for (i, x) in x.chunks(37).enumerate() {
-        let own = start[i * 41..].iter().map(|s| f64::from(*s));
-        let delta = made.formula(&choices.of(i), &f64s(x));
-        want.extend(own.zip(delta).map(|(s, d)| s + d));
+impl Case<'_> {
+    /// `sum w * formula`, a function of everything that has a gradient.
+    fn objective(&self) -> f64 {
+        let (d_in, d_out) = self.made.widths;
+        let rows = self.x.chunks(d_in).zip(self.w.chunks(d_out)).enumerate();
+        rows.map(|(t, (x, w))| {
+            let y = self.made.formula(&self.choices.of(t), &f64s(x));
+            y.iter().zip(w).map(|(y, w)| y * f64::from(*w)).sum::<f64>()
+        })
+        .sum()
     }
-    let w = values(t * 41, seed + 6);
-    for level in levels() {
-        let mut y = start.clone();
-        let delta = Delta { f, chosen, level };
-        let low = forward_at(&delta, &x, &mut y);
-        assert!(apart(&y, &want) < 1e-4, "{level:?}: {}", apart(&y, &want));
-        assert_eq!(low.len(), t * f.step(chosen));
-        // Gradients: the slope of the objective along random directions.
-        let n = f.starts[ranks.len()];
-        let (mut dx, mut ddown, mut dup) =
-            (vec![0.0; t * 37], vec![9.0; n * 37], vec![9.0; n * 41]);
+
+    /// The formula in f64 for every token, added to `start`.
+    fn formula(&self, start: &[f32]) -> Vec<f64> {
+        let (d_in, d_out) = self.made.widths;
+        let rows = self.x.chunks(d_in).zip(start.chunks(d_out)).enumerate();
+        rows.flat_map(|(i, (x, own))| {
+            let delta = self.made.formula(&self.choices.of(i), &f64s(x));
+            let own = own.iter().map(|s| f64::from(*s));
+            own.zip(delta).map(|(s, d)| s + d).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
+    /// Checks the gradients of the objective along random directions; `low` is what the forward
+    /// pass returned.
+    fn check_gradients(&self, delta: &Delta<'_>, low: &[f32], seed: u32) {
+        let Case {
+            made,
+            choices,
+            x,
+            w,
+        } = *self;
+        let n = made.starts[made.starts.len() - 1];
+        let (d_in, d_out) = made.widths;
+        let (mut dx, mut ddown, mut dup) = (
+            vec![0.0; x.len()],
+            vec![9.0; n * d_in],
+            vec![9.0; n * d_out],
+        );
         let wanted = Wanted {
             dx: &mut dx,
             factors: (&mut ddown, &mut dup),
         };
-        let dweights = backward_at(&delta, (&x, &low), &w, wanted);
-        // Along what was really moved: f32 rounds a small step.
+        let mut dweights = backward_at(delta, (x, low), w, wanted);
+        if choices.weights.len() == choices.per {
+            // One row of weights serves every token.
+            let rows = dweights.chunks(choices.per);
+            dweights = (0..choices.per)
+                .map(|i| rows.clone().map(|row| row[i]).sum())
+                .collect();
+        }
+        let (level, law) = (delta.level, made.law);
         let near =
             |what: &str, gradient: &[f32], of: &[f32], seed, at: &dyn Fn(Vec<f32>) -> f64| {
-                let (e, way) = (1e-3, values(of.len(), seed));
-                let moved = |by: f32| -> Vec<f32> {
-                    of.iter().zip(&way).map(|(x, u)| x + by * u).collect()
-                };
-                let (ahead, back) = (moved(e), moved(-e));
-                let steps = ahead.iter().zip(&back).zip(gradient);
-                let step = |((x, y), g): ((&f32, &f32), &f32)| {
-                    (f64::from(*x) - f64::from(*y)) * f64::from(*g)
-                };
-                let got = steps.map(step).sum::<f64>() / (2.0 * f64::from(e));
-                let want = (at(ahead) - at(back)) / (2.0 * f64::from(e));
+                let (got, want) = slopes(gradient, of, seed, at);
                 let bound = 1e-3 * (1.0 + want.abs());
                 assert!(
                     (got - want).abs() < bound,
                     "{level:?} {law:?} {what}: {got} {want}"
                 );
             };
-        near("x", &dx, &x, seed + 7, &|x| {
-            objective(&made, &choices, &x, &w)
+        let with = |made: &Made| Case { made, ..*self }.objective();
+        near("x", &dx, x, seed, &|x| Case { x: &x, ..*self }.objective());
+        near("down", &ddown, &made.down, seed + 1, &|down| {
+            with(&Made {
+                down,
+                ..made.copy()
+            })
         });
-        near("down", &ddown, &made.down, seed + 8, &|down| {
-            objective(
-                &Made {
-                    down,
-                    ..made.copy()
-                },
-                &choices,
-                &x,
-                &w,
-            )
+        near("up", &dup, &made.up, seed + 2, &|up| {
+            with(&Made { up, ..made.copy() })
         });
-        near("up", &dup, &made.up, seed + 9, &|up| {
-            objective(&Made { up, ..made.copy() }, &choices, &x, &w)
-        });
-        let mut summed = dweights;
-        if shared {
-            // One row of weights serves every token.
-            let rows: Vec<Vec<f32>> = summed.chunks(per).map(<[f32]>::to_vec).collect();
-            summed = (0..per)
-                .map(|i| rows.iter().map(|row| row[i]).sum())
-                .collect();
-        }
         near(
             "weights",
-            &summed,
+            &dweights,
             &choices.weights,
-            seed + 10,
+            seed + 3,
             &|weights| {
-                let experts = choices.experts.clone();
-                objective(
-                    &made,
-                    &Choices {
-                        per,
-                        experts,
-                        weights,
-                    },
-                    &x,
-                    &w,
-                )
+                let choices = &choices.with(weights);
+                Case { choices, ..*self }.objective()
             },
         );
+    }
+}
+
+/// The slope of `at` at `of` along a random direction, as `gradient` has it and as it is.
+fn slopes(gradient: &[f32], of: &[f32], seed: u32, at: &dyn Fn(Vec<f32>) -> f64) -> (f64, f64) {
+    let (e, way) = (1e-3, values(of.len(), seed));
+    let moved = |by: f32| -> Vec<f32> { of.iter().zip(&way).map(|(x, u)| x + by * u).collect() };
+    // Along what was really moved: f32 rounds a small step.
+    let (ahead, back) = (moved(e), moved(-e));
+    let steps = ahead.iter().zip(&back).zip(gradient);
+    let step = |((x, y), g): ((&f32, &f32), &f32)| (f64::from(*x) - f64::from(*y)) * f64::from(*g);
+    let got = steps.map(step).sum::<f64>() / (2.0 * f64::from(e));
+    let want = (at(ahead) - at(back)) / (2.0 * f64::from(e));
+    (got, want)
+}
+
+fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed: u32) {
+    let made = Made::new(ranks, (37, 41), law, seed);
+    let rows = if shared { 1 } else { t };
+    let choices = Choices::new(ranks.len(), per, rows, seed + 2);
+    let (x, start) = (values(t * 37, seed + 4), values(t * 41, seed + 5));
+    let (f, chosen) = (made.factors(), choices.chosen());
+    let case = Case {
+        made: &made,
+        choices: &choices,
+        x: &x,
+        w: &values(t * 41, seed + 6),
+    };
+    let want = case.formula(&start);
+    for level in levels() {
+        let mut y = start.clone();
+        let delta = Delta { f, chosen, level };
+        let low = forward_at(&delta, &x, &mut y);
+        assert!(apart(&y, &want) < 1e-4, "{level:?}: {}", apart(&y, &want));
+        assert_eq!(low.len(), t * f.step(chosen));
+        case.check_gradients(&delta, &low, seed + 7);
     }
 }
 

@@ -186,83 +186,136 @@ impl Block {
         let d = x.len() / step.pass.segments.tokens().max(1);
         let picked = step.wanted.map(|wanted| wanted.pick(x, d));
         let own = picked.as_deref().unwrap_or(x);
-        let pass = step.own();
-        // Gradients of the variables: attention, MLP, norms.
-        let (mut attention, mut mlp) = (Gradients::new(), Gradients::new());
-        let mut norms: Vec<Gradients> = vec![Gradients::new(); self.norms.len()];
-        let lost = || Error::invalid("a gradient was not computed");
-        // The MLP, then the stream between.
-        let dmade = match &kept.bare {
-            Some((_, bare)) => Some(self.norm(3)?.backward(bare, dy, None, &mut norms[3])?),
-            None => None,
+        let mut backward = Backward {
+            block: self,
+            x,
+            own,
+            kept,
+            step,
+            attention: Gradients::new(),
+            mlp: Gradients::new(),
+            norms: vec![Gradients::new(); self.norms.len()],
         };
+        // The norm that the MLP reads through and what goes into that, unless it shares attention's.
         let into = match self.residual {
             Residual::Sequential | Residual::Sandwich => Some((1, kept.middle.as_slice())),
             Residual::Parallel => Some((1, own)),
             Residual::Shared => None,
         };
-        let normed = match (self.mlp.reads_input(&pass), into) {
-            (false, _) => Vec::new(),
-            (true, Some((i, x))) => self.norm(i)?.forward(x)?,
-            (true, None) => self.norm(0)?.forward(own)?,
-        };
-        let read = (normed.as_slice(), &kept.made);
-        let dout = dmade.as_deref().unwrap_or(dy);
-        let dh = self
-            .mlp
-            .backward(read, dout, &pass, true, &mut mlp)?
-            .ok_or_else(lost)?;
-        drop(normed);
+        let dh = backward.mlp(into, dy)?;
         // What reaches the block's own rows otherwise than through attention.
         let beside = match into {
-            Some((i, x)) => Cow::Owned(self.norm(i)?.backward(x, &dh, Some(dy), &mut norms[i])?),
+            Some((i, x)) => Cow::Owned(backward.norm(i, x, &dh, Some(dy))?),
             None => Cow::Borrowed(dy),
         };
         let dmiddle = match self.residual {
             Residual::Sequential | Residual::Sandwich => &beside,
             Residual::Parallel | Residual::Shared => dy,
         };
-        let dattended = match &kept.bare {
-            Some((bare, _)) => Some(self.norm(2)?.backward(bare, dmiddle, None, &mut norms[2])?),
+        let below = wants_dx || self.norms.iter().any(|norm| !norm.variables().is_empty());
+        let dnormed = backward.attention(dmiddle, below)?;
+        let dx = match dnormed.filter(|_| below) {
+            Some(dnormed) => Some(backward.input(dnormed, &dh, beside)?),
             None => None,
         };
-        let below = wants_dx || self.norms.iter().any(|norm| !norm.variables().is_empty());
-        let normed = match self.attention.reads_input(step.pass) {
-            true => self.norm(0)?.forward(x)?,
+        Ok(Gradient {
+            dx: dx.filter(|_| wants_dx),
+            params: backward.params(),
+        })
+    }
+}
+
+/// A backward pass through a block: what it reads, and the gradients of the variables so far.
+struct Backward<'a> {
+    block: &'a Block,
+    /// The stream before the block, and its wanted rows.
+    x: &'a [f32],
+    own: &'a [f32],
+    kept: &'a Kept,
+    step: &'a Step<'a>,
+    attention: Gradients,
+    mlp: Gradients,
+    norms: Vec<Gradients>,
+}
+
+impl Backward<'_> {
+    /// Through norm `i`, which read `x`; `onto` is added to the result.
+    fn norm(&mut self, i: usize, x: &[f32], dy: &[f32], onto: Option<&[f32]>) -> Result<Vec<f32>> {
+        let gradients = &mut self.norms[i];
+        self.block.norm(i)?.backward(x, dy, onto, gradients)
+    }
+
+    /// Through the MLP and the norm after it: from the gradient of the block's result to that of
+    /// the MLP's input.
+    fn mlp(&mut self, into: Option<(usize, &[f32])>, dy: &[f32]) -> Result<Vec<f32>> {
+        let (block, kept, pass) = (self.block, self.kept, self.step.own());
+        let dmade = match &kept.bare {
+            Some((_, bare)) => Some(self.norm(3, bare, dy, None)?),
+            None => None,
+        };
+        let normed = match (block.mlp.reads_input(&pass), into) {
+            (false, _) => Vec::new(),
+            (true, Some((i, x))) => block.norm(i)?.forward(x)?,
+            (true, None) => block.norm(0)?.forward(self.own)?,
+        };
+        let read = (normed.as_slice(), &kept.made);
+        let dout = dmade.as_deref().unwrap_or(dy);
+        block
+            .mlp
+            .backward(read, dout, &pass, true, &mut self.mlp)?
+            .ok_or_else(|| Error::invalid("a gradient was not computed"))
+    }
+
+    /// Through attention and the norm after it: from the gradient of the stream between to that
+    /// of attention's input, which is computed if `below` says so.
+    fn attention(&mut self, dmiddle: &[f32], below: bool) -> Result<Option<Vec<f32>>> {
+        let (block, kept, step) = (self.block, self.kept, self.step);
+        let dattended = match &kept.bare {
+            Some((bare, _)) => Some(self.norm(2, bare, dmiddle, None)?),
+            None => None,
+        };
+        let normed = match block.attention.reads_input(step.pass) {
+            true => block.norm(0)?.forward(self.x)?,
             false => vec![0.0; 0],
         };
         let dout = dattended.as_deref().unwrap_or(dmiddle);
         let read = (normed.as_slice(), &kept.seen);
-        let dseen = self
+        block
             .attention
-            .backward(read, dout, step, below, &mut attention)?;
-        drop(normed);
-        let mut dx = None;
-        if let Some(mut dnormed) = dseen.filter(|_| below) {
-            if self.residual == Residual::Shared {
-                match step.wanted {
-                    Some(wanted) => wanted.put_back(&dh, d, &mut dnormed),
-                    None => stream::add(&dh, &mut dnormed),
-                }
+            .backward(read, dout, step, below, &mut self.attention)
+    }
+
+    /// Through the first norm to the stream before the block: from the gradients of attention's
+    /// input, of the MLP's and of what passes beside them.
+    fn input(
+        &mut self,
+        mut dnormed: Vec<f32>,
+        dh: &[f32],
+        beside: Cow<'_, [f32]>,
+    ) -> Result<Vec<f32>> {
+        let (x, wanted) = (self.x, self.step.wanted);
+        let d = x.len() / self.step.pass.segments.tokens().max(1);
+        if self.block.residual == Residual::Shared {
+            match wanted {
+                Some(wanted) => wanted.put_back(dh, d, &mut dnormed),
+                None => stream::add(dh, &mut dnormed),
             }
-            let beside = match step.wanted {
-                Some(wanted) => {
-                    let mut all = vec![0.0; x.len()];
-                    wanted.put_back(&beside, d, &mut all);
-                    Cow::Owned(all)
-                }
-                None => beside,
-            };
-            dx = Some(
-                self.norm(0)?
-                    .backward(x, &dnormed, Some(&beside), &mut norms[0])?,
-            );
         }
-        let all = attention.into_iter().chain(mlp);
-        Ok(Gradient {
-            dx: dx.filter(|_| wants_dx),
-            params: all.chain(norms.into_iter().flatten()).collect(),
-        })
+        let beside = match wanted {
+            Some(wanted) => {
+                let mut all = vec![0.0; x.len()];
+                wanted.put_back(&beside, d, &mut all);
+                Cow::Owned(all)
+            }
+            None => beside,
+        };
+        self.norm(0, x, &dnormed, Some(&beside))
+    }
+
+    /// The gradients of the variables, in the order of [`Block::variables`].
+    fn params(self) -> Gradients {
+        let all = self.attention.into_iter().chain(self.mlp);
+        all.chain(self.norms.into_iter().flatten()).collect()
     }
 }
 

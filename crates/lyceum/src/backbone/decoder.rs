@@ -1,8 +1,10 @@
 //! The decoder: embedded tokens, blocks, a head; one for all families.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
+use lyceum_kernels::gemm::Rounding;
 
 use super::block::{self, Block, Held};
 use super::cache::Cache;
@@ -10,6 +12,7 @@ use super::config::{Config, Positions};
 use super::head::Head;
 use super::load::Source;
 use super::norm::Norm;
+use super::place::Precision;
 use super::wanted::Wanted;
 use crate::error::{Error, Result};
 use crate::mix::{Pass, Weight};
@@ -38,6 +41,35 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// Builds a decoder whose tensors are the variables `vars`, named and shaped as
+    /// [`Config::tensors`] says, all on one device. With [`Precision::Bf16`] products round their
+    /// factors to bf16 (TF32 on a GPU), forward and backward; weights, sums and gradients stay f32.
+    ///
+    /// # Errors
+    /// When a variable is missing or has another shape than `config` says; for
+    /// [`Precision::Int8`], whose weights cannot be trained.
+    pub fn trainable(
+        config: Config,
+        vars: &BTreeMap<String, Var>,
+        precision: Precision,
+    ) -> Result<Self> {
+        let rounding = match precision {
+            Precision::F32 => Rounding::F32,
+            Precision::Bf16 => Rounding::Bf16,
+            Precision::Int8 => {
+                let text = "weights in 8 bits cannot be trained: precision must be f32 or bf16";
+                return Err(Error::invalid(text));
+            }
+        };
+        let device = vars.values().next().map(|var| var.device());
+        let device = device.filter(|device| !device.is_cpu());
+        if device.is_some() {
+            // A GPU's own rounding of factors (TF32) is finer than bf16 and costs no more.
+            candle_core::cuda::set_gemm_reduced_precision_f32(rounding == Rounding::Bf16);
+        }
+        Decoder::new(config, &mut Source::trained(vars, rounding, device))
+    }
+
     /// Builds the decoder from its tensors.
     ///
     /// # Errors

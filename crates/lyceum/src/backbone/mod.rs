@@ -41,7 +41,6 @@ pub use config::Config;
 pub use decoder::{Decoder, Logits};
 pub use family::families;
 pub use gpt::{GptNeo, Span};
-pub(crate) use load::Source;
 pub use load::{Base, write_folder};
 pub use own::OwnTensors;
 pub use pattern::SitePattern;

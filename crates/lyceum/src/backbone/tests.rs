@@ -6,8 +6,9 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use lyceum_kernels::gemm::Rounding;
 
+use super::load::Source;
 use super::weights::Weights;
-use super::{Config, Decoder, Source, families};
+use super::{Config, Decoder, families};
 use crate::mix::{Pass, Segments};
 use crate::rng::Rng;
 

@@ -13,6 +13,15 @@ use crate::error::{Error, Result};
 const FIELDS: [&str; 3] = ["query", "choices", "gold"];
 
 /// A question with its options.
+///
+/// ```
+/// use lyceum::data::Question;
+///
+/// let row = br#"{"query":"What is wet?","choices":["water","stone"],"gold":0}"#;
+/// let questions = Question::from_jsonl(row, "questions.jsonl")?;
+/// assert_eq!(questions[0].choices[questions[0].gold], "water");
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {
     /// What stands before an option; may be empty, then options are scored alone.

@@ -88,6 +88,16 @@ pub struct Example {
 }
 
 /// Examples of some tasks.
+///
+/// ```
+/// use lyceum::data::{Dataset, Split};
+///
+/// let rows = br#"{"source":"2 + 2 =","target":"4","task_name":"sums","split":"test"}"#;
+/// let data = Dataset::from_jsonl(rows, "sums.jsonl")?;
+/// let test = data.select(None, Split::Test)?;
+/// assert_eq!((test[0].task.as_str(), test[0].target.as_str()), ("sums", "4"));
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
     /// All rows, in the order of the files.

@@ -11,6 +11,20 @@ const PATIENCE: usize = 16;
 ///
 /// Each step decodes a few tokens: those of the last piece given, because a decoder may treat the
 /// first token of a text differently, and those not given yet.
+///
+/// ```
+/// use lyceum::backbone::Precision;
+/// use lyceum::data::TextStream;
+///
+/// let tokenizer = lyceum::assets::base(Precision::F32)?.tokenizer;
+/// let mut stream = TextStream::new(&tokenizer);
+/// let mut text = String::new();
+/// for id in tokenizer.encode("café")? {
+///     text += &stream.push(id)?;
+/// }
+/// assert_eq!(text + &stream.finish()?, "café");
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,

@@ -24,6 +24,15 @@ pub struct Tokens {
 }
 
 /// A tokenizer, with the tokens that stand around a text and the way prompts and labels are joined.
+///
+/// ```
+/// use lyceum::backbone::Precision;
+///
+/// let tokenizer = lyceum::assets::base(Precision::F32)?.tokenizer;
+/// let ids = tokenizer.encode(" a few words")?;
+/// assert_eq!(tokenizer.decode(&ids)?, " a few words");
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Question, Tokens};
 use crate::error::{Context, Error, Result};
-use crate::figure::{Row, Subject};
+use crate::figure::{Estimate, Row, Subject};
 use crate::model::Model;
-use crate::train::Watch;
+use crate::progress::{Progress, Step};
 
 /// A model's answer to one question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,24 +66,91 @@ pub const ACCURACIES: [Accuracy; 3] = [
     ("acc_tok", Answer::acc_tok),
 ];
 
-/// The accuracy of a blind choice: the mean of one over the number of options.
-pub fn chance(answers: &[Answer]) -> f64 {
-    let blind = answers
-        .iter()
-        .map(|a| 1.0 / a.log_probs.len().max(1) as f64);
-    blind.sum::<f64>() / answers.len().max(1) as f64
+/// A model's answers to the questions of an evaluation.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lyceum::prelude::*;
+/// use lyceum::progress::NoProgress;
+///
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
+/// let questions = &lyceum::assets::arc_easy()?[..4];
+/// let answers = eval::multiple_choice(&model, questions, 16, &mut NoProgress)?;
+/// println!("acc {}, acc_norm {}", answers.acc(), answers.acc_norm());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answers(Vec<Answer>);
+
+impl From<Vec<Answer>> for Answers {
+    fn from(rows: Vec<Answer>) -> Self {
+        Answers(rows)
+    }
 }
 
-/// The accuracies that `answers` to the questions called `task` make.
-pub fn answer_rows(subject: &Subject, task: &str, answers: &[Answer]) -> Vec<Row> {
-    let row = |(metric, score): Accuracy| {
-        let values: Vec<f64> = answers.iter().map(score).collect();
-        subject.row(task, metric, &values)
-    };
-    ACCURACIES.map(row).into()
+impl Answers {
+    /// The rows, in the order of the questions.
+    pub fn rows(&self) -> &[Answer] {
+        &self.0
+    }
+
+    /// The rows themselves.
+    pub fn into_rows(self) -> Vec<Answer> {
+        self.0
+    }
+
+    /// Accuracy by summed log-probability, 0 to 1.
+    pub fn acc(&self) -> Estimate {
+        self.accuracy(Answer::acc)
+    }
+
+    /// Accuracy by log-probability per character, 0 to 1.
+    pub fn acc_norm(&self) -> Estimate {
+        self.accuracy(Answer::acc_norm)
+    }
+
+    /// Accuracy by log-probability per byte, 0 to 1.
+    pub fn acc_bytes(&self) -> Estimate {
+        self.accuracy(Answer::acc_bytes)
+    }
+
+    /// Accuracy by log-probability per token, 0 to 1.
+    pub fn acc_tok(&self) -> Estimate {
+        self.accuracy(Answer::acc_tok)
+    }
+
+    /// Mean of [`Answers::acc`], 0 to 1.
+    pub fn mean(&self) -> f64 {
+        self.acc().mean
+    }
+
+    /// Standard error of [`Answers::mean`].
+    pub fn stderr(&self) -> f64 {
+        self.acc().stderr
+    }
+
+    fn accuracy(&self, score: fn(&Answer) -> f64) -> Estimate {
+        let scores: Vec<f64> = self.0.iter().map(score).collect();
+        Estimate::of(&scores)
+    }
+
+    /// The accuracy of a blind choice: the mean of one over the number of options.
+    pub fn chance(&self) -> f64 {
+        let blind = |answer: &Answer| 1.0 / answer.log_probs.len().max(1) as f64;
+        self.0.iter().map(blind).sum::<f64>() / self.0.len().max(1) as f64
+    }
+
+    /// The accuracies of `subject` on the questions called `task`.
+    pub fn figures(&self, subject: &Subject, task: &str) -> Vec<Row> {
+        let row = |(metric, score): Accuracy| {
+            let values: Vec<f64> = self.0.iter().map(score).collect();
+            subject.row(task, metric, &values)
+        };
+        ACCURACIES.map(row).into()
+    }
 }
 
-/// What an error calls an option: its question's number and its own, both from 1, and its text.
+/// The name of an option in errors: its question's number and its own, both from 1, and its text.
 fn named(question: usize, option: usize, asked: &Question) -> String {
     let text = asked.choices.get(option).map_or("", String::as_str);
     let end = text.char_indices().nth(60).map_or(text.len(), |(at, _)| at);
@@ -95,22 +162,23 @@ fn named(question: usize, option: usize, asked: &Question) -> String {
     )
 }
 
-/// Answers `questions`, `batch` at a time.
+/// Answers `questions`, `batch_size` at a time, by the log-likelihood of their options.
 ///
 /// # Errors
 /// When an option has no token of its own, more than the base has positions, or a log-probability
 /// that is not finite (the error names the question by its number, from 1, and the option), or the
-/// router cannot decide.
-pub fn choose(
+/// router cannot decide; [`Error::Stopped`] when `progress` stops the run before the last question,
+/// and then nothing is kept.
+pub fn multiple_choice(
     model: &Model,
     questions: &[Question],
-    batch: usize,
-    watch: &mut dyn Watch,
-) -> Result<Vec<Answer>> {
+    batch_size: usize,
+    progress: &mut dyn Progress,
+) -> Result<Answers> {
     let longest = model.base().decoder.config().max_position_embeddings;
     let mut answers = Vec::with_capacity(questions.len());
     let tokenizer = &model.base().tokenizer;
-    for some in questions.chunks(batch.max(1)) {
+    for some in questions.chunks(batch_size.max(1)) {
         let done = answers.len();
         let groups: Vec<Vec<Tokens>> = some
             .iter()
@@ -143,7 +211,12 @@ pub fn choose(
             });
         }
         let mean = answers.iter().map(Answer::acc).sum::<f64>() / answers.len() as f64;
-        watch.step(answers.len(), questions.len(), mean, tokens);
+        let step = Step {
+            value: mean,
+            tokens,
+            ..Step::new(answers.len(), questions.len())
+        };
+        super::reported(&step, progress)?;
     }
-    Ok(answers)
+    Ok(answers.into())
 }

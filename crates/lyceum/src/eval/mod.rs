@@ -8,88 +8,26 @@ pub mod rouge;
 mod routing;
 pub mod text;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
-pub use choice::{ACCURACIES, Accuracy, Answer, answer_rows, chance, choose};
+pub use choice::{ACCURACIES, Accuracy, Answer, Answers, multiple_choice};
 pub use routing::RoutingProbe;
 
 use crate::data::{Example, Question, Tokenizer, Tokens};
 use crate::error::{Error, Result};
-use crate::figure::{Cut, Row, Subject};
+use crate::figure::{Cut, Estimate, Row, Subject};
+use crate::generate::{self, GenerationConfig};
 use crate::mix::Probe;
-use crate::model::{Batch, Decoding, Model};
+use crate::model::{Batch, Model};
 use crate::name::Name;
-use crate::train::Watch;
+use crate::progress::{Progress, Step};
 
-/// Batches between two words about how far it is: one that ends leaves room for the next.
+/// Batches between two reports of progress: larger chunks keep continuous batching full.
 const PROGRESS: usize = 4;
 
-/// How text is generated and batched.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Most new tokens per example.
-    pub max_new: usize,
-    /// Longest input in tokens; the left end of longer ones is cut off.
-    pub max_input: usize,
-    /// Examples decoded together.
-    pub batch: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            max_new: 128,
-            max_input: 1024,
-            batch: 32,
-        }
-    }
-}
-
-impl Limits {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] naming the first value out of range.
-    pub fn check(&self) -> Result<()> {
-        let values = [
-            ("max_new", self.max_new),
-            ("max_input", self.max_input),
-            ("batch", self.batch),
-        ];
-        match values.iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err(Error::invalid(format!("{name} must be at least 1"))),
-            None => Ok(()),
-        }
-    }
-
-    /// What a base of so many positions has room for: new tokens take at most half of them, and
-    /// inputs what is left.
-    #[must_use]
-    pub fn within(&self, positions: usize) -> Limits {
-        let max_new = self.max_new.min(positions / 2).max(1);
-        Limits {
-            max_new,
-            max_input: self.max_input.min(positions.saturating_sub(max_new)),
-            batch: self.batch,
-        }
-    }
-
-    /// What generating `predictions` over a base of so many positions left out.
-    pub fn cut(&self, positions: usize, predictions: &[Prediction]) -> Cut {
-        let within = self.within(positions);
-        Cut {
-            what: "rouge-l".into(),
-            rows: predictions.len(),
-            cut: predictions.iter().filter(|p| p.cut).count(),
-            max_input: within.max_input,
-            max_new: within.max_new,
-            max_new_asked: self.max_new,
-        }
-    }
-}
-
-/// What a model wrote for one example, and its score.
+/// The text generated for one example, and its score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The example's task.
@@ -102,29 +40,100 @@ pub struct Prediction {
     pub text: String,
     /// ROUGE-L, 0 to 100.
     pub score: f64,
-    /// Whether the prompt was too long and lost its left end.
+    /// The prompt was too long and lost its left end.
     pub cut: bool,
 }
 
-/// ROUGE-L by task, in the order of their names, then `mean` over all examples.
-pub fn prediction_rows(subject: &Subject, predictions: &[Prediction]) -> Vec<Row> {
-    let tasks: std::collections::BTreeSet<&Name> = predictions.iter().map(|p| &p.task).collect();
-    let scores = |task: Option<&Name>| -> Vec<f64> {
-        let own = predictions
-            .iter()
-            .filter(|p| task.is_none_or(|task| p.task == *task));
-        own.map(|p| p.score).collect()
-    };
-    let by_task = tasks
-        .into_iter()
-        .map(|t| subject.row(t.as_str(), "rouge-l", &scores(Some(t))));
-    by_task
-        .chain([subject.row("mean", "rouge-l", &scores(None))])
-        .collect()
+/// The texts generated for the rows of an evaluation, each with its ROUGE-L.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lyceum::prelude::*;
+/// use lyceum::progress::NoProgress;
+///
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
+/// let test = lyceum::assets::tasks()?.select(None, Split::Test)?;
+/// let config = GenerationConfig::default().max_new_tokens(4);
+/// let texts = eval::rouge_l(&model, &test[..2], &config, &mut NoProgress)?;
+/// println!("ROUGE-L {}: {:?}", texts.rouge_l(), texts.rows()[0].text);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Predictions(Vec<Prediction>);
+
+impl From<Vec<Prediction>> for Predictions {
+    fn from(rows: Vec<Prediction>) -> Self {
+        Predictions(rows)
+    }
 }
 
-/// Whether something of `len` tokens, at most `longest` being kept, has more; `longer` says how many
-/// are kept of it at most so many.
+impl Predictions {
+    /// The rows, in the order of the examples.
+    pub fn rows(&self) -> &[Prediction] {
+        &self.0
+    }
+
+    /// The rows themselves.
+    pub fn into_rows(self) -> Vec<Prediction> {
+        self.0
+    }
+
+    /// ROUGE-L over all rows, 0 to 100.
+    pub fn rouge_l(&self) -> Estimate {
+        Estimate::of(&self.scores(None))
+    }
+
+    /// Mean ROUGE-L over all rows, 0 to 100.
+    pub fn mean(&self) -> f64 {
+        self.rouge_l().mean
+    }
+
+    /// Standard error of [`Predictions::mean`].
+    pub fn stderr(&self) -> f64 {
+        self.rouge_l().stderr
+    }
+
+    /// ROUGE-L by task, 0 to 100.
+    pub fn by_task(&self) -> BTreeMap<Name, Estimate> {
+        let tasks: BTreeSet<&Name> = self.0.iter().map(|p| &p.task).collect();
+        let estimate = |task: &Name| (task.clone(), Estimate::of(&self.scores(Some(task))));
+        tasks.into_iter().map(estimate).collect()
+    }
+
+    /// The scores of the rows of `task`, or of all.
+    pub fn scores(&self, task: Option<&Name>) -> Vec<f64> {
+        let own = |p: &&Prediction| task.is_none_or(|task| p.task == *task);
+        self.0.iter().filter(own).map(|p| p.score).collect()
+    }
+
+    /// ROUGE-L of `subject` by task, in the order of their names, then `mean` over all rows.
+    pub fn figures(&self, subject: &Subject) -> Vec<Row> {
+        let tasks: BTreeSet<&Name> = self.0.iter().map(|p| &p.task).collect();
+        let row = |task: &Name| subject.row(task.as_str(), METRIC, &self.scores(Some(task)));
+        let mean = subject.row("mean", METRIC, &self.scores(None));
+        tasks.into_iter().map(row).chain([mean]).collect()
+    }
+
+    /// The prompts that lost tokens, and the limits they were generated under, over a base of so
+    /// many positions.
+    pub fn cut(&self, config: &GenerationConfig, positions: usize) -> Cut {
+        let within = config.within(positions);
+        Cut {
+            what: METRIC.into(),
+            rows: self.0.len(),
+            cut: self.0.iter().filter(|p| p.cut).count(),
+            max_input: within.max_input_tokens,
+            max_new: within.max_new_tokens,
+            max_new_asked: config.max_new_tokens,
+        }
+    }
+}
+
+/// The name of the metric of [`rouge_l`] in reports.
+const METRIC: &str = "rouge-l";
+
+/// Returns `true` if something of which at most `longest` tokens are kept, `len` here, has more;
+/// `longer` returns how many are kept under another limit.
 fn cut(len: usize, longest: usize, longer: impl Fn(usize) -> Result<usize>) -> Result<bool> {
     Ok(len >= longest && longer(longest.saturating_add(1))? > len)
 }
@@ -188,30 +197,27 @@ const SPARE: usize = 16;
 /// Greedy generation on `examples`, scored by ROUGE-L against their references.
 ///
 /// # Errors
-/// When a prompt cannot be tokenised or the router cannot decide.
+/// When a prompt cannot be tokenised or the router cannot decide; [`Error::Stopped`] when
+/// `progress` stops the run before the last example, and then nothing is kept.
 pub fn rouge_l(
     model: &Model,
     examples: &[Example],
-    limits: &Limits,
-    watch: &mut dyn Watch,
-) -> Result<Vec<Prediction>> {
+    config: &GenerationConfig,
+    progress: &mut dyn Progress,
+) -> Result<Predictions> {
     let tokenizer = &model.base().tokenizer;
     let positions = model.base().decoder.config().max_position_embeddings;
-    limits.check()?;
-    let limits = limits.within(positions);
-    let longest = limits.max_input;
+    config.check()?;
+    let config = config.within(positions);
+    let longest = config.max_input_tokens;
     let mut all = Vec::with_capacity(examples.len());
-    let how = Decoding {
-        max_new: limits.max_new,
-        live: limits.batch,
-    };
-    for batch in examples.chunks(how.live * PROGRESS) {
+    for batch in examples.chunks(config.batch_size * PROGRESS) {
         let prompts: Vec<Vec<u32>> = batch
             .iter()
             .map(|e| tokenizer.prompt(e, longest))
             .collect::<Result<_>>()?;
         let tasks: Vec<Name> = batch.iter().map(|e| e.task.clone()).collect();
-        let news = model.generate(&prompts, &tasks, &how, |_, _| ())?;
+        let news = model.generate_tokens(&prompts, &tasks, &config, generate::ignore)?;
         let mut tokens = 0;
         for ((example, prompt), new) in batch.iter().zip(&prompts).zip(&news) {
             tokens += prompt.len() + new.len();
@@ -232,9 +238,24 @@ pub fn rouge_l(
             });
         }
         let mean = all.iter().map(|p| p.score).sum::<f64>() / all.len() as f64;
-        watch.step(all.len(), examples.len(), mean, tokens);
+        let step = Step {
+            value: mean,
+            tokens,
+            ..Step::new(all.len(), examples.len())
+        };
+        reported(&step, progress)?;
     }
-    Ok(all)
+    Ok(all.into())
+}
+
+/// Reports `step`, and ends the evaluation if it is to stop before its last example.
+fn reported(step: &Step, progress: &mut dyn Progress) -> Result<()> {
+    if progress.step(step).is_break() && step.done < step.total {
+        let (done, total) = (step.done, step.total);
+        let text = format!("stopped after {done} of {total} examples; their results are not kept");
+        return Err(Error::Stopped(text));
+    }
+    Ok(())
 }
 
 /// The mean cross-entropy over its target tokens of each example, nats; `probe` sees the routing.

@@ -1,5 +1,7 @@
 //! Copying between libraries, whatever their stores.
 
+use std::collections::BTreeMap;
+
 use super::Library;
 use super::entry::{Derived, Entry};
 use super::plan::Edit;
@@ -9,6 +11,9 @@ use crate::store::{Put, each};
 
 /// Experts per version of a copy: an interrupted one goes on from the last of them.
 const TOGETHER: usize = 64;
+
+/// An expert to be copied: its name, its entry, and what the destination has under the name.
+type Lacking = (Name, Entry, Option<Entry>);
 
 /// What a copy did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -46,6 +51,24 @@ impl Library {
         how: Put,
         mut done: impl FnMut(usize, usize),
     ) -> Result<Copied> {
+        let entries = self.entries_of(only)?;
+        let all = entries.len();
+        let missing = to.lacking(entries, how)?;
+        let mut copied = Copied {
+            experts: 0,
+            artifacts: 0,
+            already: all - missing.len(),
+        };
+        done(copied.already, all);
+        for chunk in missing.chunks(TOGETHER) {
+            self.copy_together(to, chunk, how, &mut copied)?;
+            done(copied.already + copied.experts, all);
+        }
+        Ok(copied)
+    }
+
+    /// The entries of the experts `only`, all when absent.
+    fn entries_of(&self, only: Option<&[Name]>) -> Result<BTreeMap<Name, Entry>> {
         let mut entries = self.entries()?;
         if let Some(only) = only {
             for name in only {
@@ -55,13 +78,12 @@ impl Library {
             }
             entries.retain(|name, _| only.contains(name));
         }
-        let there = to.entries()?;
-        let mut copied = Copied {
-            experts: 0,
-            artifacts: 0,
-            already: 0,
-        };
-        let all = entries.len();
+        Ok(entries)
+    }
+
+    /// Those of `entries` that are not the same in this library already.
+    fn lacking(&self, entries: BTreeMap<Name, Entry>, how: Put) -> Result<Vec<Lacking>> {
+        let there = self.entries()?;
         let mut missing = Vec::new();
         for (name, entry) in entries {
             match there.get(&name) {
@@ -70,45 +92,50 @@ impl Library {
                         kind: "expert",
                         name: name.to_string(),
                     })
-                    .context(|| format!("copying to {}", to.uri()));
+                    .context(|| format!("copying to {}", self.uri()));
                 }
-                Some(other) if other.same(&entry) && has_artifacts(other, &entry) => {
-                    copied.already += 1;
-                }
+                Some(other) if other.same(&entry) && has_artifacts(other, &entry) => {}
                 other => missing.push((name, entry, other.cloned())),
             }
         }
-        done(copied.already, all);
-        for chunk in missing.chunks(TOGETHER) {
-            let mut batch = to.batch()?;
-            let epoch = batch.base().epoch();
-            let width = to.shared.objects.store.width();
-            let width = width.max(self.shared.objects.store.width());
-            let staged = each(width, chunk, |(name, entry, other)| {
-                self.transfer(to, (name, entry, other.as_ref()), epoch)
-            })?;
-            for ((name, entry, other), new) in chunk.iter().zip(staged) {
-                match other.as_ref().is_some_and(|other| other.same(entry)) {
-                    true => copied.already += 1,
-                    false => copied.experts += 1,
-                }
-                copied.artifacts += new.artifacts.len();
-                let artifacts = new.artifacts.clone();
-                let files = Entry {
-                    artifacts: std::collections::BTreeMap::new(),
-                    ..new
-                };
-                batch.push(name.clone(), Edit::Put(Box::new(files), how));
-                for (kind, derived) in artifacts {
-                    batch.push(name.clone(), Edit::Derive(kind, derived));
-                }
+        Ok(missing)
+    }
+
+    /// Copies the experts of `chunk` to `to` as one version, and counts them in `copied`.
+    fn copy_together(
+        &self,
+        to: &Library,
+        chunk: &[Lacking],
+        how: Put,
+        copied: &mut Copied,
+    ) -> Result<()> {
+        let mut batch = to.batch()?;
+        let epoch = batch.base().epoch();
+        let width = to.shared.objects.store.width();
+        let width = width.max(self.shared.objects.store.width());
+        let staged = each(width, chunk, |(name, entry, other)| {
+            self.transfer(to, (name, entry, other.as_ref()), epoch)
+        })?;
+        for ((name, entry, other), new) in chunk.iter().zip(staged) {
+            match other.as_ref().is_some_and(|other| other.same(entry)) {
+                true => copied.already += 1,
+                false => copied.experts += 1,
             }
-            batch
-                .commit()
-                .context(|| format!("copying to {}", to.uri()))?;
-            done(copied.already + copied.experts, all);
+            copied.artifacts += new.artifacts.len();
+            let artifacts = new.artifacts.clone();
+            let files = Entry {
+                artifacts: BTreeMap::new(),
+                ..new
+            };
+            batch.push(name.clone(), Edit::Put(Box::new(files), how));
+            for (kind, derived) in artifacts {
+                batch.push(name.clone(), Edit::Derive(kind, derived));
+            }
         }
-        Ok(copied)
+        batch
+            .commit()
+            .context(|| format!("copying to {}", to.uri()))?;
+        Ok(())
     }
 
     /// Brings the objects of `entry` to `to`, and returns what to commit there: its files, and

@@ -110,6 +110,19 @@ impl Judge<'_> {
         Error::not_found(kind, self.name.as_str(), [])
     }
 
+    /// What comes of `edit`, looking at the first of two versions, on the second.
+    fn outcome(&self, edit: &Edit, (seen, now): (&Over<'_>, &Over<'_>)) -> Result<Outcome> {
+        match edit {
+            Edit::Put(entry, how) => self.put(entry, *how),
+            Edit::Remove => self.remove(),
+            Edit::Restore => self.restore(),
+            Edit::RestoreFrom(entry, how) => self.restore_from(entry, *how),
+            Edit::Rename(to, entry) => self.rename(to, entry, [seen.get(to)?, now.get(to)?]),
+            Edit::Derive(kind, derived) => self.derive(kind, derived),
+            Edit::Forget => Ok(self.forget()),
+        }
+    }
+
     fn put(&self, entry: &Entry, how: Put) -> Result<Outcome> {
         let (was, is) = (live(self.was.as_ref()), live(self.is.as_ref()));
         if is.is_some_and(|is| is.same(entry)) {
@@ -264,17 +277,7 @@ impl Plan {
                 since: base.version(),
                 time,
             };
-            let outcome = match edit {
-                Edit::Put(entry, how) => judge.put(entry, *how)?,
-                Edit::Remove => judge.remove()?,
-                Edit::Restore => judge.restore()?,
-                Edit::RestoreFrom(entry, how) => judge.restore_from(entry, *how)?,
-                Edit::Rename(to, entry) => {
-                    judge.rename(to, entry, [seen.get(to)?, now.get(to)?])?
-                }
-                Edit::Derive(kind, derived) => judge.derive(kind, derived)?,
-                Edit::Forget => judge.forget(),
-            };
+            let outcome = judge.outcome(edit, (&seen, &now))?;
             let was_live = judge.is.as_ref().is_some_and(Entry::live);
             let mut change = |did, to| {
                 let expert = name.clone();

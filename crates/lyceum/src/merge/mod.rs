@@ -48,6 +48,17 @@ impl Truncation {
 
 /// Merges `experts` into one called `name`; their order does not matter.
 ///
+/// ```no_run
+/// use lyceum::Name;
+/// use lyceum::library::Library;
+/// use lyceum::merge::{Knobs, MergeSpec, merge};
+///
+/// let library = Library::open("experts")?;
+/// let ties = MergeSpec::new("ties", Knobs { density: Some(0.2), ..Knobs::default() })?;
+/// let merged = merge(&library.experts()?, &ties, &Name::new("all")?)?;
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Mismatch`] when the experts are of different bases, or (but for `linear` and `cat`)
 /// have different layers, ranks or scales; [`Error::Invalid`] when weights and experts do not have

@@ -5,6 +5,15 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 
 /// The lengths of packed sequences, and how many tokens of each came before (in a cache).
+///
+/// ```
+/// use lyceum::mix::Segments;
+///
+/// // Two sequences: two new tokens of one that begins, one new token after five earlier ones.
+/// let segments = Segments::after(&[2, 1], &[0, 5])?;
+/// assert_eq!(segments.positions(), [0, 1, 5]);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segments {
     lens: Arc<[usize]>,

@@ -257,79 +257,113 @@ type Files = Vec<(String, Vec<u8>)>;
 fn derived(expert: &Expert, artifact: &Artifact) -> Result<Option<Files>> {
     let name = &expert.card.name;
     let config = artifact.spec.get("mttl").and_then(Json::as_object).cloned();
-    let file = |data_type: &str, data: Value<'static>, config: &Map<String, Json>| {
-        let config = value(&Json::Object(config.clone()));
-        let whole = Value::Dict(vec![(text("data"), data), (text("config"), config)]);
-        Ok::<_, Error>((format!("{name}.{data_type}.bin"), torch::save(&whole)?))
-    };
-    let each = |key: &dyn Fn(&Site) -> String, rows: &[usize], numpy| -> Result<Value<'static>> {
-        let mut pairs = Vec::new();
-        for site in in_order(artifact.vectors.keys().cloned()) {
-            let vector = &artifact.vectors[&site];
-            let shape = [rows, vector.dims()].concat();
-            pairs.push((text(key(&site)), stored(vector, &shape, numpy)?));
-        }
-        Ok(Value::Dict(pairs))
-    };
-    let plain = |site: &Site| site.to_string();
     Ok(Some(match artifact.kind.as_str() {
         kind @ ("arrow" | "arrow-scaled") => {
-            let config = config.unwrap_or_else(|| {
-                fields(&[
-                    ("name", Json::Null),
-                    ("ab_only", json!(true)),
-                    ("scale", json!(false)),
-                    ("tie_params", json!("default")),
-                    ("tie_op", json!("concat")),
-                ])
-            });
-            let stem = save_name("arrowtransformconfig", &config)?;
-            let mut values = Vec::new();
-            for site in in_order(artifact.vectors.keys().cloned()) {
-                let lora = expert.loras.get(&site);
-                let lora = lora.ok_or_else(|| Error::not_found("site", site.as_str(), []))?;
-                let stretch = stretch(lora, &artifact.vectors[&site])?;
-                values.push((text(plain(&site)), Value::Float(stretch)));
-            }
-            let mut files = vec![
-                file(&format!("{stem}_eigvals"), Value::Dict(values), &config)?,
-                file(
-                    &format!("{stem}_protos"),
-                    each(&plain, &[], false)?,
-                    &config,
-                )?,
-            ];
-            if kind == "arrow" {
-                files.push(file(
-                    &format!("{stem}_vectors"),
-                    each(&plain, &[], true)?,
-                    &config,
-                )?);
-            }
-            files
+            let config = config.unwrap_or_else(arrow_config);
+            arrow(expert, artifact, &config, kind == "arrow")?
         }
         "phatgoose" => {
             let config = config.map_or_else(|| gates_config(&artifact.spec["how"]), Ok)?;
             let key = |site: &Site| format!("{site}.selector.{name}.v");
             let stem = save_name("phatgoosetransformconfig", &config)?;
-            vec![file(&stem, each(&key, &[1], true)?, &config)?]
+            vec![file(
+                name,
+                &stem,
+                each(artifact, key, &[1], true)?,
+                &config,
+            )?]
         }
         "svd-embedding" => {
             let (Some(config), Some(whole)) = (config, artifact.vectors.get(WHOLE)) else {
                 return Ok(None);
             };
             let stem = save_name("svdembeddingtransformconfig", &config)?;
-            vec![file(&stem, stored(whole, whole.dims(), true)?, &config)?]
+            let whole = stored(whole, whole.dims(), true)?;
+            vec![file(name, &stem, whole, &config)?]
         }
         "hidden-state" => {
             let Some(config) = config else {
                 return Ok(None);
             };
             let stem = save_name("hiddenstatecomputerconfig", &config)?;
-            vec![file(&stem, each(&plain, &[], false)?, &config)?]
+            let vectors = each(artifact, Site::to_string, &[], false)?;
+            vec![file(name, &stem, vectors, &config)?]
         }
         _ => return Ok(None),
     }))
+}
+
+/// Arrow's prototypes as MTTL's: how far the adapter stretches along them, and they themselves;
+/// with `vectors` once more, as numpy's arrays.
+fn arrow(
+    expert: &Expert,
+    artifact: &Artifact,
+    config: &Map<String, Json>,
+    vectors: bool,
+) -> Result<Files> {
+    let name = &expert.card.name;
+    let stem = save_name("arrowtransformconfig", config)?;
+    let mut values = Vec::new();
+    for site in in_order(artifact.vectors.keys().cloned()) {
+        let lora = expert.loras.get(&site);
+        let lora = lora.ok_or_else(|| Error::not_found("site", site.as_str(), []))?;
+        let stretch = stretch(lora, &artifact.vectors[&site])?;
+        values.push((text(site.to_string()), Value::Float(stretch)));
+    }
+    let protos = each(artifact, Site::to_string, &[], false)?;
+    let mut files = vec![
+        file(
+            name,
+            &format!("{stem}_eigvals"),
+            Value::Dict(values),
+            config,
+        )?,
+        file(name, &format!("{stem}_protos"), protos, config)?,
+    ];
+    if vectors {
+        let vectors = each(artifact, Site::to_string, &[], true)?;
+        files.push(file(name, &format!("{stem}_vectors"), vectors, config)?);
+    }
+    Ok(files)
+}
+
+/// One file of auxiliary data: the data, and the settings they were made with.
+fn file(
+    name: &Name,
+    data_type: &str,
+    data: Value<'static>,
+    config: &Map<String, Json>,
+) -> Result<(String, Vec<u8>)> {
+    let config = value(&Json::Object(config.clone()));
+    let whole = Value::Dict(vec![(text("data"), data), (text("config"), config)]);
+    Ok((format!("{name}.{data_type}.bin"), torch::save(&whole)?))
+}
+
+/// The vectors of all sites under their keys, with the axes `rows` before their own.
+fn each(
+    artifact: &Artifact,
+    key: impl Fn(&Site) -> String,
+    rows: &[usize],
+    numpy: bool,
+) -> Result<Value<'static>> {
+    let mut pairs = Vec::new();
+    for site in in_order(artifact.vectors.keys().cloned()) {
+        let vector = &artifact.vectors[&site];
+        let shape = [rows, vector.dims()].concat();
+        pairs.push((text(key(&site)), stored(vector, &shape, numpy)?));
+    }
+    Ok(Value::Dict(pairs))
+}
+
+/// MTTL's settings of Arrow's prototypes.
+fn arrow_config() -> Map<String, Json> {
+    fields(&[
+        ("name", Json::Null),
+        ("ab_only", json!(true)),
+        ("scale", json!(false)),
+        ("tie_params", json!("default")),
+        ("tie_op", json!("concat")),
+    ])
 }
 
 fn fields(pairs: &[(&str, Json)]) -> Map<String, Json> {

@@ -8,6 +8,7 @@ use crate::backbone::Base;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::name::{Name, Site};
+use crate::route::Role;
 
 /// The libraries a method is evaluated over; the base needs none.
 pub(super) const LIBRARIES: [&str; 2] = ["private", "mbc"];
@@ -41,7 +42,7 @@ impl Recipe {
             let spec = method.spec()?;
             let equal = |other: &&Method| {
                 let same = other.spec().ok() == Some(spec);
-                same && (!spec.about().mixes || other.mixing == method.mixing)
+                same && (!spec.about().mixes() || other.mixing == method.mixing)
             };
             if let Some(other) = self.methods[..i].iter().find(equal) {
                 return Err(Error::invalid(format!(
@@ -107,7 +108,7 @@ impl Recipe {
         }
         let n = tasks.len();
         for method in &self.methods {
-            if let Some(k) = method.spec()?.top_k().filter(|k| *k > n) {
+            if let Some(k) = method.spec()?.experts_per_token().filter(|k| *k > n) {
                 return Err(Error::invalid(format!(
                     "method `{}` asks for {k} experts per token, and there is one expert for each \
                      of {n} tasks; lower top_k",
@@ -160,15 +161,16 @@ impl Recipe {
 impl Method {
     /// Whether its router must be told the task of each row.
     fn told(&self) -> bool {
-        self.router == "oracle"
+        self.spec()
+            .is_ok_and(|spec| spec.about().role == Role::Oracle)
     }
 
     /// The names of its files below `predictions`, as file systems that ignore case see them.
     fn files(&self) -> Result<Vec<String>> {
         let spec = self.spec()?;
-        let libraries: &[&str] = match spec.about().name {
-            "base" => &[""],
-            _ => &LIBRARIES,
+        let libraries: &[&str] = match spec.is_base() {
+            true => &[""],
+            false => &LIBRARIES,
         };
         let mut files = Vec::new();
         for library in libraries {

@@ -48,7 +48,7 @@ impl Inputs {
         let name = recipe.downstream.as_deref().map(super::downstream_name);
         Ok(Inputs {
             common: hash(&common)?,
-            test: rows(base, recipe.eval.max_input, test)?,
+            test: rows(base, recipe.eval.max_input_tokens, test)?,
             questions: hash(&json!([name, asked(base, questions)?]))?,
         })
     }

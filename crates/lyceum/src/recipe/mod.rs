@@ -6,26 +6,26 @@
 
 mod check;
 mod kept;
+mod observer;
 mod run;
-mod stages;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use check::{downstream_name, is_arc_easy};
-pub use run::{Progress, run};
-pub use stages::{origin, train_missing};
+pub use observer::StageObserver;
+pub use run::run;
 
 use crate::backbone::Precision;
 use crate::error::{Context, Error, Result};
-use crate::eval::Limits;
 use crate::figure::Subject;
+use crate::generate::GenerationConfig;
 use crate::lora::LoraConfig;
 use crate::mix::Mixing;
 use crate::name::Name;
 use crate::route::RouterSpec;
-use crate::train::How;
+use crate::train::TrainConfig;
 use crate::transform::{Mbc, Phatgoose};
 
 /// An experiment.
@@ -54,7 +54,7 @@ pub struct Recipe {
     pub lora: LoraConfig,
     /// How experts are trained.
     #[serde(default)]
-    pub train: How,
+    pub train: TrainConfig,
     /// How they are clustered.
     #[serde(default)]
     pub mbc: Mbc,
@@ -63,7 +63,7 @@ pub struct Recipe {
     pub phatgoose: Phatgoose,
     /// How text is generated.
     #[serde(default)]
-    pub eval: Limits,
+    pub eval: GenerationConfig,
     /// What is compared.
     pub methods: Vec<Method>,
     /// Multiple-choice file for downstream evaluation; `arc-easy` is the one shipped.
@@ -109,7 +109,10 @@ impl Method {
     /// # Errors
     /// When there is no such router or a knob is out of range.
     pub fn spec(&self) -> Result<RouterSpec> {
-        RouterSpec::new(&self.router, self.top_k, self.temperature)
+        let spec = RouterSpec::named(&self.router)?
+            .top_k(self.top_k)
+            .temperature(self.temperature);
+        spec.check().map(|()| spec)
     }
 
     /// The mixing as reports show it: only where it makes a difference.
@@ -117,7 +120,7 @@ impl Method {
     /// # Errors
     /// As [`Method::spec`].
     pub fn mixing_label(&self) -> Result<&'static str> {
-        Ok(match (self.spec()?.about().mixes, self.mixing) {
+        Ok(match (self.spec()?.about().mixes(), self.mixing) {
             (false, _) => "",
             (true, Mixing::Outputs) => "outputs",
             (true, Mixing::Factors) => "factors",

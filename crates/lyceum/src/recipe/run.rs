@@ -8,54 +8,28 @@ use serde_json::{Value, json};
 
 use super::check::LIBRARIES;
 use super::kept::{Inputs, kept};
+use super::observer::{Counted, StageObserver};
 use super::{Method, Recipe, downstream_name};
 use crate::backbone::Base;
 use crate::data::{Dataset, Example, Question, Split};
 use crate::error::{Error, Result};
-use crate::eval::{ACCURACIES, chance, rouge_l};
+use crate::eval::{ACCURACIES, Answers, Predictions, rouge_l};
 use crate::eval::{Answer, Prediction, RoutingProbe};
-use crate::eval::{answer_rows, choose, losses_cut, mean_losses, prediction_rows, questions_cut};
+use crate::eval::{losses_cut, mean_losses, multiple_choice, questions_cut};
 use crate::figure::{Curve, Cut, Similarity, Subject};
 use crate::library::{Library, Members};
 use crate::mix::Mixing;
 use crate::model::Model;
 use crate::name::Name;
+use crate::progress::Progress;
 use crate::report::{Provenance, Report, Source, Stage};
-use crate::route::RouterSpec;
-use crate::train::{Training, Watch, checkpoints_of_user};
+use crate::route::Role;
+use crate::train::{TaskGroup, Trainer, checkpoints_of_user};
 use crate::transform::{arrow, cluster, cluster_tasks, phatgoose, write_clusters};
-
-/// Shows a run's stages as they go.
-pub trait Progress {
-    /// A stage begins; the watch sees its steps. `unit` is what it shows: "loss", "rouge-l", ...
-    fn stage(&mut self, name: &str, unit: &'static str) -> Box<dyn Watch + '_>;
-    /// Something worth a line: what was reused, what was found.
-    fn say(&mut self, text: &str);
-}
 
 /// The library of one expert per task; downstream, methods are compared over it alone, as the
 /// tutorial does.
 const PRIVATE: &str = "private";
-
-struct Counted<'a> {
-    inner: Box<dyn Watch + 'a>,
-    tokens: u64,
-}
-
-impl Watch for Counted<'_> {
-    fn step(&mut self, step: usize, steps: usize, loss: f64, tokens: usize) {
-        self.tokens += tokens as u64;
-        self.inner.step(step, steps, loss, tokens);
-    }
-
-    fn stopped(&self) -> bool {
-        self.inner.stopped()
-    }
-
-    fn say(&mut self, text: &str) {
-        self.inner.say(text);
-    }
-}
 
 struct Run<'a> {
     recipe: &'a Recipe,
@@ -65,7 +39,7 @@ struct Run<'a> {
     questions: Arc<[Question]>,
     inputs: Inputs,
     out: &'a Path,
-    progress: &'a mut dyn Progress,
+    observer: &'a mut dyn StageObserver,
     report: Report,
 }
 
@@ -79,7 +53,7 @@ pub fn run(
     recipe: &Recipe,
     (base, data, questions): (Arc<Base>, Dataset, Vec<Question>),
     out: &Path,
-    progress: &mut dyn Progress,
+    observer: &mut dyn StageObserver,
 ) -> Result<Report> {
     recipe.check()?;
     recipe.check_over(&base, &data)?;
@@ -98,7 +72,7 @@ pub fn run(
         test: test.into(),
         questions: questions.into(),
         out,
-        progress,
+        observer,
     };
     run.sources()?;
     let private = run.library("private")?;
@@ -119,7 +93,7 @@ pub fn run(
         { &mut run.report.provenance.libraries }.insert(label.into(), fingerprint);
         for method in &recipe.methods {
             // The base needs no library: once is enough.
-            if method.router != "base" || label == PRIVATE {
+            if !method.spec()?.is_base() || label == PRIVATE {
                 run.method(method, label, library)?;
             }
         }
@@ -180,7 +154,7 @@ impl Run<'_> {
 
     /// Says something that the report is to say too.
     fn note(&mut self, text: String) {
-        self.progress.say(&text);
+        self.observer.message(&text);
         self.report.notes.push(text);
     }
 
@@ -190,18 +164,19 @@ impl Run<'_> {
         &mut self,
         name: String,
         unit: &'static str,
-        work: impl FnOnce(&mut dyn Watch) -> Result<(T, bool)>,
+        work: impl FnOnce(&mut dyn Progress) -> Result<(T, bool)>,
     ) -> Result<T> {
         let begun = Instant::now();
-        let mut watch = Counted {
-            inner: self.progress.stage(&name, unit),
+        let mut progress = Counted {
+            inner: self.observer.stage(&name, unit),
             tokens: 0,
         };
-        let (value, resumed) = work(&mut watch)?;
-        let tokens = watch.tokens;
-        drop(watch);
+        let (value, resumed) = work(&mut progress)?;
+        let tokens = progress.tokens;
+        drop(progress);
         if resumed {
-            self.progress.say(&format!("{name}: already there, reused"));
+            self.observer
+                .message(&format!("{name}: already there, reused"));
         }
         let stage = Stage::ended(name, begun, tokens, resumed);
         self.report.stages.push(stage);
@@ -214,18 +189,19 @@ impl Run<'_> {
         library: &Library,
         groups: &[(Name, Vec<Name>)],
     ) -> Result<()> {
-        let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
-        let training = Training {
-            base: &base,
-            data: &data,
-            lora: &recipe.lora,
-            how: &recipe.train,
-        };
-        self.timed(format!("train {label} experts"), "loss", |watch| {
-            let mut plan = training.plan(library, groups)?;
-            // Its libraries are the recipe's own; what is replaced is said.
-            (plan.replace, plan.mixed_bases) = (true, true);
-            let trained = plan.run(checkpoints_of_user().as_deref(), watch)?;
+        let data = self.data.clone();
+        // Its libraries are the recipe's own; what is replaced is said.
+        let mut trainer = Trainer::new(&self.base)
+            .lora(self.recipe.lora.clone())
+            .config(self.recipe.train.clone())
+            .replace(true)
+            .mixed_bases(true);
+        if let Some(dir) = checkpoints_of_user() {
+            trainer = trainer.checkpoints(dir);
+        }
+        let asked: Vec<TaskGroup> = groups.iter().cloned().map(TaskGroup::from).collect();
+        self.timed(format!("train {label} experts"), "loss", |progress| {
+            let trained = trainer.groups(&asked, &data, library, progress)?;
             Ok(((), trained.experts.is_empty()))
         })?;
         for (name, _) in groups {
@@ -242,15 +218,16 @@ impl Run<'_> {
 
     fn cluster(&mut self, library: &Library) -> Result<Vec<(Name, Vec<Name>)>> {
         let how = self.recipe.mbc.clone();
-        let (clusters, names, cosines) = self.timed("cluster (MBC)".into(), "", |_| {
+        let found = self.timed("cluster (MBC)".into(), "", |_| {
             Ok((cluster(library, &how)?, false))
         })?;
+        let clusters = found.clusters;
         write_clusters(&self.out.join("mbc_clusters.json"), library, &clusters)?;
         let strings = |names: &[Name]| names.iter().map(ToString::to_string).collect();
         self.report.similarity.push(Similarity {
             library: "private".into(),
-            names: strings(&names),
-            cosines,
+            names: strings(&found.experts),
+            cosines: found.cosines,
             clusters: clusters
                 .iter()
                 .map(|(k, v)| (k.to_string(), strings(v)))
@@ -260,7 +237,10 @@ impl Run<'_> {
     }
 
     fn derive(&mut self, label: &str, library: &Library) -> Result<()> {
-        let needs = |kind: &str| self.recipe.methods.iter().any(|m| m.router == kind);
+        let needed: Vec<_> = { self.recipe.methods.iter() }
+            .map(|method| Ok(method.spec()?.about().artifact))
+            .collect::<Result<_>>()?;
+        let needs = |kind: &str| needed.contains(&Some(kind));
         let (needs_arrow, needs_gates) = (needs("arrow"), needs("phatgoose"));
         if needs_arrow {
             self.timed(format!("derive arrow ({label})"), "", |_| {
@@ -268,9 +248,11 @@ impl Run<'_> {
             })?;
         }
         if needs_gates {
-            let (base, data, recipe) = (self.base.clone(), self.data.clone(), self.recipe);
-            self.timed(format!("derive phatgoose ({label})"), "loss", |watch| {
-                let derived = phatgoose(&base, library, &data, &recipe.phatgoose, watch)?;
+            let (base, data) = (self.base.clone(), self.data.clone());
+            let mut how = self.recipe.phatgoose.clone();
+            how.checkpoints = checkpoints_of_user();
+            self.timed(format!("derive phatgoose ({label})"), "loss", |progress| {
+                let derived = phatgoose(&base, library, &data, &how, progress)?;
                 Ok(((), derived.is_empty()))
             })?;
         }
@@ -279,9 +261,9 @@ impl Run<'_> {
 
     fn method(&mut self, method: &Method, label: &str, library: &Library) -> Result<()> {
         let asked = method.spec()?;
-        let subject = method.subject(match asked {
-            RouterSpec::Base {} => "",
-            _ => label,
+        let subject = method.subject(match asked.is_base() {
+            true => "",
+            false => label,
         })?;
         let mut spec = asked;
         let n = library.names()?.len();
@@ -292,7 +274,7 @@ impl Run<'_> {
                 subject.label()
             ));
         }
-        let mixing = match spec.about().mixes {
+        let mixing = match spec.about().mixes() {
             true => method.mixing,
             false => Mixing::Outputs,
         };
@@ -311,16 +293,18 @@ impl Run<'_> {
         let tag = subject.tag();
         let key = self.inputs.predictions(identity)?;
         let path = self.out.join("predictions").join(format!("{tag}.jsonl"));
-        let (limits, test) = (self.recipe.eval.clone(), self.test.clone());
+        let (config, test) = (self.recipe.eval, self.test.clone());
         let predictions: Vec<Prediction> =
-            self.timed(format!("rouge-l {tag}"), "rouge-l", |watch| {
-                kept(&path, &key, || rouge_l(model, &test, &limits, watch))
+            self.timed(format!("rouge-l {tag}"), "rouge-l", |progress| {
+                kept(&path, &key, || {
+                    Ok(rouge_l(model, &test, &config, progress)?.into_rows())
+                })
             })?;
+        let predictions = Predictions::from(predictions);
         let positions = self.base.decoder.config().max_position_embeddings;
-        self.cut(limits.cut(positions, &predictions));
-        let rows = prediction_rows(subject, &predictions);
-        self.report.rows.extend(rows);
-        let scores = predictions.iter().map(|p| p.score);
+        self.cut(predictions.cut(&config, positions));
+        self.report.rows.extend(predictions.figures(subject));
+        let scores = predictions.scores(None).into_iter();
         self.report.scores(subject, "mean", "rouge-l", scores);
         Ok(())
     }
@@ -335,16 +319,18 @@ impl Run<'_> {
         let file = format!("{tag}-downstream.jsonl");
         let path = self.out.join("predictions").join(file);
         let questions = self.questions.clone();
-        let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |watch| {
-            kept(&path, &key, || choose(model, &questions, 16, watch))
+        let answers: Vec<Answer> = self.timed(format!("downstream {tag}"), "acc", |progress| {
+            kept(&path, &key, || {
+                Ok(multiple_choice(model, &questions, 16, progress)?.into_rows())
+            })
         })?;
-        let rows = answer_rows(subject, &task, &answers);
-        self.report.rows.extend(rows);
+        let answers = Answers::from(answers);
+        self.report.rows.extend(answers.figures(subject, &task));
         for (metric, score) in ACCURACIES {
-            let scores = answers.iter().map(score);
+            let scores = answers.rows().iter().map(score);
             self.report.scores(subject, &task, metric, scores);
         }
-        self.report.chance.insert(task, chance(&answers));
+        self.report.chance.insert(task, answers.chance());
         Ok(())
     }
 
@@ -361,7 +347,7 @@ impl Run<'_> {
         let means = mean_losses(model, &self.test, longest, Some(&probe))?;
         self.report.rows.push(subject.row("mean", "loss", &means));
         // Only what decides by token has something to show.
-        if crate::route::about(&subject.method)?.artifact.is_some() {
+        if crate::route::about(&subject.method)?.role == Role::PerToken {
             let name = format!("{} {}", subject.name, subject.mixing);
             let routing = probe.routing(name.trim_end(), &subject.library);
             self.report.routing.push(routing);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::Report;
 use super::student::quantile;
 use crate::figure::{Row, Subject, mean_stderr};
+use crate::route::Role;
 
 /// The value of each example behind a row; in a report over seeds that of each run. All rows of
 /// one task and metric have theirs in the same order.
@@ -63,6 +64,15 @@ impl Scores {
 }
 
 /// The mean of differences, and how sure it is.
+///
+/// ```
+/// use lyceum::report::paired::{Difference, Verdict};
+///
+/// // The same five examples under two methods: every pair differs by about the same.
+/// let difference = Difference::paired(&[9., 5., 7., 3., 8.], &[8., 4., 5., 2., 7.]);
+/// let difference = difference.expect("as many examples of each");
+/// assert_eq!(difference.verdict(), Verdict::Above);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
     /// Their mean.
@@ -250,18 +260,24 @@ fn blind(row: &Row, values: &[f64], chance: f64) -> Option<Comparison> {
 
 /// What comparing `a` with `b` would be about; `later`: whether `a` comes after `b`.
 fn against(a: &Row, b: &Row, later: bool) -> Option<Against> {
-    let routed = |row: &Row| !matches!(row.method.as_str(), "base" | "oracle" | "uniform");
     let experts = a.library == b.library;
-    match (a.method.as_str(), b.method.as_str()) {
-        ("base", _) => None,
-        (_, "base") => Some(Against::Base),
-        (_, "uniform") if routed(a) && experts && a.mixing == b.mixing => Some(Against::Uniform),
-        (_, "oracle") if a.method != "oracle" && experts => Some(Against::Oracle),
+    let alike = experts && a.mixing == b.mixing;
+    match (role(a), role(b)) {
+        (Role::Base, _) => None,
+        (_, Role::Base) => Some(Against::Base),
+        (Role::PerToken, Role::Fixed) if alike => Some(Against::Uniform),
+        (own, Role::Oracle) if own != Role::Oracle && experts => Some(Against::Oracle),
         _ if !later => None,
         _ if !experts => a.same_method(b).then_some(Against::Library),
-        _ if routed(a) && routed(b) && a.mixing == b.mixing => Some(Against::Router),
+        (Role::PerToken, Role::PerToken) if alike => Some(Against::Router),
         _ => None,
     }
+}
+
+/// The part that a figure's method plays. A report may name a router that this process does not
+/// have; such a one decides by token.
+fn role(row: &Row) -> Role {
+    crate::route::about(&row.method).map_or(Role::PerToken, |about| about.role)
 }
 
 #[cfg(test)]

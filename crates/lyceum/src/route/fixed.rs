@@ -1,8 +1,23 @@
 //! Fixed weights: the same for every token and site.
 
+use std::sync::Arc;
+
+use super::table::{About, Role};
 use crate::error::Result;
 use crate::mix::{Gates, Pass, Router};
 use crate::name::Site;
+
+/// All experts with equal weights.
+pub(super) const UNIFORM: About = About {
+    name: "uniform",
+    what: "all experts, equal weights",
+    paper: "-",
+    role: Role::Fixed,
+    artifact: None,
+    settings: &[],
+    temperature: None,
+    build: Some(|inputs| Ok(Arc::new(Fixed::uniform(inputs.experts.len())))),
+};
 
 /// The same weights everywhere.
 #[derive(Debug)]

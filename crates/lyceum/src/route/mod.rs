@@ -1,182 +1,172 @@
-//! Routers: what decides which expert sees which token.
+//! Routers: how each token's experts and their weights are chosen.
 //!
-//! A router's *specification* is the closed enum [`RouterSpec`] plus the table [`ROUTERS`], from
-//! which help and docs are made; the *thing* is a [`Router`]. A router that
-//! needs prototypes cannot be built without them.
+//! [`RouterSpec`] names a router and its settings; [`RouterSpec::mixture`] builds the
+//! [`Router`] itself. Everything that commands, checks, recipes and reports need to know
+//! of a router stands in its [`About`], a constant in the router's own file, listed in [`ROUTERS`];
+//! [`register`] adds one from outside the crate. A router that needs artifacts cannot be built
+//! without them.
 
 mod fixed;
 mod gate;
 mod oracle;
 mod prototype;
+mod table;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 pub use fixed::Fixed;
 pub use gate::{TrainedGates, trained_gates};
 pub use oracle::Oracle;
 pub use prototype::{Prototypes, Score};
+pub use table::{About, Build, Inputs, ROUTERS, Role, about, all, register, with_setting};
 
 use crate::error::{Error, Result};
 use crate::expert::{Expert, Host};
 use crate::library::Library;
-use crate::mix::{Bank, Mixing, Mixture, Router};
+use crate::mix::{Bank, Mixing, Mixture};
 use crate::name::Name;
 
-/// Which router, with its knobs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "router", rename_all = "lowercase", deny_unknown_fields)]
-pub enum RouterSpec {
-    /// The base alone.
-    Base {},
-    /// Every example to the expert of its own task.
-    Oracle {},
-    /// Every expert with equal weight.
-    Uniform {},
-    /// |x . p_e| against the top singular direction of each expert.
-    Arrow {
-        /// Experts per token; all when absent.
-        top_k: Option<usize>,
-        /// Divides the logits.
-        temperature: f64,
-    },
-    /// Standardised inputs against trained gates.
-    Phatgoose {
-        /// Experts per token; all when absent.
-        top_k: Option<usize>,
-        /// Divides the logits; `sqrt(d)` when absent.
-        temperature: Option<f64>,
-    },
-}
-
-/// One row of the routers' table.
+/// A router and its settings.
+///
+/// ```
+/// use lyceum::route::RouterSpec;
+///
+/// let router = RouterSpec::arrow().top_k(2);
+/// assert_eq!(router.to_string(), "arrow k=2");
+/// assert_eq!(router, RouterSpec::named("arrow")?.top_k(2));
+/// // A setting that a router does not have is refused when the router is built or checked.
+/// assert!(RouterSpec::uniform().top_k(2).check().is_err());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
-pub struct About {
-    /// The name on the command line, in JSON and in reports.
-    pub name: &'static str,
-    /// What it does, in a line.
-    pub what: &'static str,
-    /// Where it comes from.
-    pub paper: &'static str,
-    /// The artifact it needs, if any.
-    pub artifact: Option<&'static str>,
-    /// The settings it takes: `top_k`, `temperature`.
-    pub knobs: &'static [&'static str],
-    /// Whether it combines experts, so that the way of mixing them matters.
-    pub mixes: bool,
+pub struct RouterSpec {
+    about: &'static About,
+    top_k: Option<usize>,
+    temperature: Option<f64>,
 }
 
-impl About {
-    /// Whether it takes the setting `knob`.
-    pub fn takes(&self, knob: &str) -> bool {
-        self.knobs.contains(&knob)
+impl PartialEq for RouterSpec {
+    fn eq(&self, other: &Self) -> bool {
+        self.about.name == other.about.name
+            && self.top_k == other.top_k
+            && self.temperature == other.temperature
     }
 }
 
-/// Every router there is.
-pub const ROUTERS: &[About] = &[
-    About {
-        name: "base",
-        what: "the frozen base, no expert",
-        paper: "-",
-        artifact: None,
-        knobs: &[],
-        mixes: false,
-    },
-    About {
-        name: "oracle",
-        what: "each example to its own task's expert",
-        paper: "-",
-        artifact: None,
-        knobs: &[],
-        mixes: false,
-    },
-    About {
-        name: "uniform",
-        what: "all experts, equal weights",
-        paper: "-",
-        artifact: None,
-        knobs: &[],
-        mixes: true,
-    },
-    About {
-        name: "arrow",
-        what: "per token, by |x . top singular direction of B A|; no training",
-        paper: "arXiv:2405.11157",
-        artifact: Some("arrow"),
-        knobs: &["top_k", "temperature"],
-        mixes: true,
-    },
-    About {
-        name: "phatgoose",
-        what: "per token, by gates trained after the experts",
-        paper: "arXiv:2402.05859",
-        artifact: Some("phatgoose"),
-        knobs: &["top_k", "temperature"],
-        mixes: true,
-    },
-];
+/// The JSON of a [`RouterSpec`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Json {
+    router: String,
+    #[serde(default)]
+    top_k: Option<usize>,
+    #[serde(default)]
+    temperature: Option<f64>,
+}
 
-/// The row of [`ROUTERS`] of the router called `name`.
-///
-/// # Errors
-/// [`Error::NotFound`] with the nearest names.
-pub fn about(name: &str) -> Result<&'static About> {
-    let found = ROUTERS.iter().find(|about| about.name == name);
-    found.ok_or_else(|| {
-        let names = ROUTERS.iter().map(|about| about.name);
-        Error::not_found("router", name, names)
-    })
+impl<'de> Deserialize<'de> for RouterSpec {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let json = Json::deserialize(from)?;
+        let about = about(&json.router).map_err(serde::de::Error::custom)?;
+        Ok(RouterSpec {
+            top_k: json.top_k,
+            temperature: json.temperature.or(about.temperature),
+            about,
+        })
+    }
+}
+
+impl Serialize for RouterSpec {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.to_value().serialize(to)
+    }
 }
 
 impl RouterSpec {
-    /// The router called `name` with these settings.
-    ///
-    /// # Errors
-    /// When no router is called so, it has no such setting, or a value is out of range.
-    pub fn new(name: &str, top_k: Option<usize>, temperature: Option<f64>) -> Result<Self> {
-        let about = about(name)?;
-        let given = [
-            ("top_k", top_k.is_some()),
-            ("temperature", temperature.is_some()),
-        ];
-        for (knob, _) in given.iter().filter(|(_, set)| *set) {
-            if !about.takes(knob) {
-                let which = ROUTERS.iter().filter(|about| about.takes(knob));
-                let which: Vec<&str> = which.map(|about| about.name).collect();
-                let which = which.join(" and ");
-                let text = format!("router `{name}` has no setting `{knob}`; {which} have one");
-                return Err(Error::invalid(text));
-            }
+    /// The router of this row of the table, with its default settings.
+    pub fn of(about: &'static About) -> Self {
+        RouterSpec {
+            about,
+            top_k: None,
+            temperature: about.temperature,
         }
-        let spec = match name {
-            "base" => RouterSpec::Base {},
-            "oracle" => RouterSpec::Oracle {},
-            "uniform" => RouterSpec::Uniform {},
-            "arrow" => RouterSpec::Arrow {
-                top_k,
-                temperature: temperature.unwrap_or(1.0),
-            },
-            _ => RouterSpec::Phatgoose { top_k, temperature },
-        };
-        spec.check().map(|()| spec)
     }
 
-    /// Checks that every setting is in range, whoever wrote it.
+    /// The frozen base alone.
+    pub fn base() -> Self {
+        RouterSpec::of(&table::BASE)
+    }
+
+    /// Each sequence to the expert of its own task.
+    pub fn oracle() -> Self {
+        RouterSpec::of(&oracle::ORACLE)
+    }
+
+    /// All experts with equal weights.
+    pub fn uniform() -> Self {
+        RouterSpec::of(&fixed::UNIFORM)
+    }
+
+    /// Arrow (arXiv:2405.11157): per token, by prototypes derived from the experts' weights.
+    pub fn arrow() -> Self {
+        RouterSpec::of(&prototype::ARROW)
+    }
+
+    /// PhatGOOSE (arXiv:2402.05859): per token, by gates trained after the experts.
+    pub fn phatgoose() -> Self {
+        RouterSpec::of(&prototype::PHATGOOSE)
+    }
+
+    /// The router called `name`, with its default settings.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the nearest names.
+    pub fn named(name: &str) -> Result<Self> {
+        about(name).map(RouterSpec::of)
+    }
+
+    /// Sets the number of experts per token; all when unset.
+    #[must_use]
+    pub fn top_k(mut self, top_k: impl Into<Option<usize>>) -> Self {
+        self.top_k = top_k.into();
+        self
+    }
+
+    /// Sets what divides the logits; the router's own default when unset.
+    #[must_use]
+    pub fn temperature(mut self, temperature: impl Into<Option<f64>>) -> Self {
+        self.temperature = temperature.into().or(self.about.temperature);
+        self
+    }
+
+    /// Checks that the router has every setting made, and that each is in range.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the first that is not.
     pub fn check(&self) -> Result<()> {
-        if self.top_k() == Some(0) {
+        let given = [
+            ("top_k", self.top_k.is_some()),
+            ("temperature", self.temperature.is_some()),
+        ];
+        let stray = |(setting, set): &&(&str, bool)| *set && !self.about.takes(setting);
+        if let Some((setting, _)) = given.iter().find(stray) {
+            return Err(Error::invalid(format!(
+                "router `{}` has no setting `{setting}`; {} have one",
+                self.about.name,
+                with_setting(setting, " and ")
+            )));
+        }
+        if self.top_k == Some(0) {
             return Err(Error::invalid(
                 "top_k must be at least 1; leave it out to use all experts",
             ));
         }
-        match self.temperature() {
+        match self.temperature {
             Some(t) if !(t > 0.0 && t.is_finite()) => Err(Error::invalid(format!(
                 "temperature {t} must be a number above 0"
             ))),
@@ -184,48 +174,29 @@ impl RouterSpec {
         }
     }
 
-    /// The row of [`ROUTERS`] for this router.
+    /// The router's row of the table.
     pub fn about(&self) -> &'static About {
-        let row = match self {
-            RouterSpec::Base {} => 0,
-            RouterSpec::Oracle {} => 1,
-            RouterSpec::Uniform {} => 2,
-            RouterSpec::Arrow { .. } => 3,
-            RouterSpec::Phatgoose { .. } => 4,
-        };
-        &ROUTERS[row]
+        self.about
     }
 
-    /// Experts per token, `None` for all; only routers that choose have a limit.
-    pub fn top_k(&self) -> Option<usize> {
-        match self {
-            RouterSpec::Arrow { top_k, .. } | RouterSpec::Phatgoose { top_k, .. } => *top_k,
-            _ => None,
-        }
+    /// Returns `true` for the base alone, which has no expert.
+    pub fn is_base(&self) -> bool {
+        self.about.role == Role::Base
     }
 
-    /// What divides the logits, unless it is the router's own default.
-    fn temperature(&self) -> Option<f64> {
-        match self {
-            RouterSpec::Arrow { temperature, .. } => {
-                Some(*temperature).filter(|t| t.to_bits() != 1f64.to_bits())
-            }
-            RouterSpec::Phatgoose { temperature, .. } => *temperature,
-            _ => None,
-        }
+    /// Experts per token; `None` for all.
+    pub fn experts_per_token(&self) -> Option<usize> {
+        self.top_k
     }
 
-    /// The specification as JSON: its name under `router`, and every setting.
+    /// The specification as JSON: its name under `router`, and every setting it has.
     pub fn to_value(&self) -> Value {
-        let mut value = json!({ "router": self.about().name });
-        match *self {
-            RouterSpec::Arrow { top_k, temperature } => {
-                (value["top_k"], value["temperature"]) = (json!(top_k), json!(temperature));
-            }
-            RouterSpec::Phatgoose { top_k, temperature } => {
-                (value["top_k"], value["temperature"]) = (json!(top_k), json!(temperature));
-            }
-            _ => {}
+        let mut value = json!({ "router": self.about.name });
+        if self.about.takes("top_k") {
+            value["top_k"] = json!(self.top_k);
+        }
+        if self.about.takes("temperature") {
+            value["temperature"] = json!(self.temperature);
         }
         value
     }
@@ -233,9 +204,7 @@ impl RouterSpec {
     /// Lowers `top_k` to the number of experts there are: a recipe compares libraries of
     /// different sizes under one setting.
     pub fn limit(&mut self, experts: usize) {
-        if let RouterSpec::Arrow { top_k, .. } | RouterSpec::Phatgoose { top_k, .. } = self {
-            *top_k = top_k.map(|k| k.min(experts));
-        }
+        self.top_k = self.top_k.map(|k| k.min(experts));
     }
 
     /// Hex SHA-256 over everything of `library` that its mixture is made from: the experts' names,
@@ -247,9 +216,9 @@ impl RouterSpec {
     pub fn inputs(&self, library: &Library) -> Result<String> {
         let mut hash = Sha256::new();
         let library = &library.chosen()?;
-        let entries = match self {
-            RouterSpec::Base {} => BTreeMap::new(),
-            _ => library.entries()?,
+        let entries = match self.is_base() {
+            true => BTreeMap::new(),
+            false => library.entries()?,
         };
         for (name, entry) in entries {
             let artifact = self.about().artifact;
@@ -276,27 +245,23 @@ impl RouterSpec {
         base: &Host,
         mixing: Mixing,
     ) -> Result<Option<Mixture>> {
-        if matches!(self, RouterSpec::Base {}) {
+        self.check()?;
+        let Some(build) = self.about.build else {
             return Ok(None);
-        }
+        };
         let library = &library.chosen()?;
         let experts = library.experts()?;
-        check(&experts, library, base, self.top_k())?;
-        let router: Arc<dyn Router> = match *self {
-            RouterSpec::Base {} => return Ok(None),
-            RouterSpec::Oracle {} => Arc::new(Oracle::new(&experts)?),
-            RouterSpec::Uniform {} => Arc::new(Fixed::uniform(experts.len())),
-            RouterSpec::Arrow { top_k, temperature } => {
-                let artifacts = library.artifact(&Name::new("arrow")?, None)?;
-                let score = Score::Absolute { temperature };
-                Arc::new(Prototypes::new(&experts, &artifacts, score, top_k)?)
-            }
-            RouterSpec::Phatgoose { top_k, temperature } => {
-                let artifacts = library.artifact(&Name::new("phatgoose")?, None)?;
-                let score = Score::Standardised { temperature };
-                Arc::new(Prototypes::new(&experts, &artifacts, score, top_k)?)
-            }
+        check(&experts, library, base, self.top_k)?;
+        let artifacts = match self.about.artifact {
+            Some(kind) => library.artifact(&Name::new(kind)?, None)?,
+            None => BTreeMap::new(),
         };
+        let router = build(&Inputs {
+            experts: &experts,
+            artifacts: &artifacts,
+            top_k: self.top_k,
+            temperature: self.temperature,
+        })?;
         let loras = experts.iter().map(|e| (e.card.name.clone(), &e.loras));
         Ok(Some(Mixture {
             bank: Arc::new(Bank::new(loras)?),
@@ -329,13 +294,13 @@ fn check(experts: &[Expert], library: &Library, base: &Host, top_k: Option<usize
 impl std::fmt::Display for RouterSpec {
     /// The router and every setting that was made: `arrow k=4 t=0.1`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.about().name)?;
-        if let Some(k) = self.top_k() {
+        f.write_str(self.about.name)?;
+        if let Some(k) = self.top_k {
             write!(f, " k={k}")?;
         }
-        match self.temperature() {
-            Some(t) => write!(f, " t={t}"),
-            None => Ok(()),
+        match self.temperature {
+            Some(t) if self.temperature != self.about.temperature => write!(f, " t={t}"),
+            _ => Ok(()),
         }
     }
 }
@@ -348,8 +313,11 @@ mod tests {
     fn settings_a_router_does_not_have_are_refused_by_name() {
         for about in ROUTERS {
             for (knob, spec) in [
-                ("top_k", RouterSpec::new(about.name, Some(2), None)),
-                ("temperature", RouterSpec::new(about.name, None, Some(0.5))),
+                ("top_k", RouterSpec::of(about).top_k(2).check()),
+                (
+                    "temperature",
+                    RouterSpec::of(about).temperature(0.5).check(),
+                ),
             ] {
                 match about.takes(knob) {
                     true => assert!(spec.is_ok(), "{} {knob}", about.name),
@@ -366,28 +334,34 @@ mod tests {
 
     #[test]
     fn labels_show_what_was_set() {
-        let label = |name, k, t| RouterSpec::new(name, k, t).unwrap().to_string();
-        assert_eq!(label("uniform", None, None), "uniform");
-        assert_eq!(label("arrow", Some(2), None), "arrow k=2");
-        assert_eq!(label("arrow", Some(2), Some(1.0)), "arrow k=2");
-        assert_eq!(label("arrow", Some(4), Some(0.1)), "arrow k=4 t=0.1");
-        assert_eq!(label("phatgoose", None, Some(1.0)), "phatgoose t=1");
+        let arrow = RouterSpec::arrow();
+        for (router, label) in [
+            (RouterSpec::uniform(), "uniform"),
+            (arrow.top_k(2), "arrow k=2"),
+            (arrow.top_k(2).temperature(1.0), "arrow k=2"),
+            (arrow.top_k(4).temperature(0.1), "arrow k=4 t=0.1"),
+            (RouterSpec::phatgoose().temperature(1.0), "phatgoose t=1"),
+        ] {
+            assert_eq!(router.to_string(), label);
+        }
     }
 
     #[test]
     fn every_router_has_its_row() {
         for about in ROUTERS {
             let top_k = about.takes("top_k").then_some(2);
-            let spec = RouterSpec::new(about.name, top_k, None).unwrap();
+            let spec = RouterSpec::named(about.name).unwrap().top_k(top_k);
             assert_eq!(spec.about().name, about.name);
             let json = serde_json::to_value(spec).unwrap();
             assert_eq!(spec.to_value(), json);
             assert_eq!(json["router"], about.name);
             assert_eq!(serde_json::from_value::<RouterSpec>(json).unwrap(), spec);
         }
-        let error = RouterSpec::new("arow", None, None).unwrap_err().to_string();
+        let error = RouterSpec::named("arow").unwrap_err().to_string();
         assert!(error.contains("did you mean arrow"), "{error}");
-        assert!(RouterSpec::new("arrow", Some(0), None).is_err());
-        assert!(RouterSpec::new("arrow", None, Some(0.0)).is_err());
+        assert!(RouterSpec::arrow().top_k(0).check().is_err());
+        assert!(RouterSpec::arrow().temperature(0.0).check().is_err());
+        let stray = r#"{"router":"arrow","topk":2}"#;
+        assert!(serde_json::from_str::<RouterSpec>(stray).is_err());
     }
 }

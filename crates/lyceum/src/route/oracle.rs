@@ -1,11 +1,25 @@
 //! The oracle: every example goes to the expert trained on its task.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::table::{About, Role};
 use crate::error::{Error, Result};
 use crate::expert::Expert;
 use crate::mix::{Gates, Pass, Router};
 use crate::name::{Name, Site};
+
+/// Each sequence to the expert of its own task.
+pub(super) const ORACLE: About = About {
+    name: "oracle",
+    what: "each example to its own task's expert",
+    paper: "-",
+    role: Role::Oracle,
+    artifact: None,
+    settings: &[],
+    temperature: None,
+    build: Some(|inputs| Ok(Arc::new(Oracle::new(inputs.experts)?))),
+};
 
 /// Routes by task name; an expert of several tasks (a cluster's) serves each of them.
 #[derive(Debug)]

@@ -5,16 +5,53 @@
 //! Equal logits go to the expert whose name comes first.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{D, Device, Tensor};
 use lyceum_kernels::{norm, route};
 
+use super::table::{About, Inputs, Role};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::expert::Expert;
 use crate::mix::{Gates, Pass, Router};
 use crate::name::{Name, Site};
 use crate::ops::composed::Placed;
+
+/// `|x . p|` against the top singular direction of each expert's update.
+pub(super) const ARROW: About = About {
+    name: "arrow",
+    what: "per token, by |x . top singular direction of B A|; no training",
+    paper: "arXiv:2405.11157",
+    role: Role::PerToken,
+    artifact: Some("arrow"),
+    settings: &["top_k", "temperature"],
+    temperature: Some(1.0),
+    build: Some(|inputs| {
+        let temperature = inputs.temperature.unwrap_or(1.0);
+        built(inputs, Score::Absolute { temperature })
+    }),
+};
+
+/// Standardised inputs against trained gates.
+pub(super) const PHATGOOSE: About = About {
+    name: "phatgoose",
+    what: "per token, by gates trained after the experts",
+    paper: "arXiv:2402.05859",
+    role: Role::PerToken,
+    artifact: Some("phatgoose"),
+    settings: &["top_k", "temperature"],
+    temperature: None,
+    build: Some(|inputs| {
+        let temperature = inputs.temperature;
+        built(inputs, Score::Standardised { temperature })
+    }),
+};
+
+fn built(inputs: &Inputs<'_>, score: Score) -> Result<Arc<dyn Router>> {
+    let prototypes = Prototypes::new(inputs.experts, inputs.artifacts, score, inputs.top_k)?;
+    Ok(Arc::new(prototypes))
+}
 
 /// Added to a variance before its root is taken.
 const EPS: f32 = 1e-5;

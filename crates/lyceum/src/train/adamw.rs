@@ -1,6 +1,5 @@
 //! AdamW (arXiv:1711.05101) as torch computes it, on slices, with clipping by the global norm.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
@@ -19,40 +18,23 @@ pub(crate) struct AdamW {
     pub(crate) first: Vec<Vec<f32>>,
     pub(crate) second: Vec<Vec<f32>>,
     pub(crate) steps: u64,
-    decay: f64,
+    /// Decoupled weight decay.
+    pub(crate) decay: f64,
 }
 
 impl AdamW {
-    pub(crate) fn new(vars: &[Var], decay: f64) -> Result<Self> {
+    pub(crate) fn new(vars: &[Var], decay: f64) -> Self {
         let zeros: Vec<Vec<f32>> = vars.iter().map(|v| vec![0.0; v.elem_count()]).collect();
-        Ok(AdamW {
+        AdamW {
             first: zeros.clone(),
             second: zeros,
             steps: 0,
             decay,
-        })
+        }
     }
 
-    /// One update from a backward pass; `vars` are the list this was made for.
-    pub(crate) fn step(
-        &mut self,
-        vars: &[Var],
-        gradients: &GradStore,
-        lr: f64,
-        clip: f64,
-    ) -> Result<()> {
-        let one = |var: &Var| {
-            let gradient = gradients.get(var);
-            gradient
-                .map(|g| g.flatten_all()?.to_vec1::<f32>())
-                .transpose()
-        };
-        let gradients: Vec<Option<Vec<f32>>> = vars.iter().map(one).collect::<Result<_, _>>()?;
-        self.update(vars, &gradients, lr, clip)
-    }
-
-    /// One update from gradients in the order of `vars`. A variable without one (nothing depended
-    /// on it) is left as it is.
+    /// Updates `vars`, the list this was made for, from gradients in their order. A variable
+    /// without one (nothing depended on it) is left as it is.
     pub(crate) fn update(
         &mut self,
         vars: &[Var],

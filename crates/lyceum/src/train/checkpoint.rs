@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::Learner;
+use super::fit::Learner;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::Cache;
@@ -90,20 +90,21 @@ impl Checkpoint {
         let mut kept = Vec::new();
         for (i, (name, learner)) in learners.iter().enumerate() {
             let flat = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
-            let moments = learner.optimiser.first.iter();
-            let moments = moments.zip(&learner.optimiser.second);
-            for (j, (var, (first, second))) in learner.vars.iter().zip(moments).enumerate() {
+            let moments = learner.first_moments().iter();
+            let moments = moments.zip(learner.second_moments());
+            for (j, (var, (first, second))) in learner.vars().iter().zip(moments).enumerate() {
                 tensors.insert(format!("{i}.var.{j}"), var.to_device(&Device::Cpu)?);
                 tensors.insert(format!("{i}.first.{j}"), flat(first)?);
                 tensors.insert(format!("{i}.second.{j}"), flat(second)?);
             }
-            let losses = Tensor::from_slice(&learner.losses, learner.losses.len(), &Device::Cpu)?;
-            tensors.insert(format!("{i}.losses"), losses);
+            let losses = learner.losses();
+            let all = Tensor::from_slice(losses, losses.len(), &Device::Cpu)?;
+            tensors.insert(format!("{i}.losses"), all);
             kept.push(Kept {
                 name: (*name).clone(),
-                steps: learner.losses.len(),
-                total: learner.schedule.total,
-                vars: learner.vars.len(),
+                steps: losses.len(),
+                total: learner.total_steps(),
+                vars: learner.vars().len(),
             });
         }
         let steps = kept.iter().map(|kept| kept.steps).max().unwrap_or(0);
@@ -212,7 +213,7 @@ impl State {
     ) -> Result<Self> {
         let misfit = || Error::Mismatch(format!("expert `{}` has other sizes", kept.name));
         let part = |what: String| all.get(&format!("{i}.{what}")).ok_or_else(misfit);
-        if kept.total != learner.schedule.total || kept.vars != learner.vars.len() {
+        if kept.total != learner.total_steps() || kept.vars != learner.vars().len() {
             return Err(misfit());
         }
         let mut state = State {
@@ -221,7 +222,7 @@ impl State {
             second: Vec::new(),
             losses: part("losses".into())?.to_vec1()?,
         };
-        for (j, var) in learner.vars.iter().enumerate() {
+        for (j, var) in learner.vars().iter().enumerate() {
             let kept = part(format!("var.{j}"))?;
             let moment = |what: &str| {
                 part(format!("{what}.{j}"))?
@@ -244,13 +245,9 @@ impl State {
     }
 
     fn put(self, learner: &mut Learner) -> Result<()> {
-        for (var, kept) in learner.vars.iter().zip(&self.vars) {
+        for (var, kept) in learner.vars().iter().zip(&self.vars) {
             var.set(&kept.to_device(var.device())?)?;
         }
-        learner.optimiser.first = self.first;
-        learner.optimiser.second = self.second;
-        learner.optimiser.steps = self.losses.len() as u64;
-        learner.losses = self.losses;
-        Ok(())
+        learner.resume(self.losses, self.first, self.second)
     }
 }

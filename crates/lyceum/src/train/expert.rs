@@ -1,67 +1,25 @@
 //! Training many LoRA experts in one pass over one frozen base.
 //!
-//! Each step takes the next batch of every expert still training. Batches are packed into parts of
-//! bounded size; in a part, oracle gates send each example to its own expert and each expert's
-//! loss is the mean over its own targets, so the result equals training each expert alone.
+//! Each step takes the next batch of every expert still training. In a micro-batch, oracle gates
+//! send each example to its own expert and each expert's loss is the mean over its own targets, so
+//! the result equals training each expert alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::{Batches, Ended, How, Keep, Learner, Nothing, Part, Watch, fit};
+use super::TrainConfig;
+use super::feed::{Dealt, Feed, Job};
+use super::fit::{Checkpointer, Learner, Losses, NoCheckpoint, Objective, Outcome, fit};
 use crate::backbone::Base;
-use crate::data::{Example, Tokens};
 use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
 use crate::lora::{Lora, LoraConfig};
 use crate::mix::{Bank, Gates, Mixing, Mixture, Pass, Router};
-use crate::model::{Batch, losses};
 use crate::name::{Name, Site};
+use crate::progress::Progress;
 use crate::rng::Rng;
-
-/// Most tokens in one part of a step; bounds memory.
-const PART_TOKENS: usize = 6144;
-
-/// One expert to train.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// The expert's name; its data order is seeded by it.
-    pub name: Name,
-    /// The tasks it stands for.
-    pub tasks: Vec<Name>,
-    /// What it learns from.
-    pub examples: Vec<Example>,
-    /// What to remember about its training.
-    pub origin: serde_json::Value,
-    /// Adapters to begin from; freshly drawn ones when absent.
-    pub init: Option<BTreeMap<Site, Lora>>,
-    /// The batches, as indices into `examples`, in this order and then again from the first; a
-    /// seeded shuffle when absent.
-    pub order: Option<Vec<Vec<usize>>>,
-}
-
-impl Job {
-    /// An expert trained on `examples` from a fresh start, in a seeded order.
-    pub fn new(name: Name, tasks: Vec<Name>, examples: Vec<Example>) -> Self {
-        Job {
-            name,
-            tasks,
-            examples,
-            origin: serde_json::Value::Null,
-            init: None,
-            order: None,
-        }
-    }
-
-    fn batches(&self, how: &How) -> Result<Batches> {
-        let (n, name) = (self.examples.len(), &self.name);
-        match &self.order {
-            None => Ok(Batches::new(n, how.batch, how.seed, name.as_str())),
-            Some(order) => Batches::given(order.clone(), n).context(|| format!("expert `{name}`")),
-        }
-    }
-}
 
 /// Sends each sequence to the expert its pass names.
 #[derive(Debug)]
@@ -83,155 +41,6 @@ impl Router for Own {
         let weights = vec![1.0; experts.len()];
         Ok(Gates::known(1, experts, weights))
     }
-}
-
-/// Tokenised data and the order it comes in, for several learners at once.
-pub(crate) struct Feed {
-    names: Vec<Name>,
-    tokens: Vec<Vec<Tokens>>,
-    order: Vec<Batches>,
-    recompute: bool,
-}
-
-impl Feed {
-    pub(super) fn new(base: &Base, jobs: &[Job], how: &How) -> Result<Self> {
-        let longest = how
-            .max_input
-            .min(base.decoder.config().max_position_embeddings);
-        let (mut names, mut tokens, mut order) = (Vec::new(), Vec::new(), Vec::new());
-        for job in jobs {
-            if job.examples.is_empty() {
-                return Err(Error::invalid(format!(
-                    "expert `{}` has no example",
-                    job.name
-                )));
-            }
-            let rows = job
-                .examples
-                .iter()
-                .map(|e| base.tokenizer.training(e, longest));
-            tokens.push(rows.collect::<Result<Vec<_>>>()?);
-            order.push(job.batches(how)?);
-            names.push(job.name.clone());
-        }
-        Ok(Feed {
-            names,
-            tokens,
-            order,
-            recompute: how.recompute,
-        })
-    }
-
-    pub(super) fn examples(&self, learner: usize) -> usize {
-        self.tokens[learner].len()
-    }
-
-    /// Passes over the first `batches` batches of `learner`: it saw them before.
-    pub(super) fn skip(&mut self, learner: usize, batches: usize) {
-        for _ in 0..batches {
-            let _ = self.order[learner].next_batch();
-        }
-    }
-
-    /// The next batches of the `active` learners, grouped into parts of bounded size.
-    pub(super) fn parts(&mut self, active: &[usize]) -> Vec<FeedPart> {
-        let mut parts: Vec<FeedPart> = Vec::new();
-        let mut room = 0;
-        for &i in active {
-            let chosen = self.order[i].next_batch();
-            let size: usize = chosen.iter().map(|&j| self.tokens[i][j].ids.len()).sum();
-            if size > room || parts.is_empty() {
-                parts.push(FeedPart {
-                    learners: Vec::new(),
-                    chosen: Vec::new(),
-                });
-                room = PART_TOKENS;
-            }
-            room = room.saturating_sub(size);
-            if let Some(part) = parts.last_mut() {
-                part.learners.push(i);
-                part.chosen.push(chosen);
-            }
-        }
-        parts
-    }
-
-    fn batch(&self, part: &FeedPart) -> Batch {
-        let one = |(&i, chosen): (&usize, &Vec<usize>)| {
-            let name = self.names[i].clone();
-            let rows = chosen.iter().map(move |&j| (i, j));
-            rows.map(move |(i, j)| (&self.tokens[i][j], name.clone()))
-                .collect::<Vec<_>>()
-        };
-        Batch::new(part.learners.iter().zip(&part.chosen).flat_map(one))
-    }
-
-    /// The mean loss of each learner of `part`, `[n]`, through `mixture`.
-    pub(super) fn losses(
-        &self,
-        base: &Base,
-        part: &FeedPart,
-        mixture: &Mixture,
-        step: usize,
-    ) -> Result<Part> {
-        let batch = self.batch(part);
-        let each = losses(&base.decoder, &batch, Some(mixture), None, self.recompute)?; // [n]
-        let owner = |target: &usize| {
-            let name = &batch.tasks[*target];
-            part.learners
-                .iter()
-                .position(|&i| self.names[i] == *name)
-                .unwrap_or(0)
-        };
-        let owners: Vec<usize> = batch.owners.iter().map(owner).collect();
-        self.check_finite(&each, &batch, part, step)?;
-        let mut counts = vec![0f32; part.learners.len()];
-        owners.iter().for_each(|&o| counts[o] += 1.0);
-        let n = owners.len();
-        let mut weights = vec![0f32; counts.len() * n];
-        for (target, &o) in owners.iter().enumerate() {
-            weights[o * n + target] = 1.0 / counts[o];
-        }
-        let weights = Tensor::from_vec(weights, (counts.len(), n), each.device())?;
-        let losses = weights.matmul(&each.unsqueeze(1)?)?.squeeze(1)?;
-        Ok(Part {
-            learners: part.learners.clone(),
-            losses,
-            tokens: batch.tokens.len(),
-        })
-    }
-
-    fn check_finite(
-        &self,
-        each: &Tensor,
-        batch: &Batch,
-        part: &FeedPart,
-        step: usize,
-    ) -> Result<()> {
-        let values = each.to_vec1::<f32>()?;
-        let Some(bad) = values.iter().position(|x| !x.is_finite()) else {
-            return Ok(());
-        };
-        let sequence = batch.owners[bad];
-        let rows = part.learners.iter().zip(&part.chosen);
-        let row = rows
-            .flat_map(|(&i, chosen)| chosen.iter().map(move |&j| (i, j)))
-            .nth(sequence);
-        let (learner, example) = row.unwrap_or_default();
-        Err(Error::invalid(format!(
-            "the loss of expert `{}` is not finite at step {}, example {example} of its training \
-             rows; lower the learning rate",
-            self.names[learner],
-            step + 1
-        )))
-    }
-}
-
-/// Some learners' next batches, packed together.
-#[derive(Debug, Clone)]
-pub(crate) struct FeedPart {
-    pub(super) learners: Vec<usize>,
-    chosen: Vec<Vec<usize>>,
 }
 
 /// Variables of one expert, per site (A, B); clones share them.
@@ -319,13 +128,46 @@ fn begin(lora: Option<&Lora>, shape: (usize, usize, usize)) -> Result<(Tensor, T
     }
 }
 
-/// Experts in training.
-pub(super) struct Fit<'a> {
+/// The adapters of many experts, each learning from its own rows.
+struct Adapters<'a> {
     base: &'a Arc<Base>,
     jobs: &'a [Job],
     lora: &'a LoraConfig,
     fresh: Vec<Fresh>,
     feed: Feed,
+}
+
+impl Objective for Adapters<'_> {
+    type Rows = Vec<Vec<usize>>;
+
+    fn skip(&mut self, learner: usize, steps: usize) {
+        self.feed.skip(learner, steps);
+    }
+
+    fn deal(&mut self, _: usize, active: &[usize]) -> Result<Vec<Dealt>> {
+        Ok(self.feed.deal(active))
+    }
+
+    fn losses(&self, batch: &Dealt, step: usize) -> Result<Losses> {
+        let learners = batch.learners.iter();
+        let names: Vec<Name> = { learners.clone() }
+            .map(|&i| self.jobs[i].name.clone())
+            .collect();
+        let loras: Vec<BTreeMap<Site, Lora>> = learners
+            .map(|&i| self.fresh[i].loras(self.lora, false))
+            .collect::<Result<_>>()?;
+        let mixture = Mixture {
+            bank: Arc::new(Bank::new(names.iter().cloned().zip(&loras))?),
+            router: Arc::new(Own(names)),
+            mixing: Mixing::Outputs,
+        };
+        self.feed.losses(self.base, batch, &mixture, step)
+    }
+}
+
+/// Experts in training.
+pub(super) struct Fit<'a> {
+    adapters: Adapters<'a>,
     pub(super) learners: Vec<Learner>,
 }
 
@@ -334,63 +176,48 @@ impl<'a> Fit<'a> {
         base: &'a Arc<Base>,
         jobs: &'a [Job],
         lora: &'a LoraConfig,
-        how: &How,
+        config: &TrainConfig,
     ) -> Result<Self> {
-        how.check()?;
+        config.check()?;
         lora.check()?;
-        let feed = Feed::new(base, jobs, how)?;
+        let feed = Feed::new(base, jobs, config)?;
         let fresh: Vec<Fresh> = jobs
             .iter()
-            .map(|job| Fresh::new(base, job, lora, how.seed))
+            .map(|job| Fresh::new(base, job, lora, config.seed))
             .collect::<Result<_>>()?;
-        let learners: Vec<Learner> = fresh
-            .iter()
-            .enumerate()
-            .map(|(i, f)| Learner::new(f.vars(), how, how.total(feed.examples(i))))
-            .collect::<Result<_>>()?;
-        Ok(Fit {
+        let vars = fresh.iter().map(Fresh::vars);
+        let learners = feed.learners(vars, config);
+        let adapters = Adapters {
             base,
             jobs,
             lora,
             fresh,
             feed,
-            learners,
-        })
+        };
+        Ok(Fit { adapters, learners })
     }
 
-    /// Trains until all are done or the watch says stop.
-    pub(super) fn run(&mut self, watch: &mut dyn Watch, keep: &mut dyn Keep) -> Result<Ended> {
-        let (base, jobs, lora, fresh) = (self.base, self.jobs, self.lora, &self.fresh);
-        let part = |feed: &Feed, part: &FeedPart, step: usize| {
-            let names: Vec<Name> = part
-                .learners
-                .iter()
-                .map(|&i| jobs[i].name.clone())
-                .collect();
-            let loras: Vec<BTreeMap<Site, Lora>> = part
-                .learners
-                .iter()
-                .map(|&i| fresh[i].loras(lora, false))
-                .collect::<Result<_>>()?;
-            let bank = Bank::new(names.iter().cloned().zip(&loras))?;
-            let router = Arc::new(Own(names));
-            let mixture = Mixture {
-                bank: Arc::new(bank),
-                router,
-                mixing: Mixing::Outputs,
-            };
-            feed.losses(base, part, &mixture, step)
-        };
-        fit(&mut self.learners, &mut self.feed, watch, keep, part)
+    /// Trains until all are done or `progress` stops the run.
+    pub(super) fn run(
+        &mut self,
+        checkpointer: &mut dyn Checkpointer,
+        progress: &mut dyn Progress,
+    ) -> Result<Outcome> {
+        fit(
+            &mut self.learners,
+            &mut self.adapters,
+            checkpointer,
+            progress,
+        )
     }
 
     /// What makes experts of learners.
     pub(super) fn maker(&self) -> Maker<'a> {
         Maker {
-            base: self.base,
-            jobs: self.jobs,
-            lora: self.lora,
-            fresh: self.fresh.clone(),
+            base: self.adapters.base,
+            jobs: self.adapters.jobs,
+            lora: self.adapters.lora,
+            fresh: self.adapters.fresh.clone(),
         }
     }
 }
@@ -415,7 +242,7 @@ impl Maker<'_> {
             tasks: job.tasks.clone(),
             lora: self.lora.clone(),
             origin: job.origin.clone(),
-            losses: learner.losses.clone(),
+            losses: learner.losses().to_vec(),
             weights: String::new(),
         };
         Expert::new(card, self.fresh[i].loras(self.lora, true)?)
@@ -423,25 +250,27 @@ impl Maker<'_> {
 }
 
 /// Trains all `jobs` in one pass; the experts come back in the order of the jobs, each with its
-/// losses per step.
+/// losses per step. Training into a library is [`Trainer`](super::Trainer)'s.
 ///
 /// # Errors
 /// When a setting is out of range, a job has no example, or a loss is not finite;
-/// [`Error::Stopped`] when the watch says stop, and then nothing is kept.
+/// [`Error::Stopped`] when `progress` stops the run before its last step, and then nothing is
+/// kept.
 pub fn experts(
     base: &Arc<Base>,
     jobs: &[Job],
     lora: &LoraConfig,
-    how: &How,
-    watch: &mut dyn Watch,
+    config: &TrainConfig,
+    progress: &mut dyn Progress,
 ) -> Result<Vec<(Expert, Vec<f64>)>> {
-    let mut fit = Fit::new(base, jobs, lora, how)?;
-    if let Ended::At { step, steps } = fit.run(watch, &mut Nothing)? {
-        let text = format!("stopped after step {step} of {steps}; nothing of it is kept");
+    let mut fit = Fit::new(base, jobs, lora, config)?;
+    let outcome = fit.run(&mut NoCheckpoint, progress)?;
+    if let Some((done, total)) = outcome.unfinished() {
+        let text = format!("stopped after step {done} of {total}; nothing of it is kept");
         return Err(Error::Stopped(text));
     }
     let maker = fit.maker();
-    { fit.learners.into_iter().enumerate() }
-        .map(|(i, learner)| Ok((maker.expert(i, &learner)?, learner.losses)))
+    { fit.learners.iter().enumerate() }
+        .map(|(i, learner)| Ok((maker.expert(i, learner)?, learner.losses().to_vec())))
         .collect()
 }

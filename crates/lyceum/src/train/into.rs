@@ -1,20 +1,38 @@
 //! Training into a library: each expert is committed as soon as it is finished, and a checkpoint
 //! holds what is not.
 
-use std::path::Path;
-
-use super::checkpoint::Checkpoint;
 use super::expert::{Fit, Maker};
+use super::feed::Job;
+use super::fit::{Checkpointer, Learner, Outcome};
 use super::plan::{Differing, Plan};
-use super::{Ended, Keep, Learner, Watch};
+use super::resume::{Steps, count};
 use crate::error::{Context, Error, Result};
 use crate::expert::Expert;
 use crate::library::{Library, Since};
 use crate::name::Name;
+use crate::progress::Progress;
 use crate::store::Put;
 
-/// What a training did.
+/// The result of [`Trainer`](super::Trainer): the experts trained now, and those that were there.
+///
+/// ```no_run
+/// # fn main() -> lyceum::Result<()> {
+/// # let base = std::sync::Arc::new(lyceum::assets::base(lyceum::backbone::Precision::F32)?);
+/// # let data = lyceum::assets::tasks()?;
+/// # let library = lyceum::library::Library::create("experts")?;
+/// use lyceum::progress::NoProgress;
+/// use lyceum::train::Trainer;
+///
+/// let trained = Trainer::new(&base).each_task(&data, &library, &mut NoProgress)?;
+/// for expert in &trained.experts {
+///     println!("{}: loss {:?}", expert.name, expert.losses.last());
+/// }
+/// println!("{} were there already", trained.already.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Trained {
     /// The experts trained now, in the order they were asked for.
     pub experts: Vec<TrainedExpert>,
@@ -26,12 +44,20 @@ pub struct Trained {
     pub before: u64,
 }
 
+impl Trained {
+    /// Returns the names of the experts trained now, in the order they were asked for.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.experts.iter().map(|expert| &expert.name)
+    }
+}
+
 /// One expert trained now.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TrainedExpert {
     /// Its name.
     pub name: Name,
-    /// Its losses, step by step.
+    /// Its losses, step by step, in nats per token.
     pub losses: Vec<f64>,
     /// Steps of one pass over its rows.
     pub pass: usize,
@@ -67,36 +93,25 @@ impl TrainedExpert {
 
 impl Plan<'_> {
     /// Trains what is missing, all in one pass, and what differs over what is there. Each expert is
-    /// committed as soon as it has taken its steps. The steps of the others are kept below
-    /// `checkpoints` every few seconds, where a training of the same things goes on from them, and
-    /// ends as it would have without a break, bit by bit; they are deleted at the end.
+    /// committed as soon as it has taken its steps. The steps of the others are kept in the
+    /// trainer's folder of checkpoints every few seconds, where a training of the same things goes
+    /// on from them, and ends as it would have without a break, bit by bit; they are deleted at
+    /// the end.
     ///
     /// # Errors
-    /// When [`Plan::replace`] or [`Plan::mixed_bases`] would have to be set, a loss is not finite,
-    /// another writer changed one of these experts meanwhile (the others are kept), or the library
-    /// cannot be written; [`Error::Stopped`] when the watch says stop.
-    pub fn run(self, checkpoints: Option<&Path>, watch: &mut dyn Watch) -> Result<Trained> {
+    /// When an expert would have to be replaced or bases mixed and the trainer may not, a loss is
+    /// not finite, another writer changed one of these experts meanwhile (the others are kept), or
+    /// the library cannot be written; [`Error::Stopped`] when `progress` stops the run.
+    pub fn run(self, progress: &mut dyn Progress) -> Result<Trained> {
         self.agreed()?;
-        let (training, jobs) = (self.training, &self.jobs);
+        let (trainer, jobs) = (self.trainer, &self.jobs);
         if jobs.is_empty() {
             return Ok(self.trained(&[]));
         }
-        let mut fit = Fit::new(training.base, jobs, training.lora, training.how)?;
-        let mut keeper = Keeper {
-            library: &self.library,
-            since: &self.since,
-            names: jobs.iter().map(|job| &job.name).collect(),
-            replace: { jobs.iter() }
-                .map(|job| self.differing.iter().any(|d| d.name == job.name))
-                .collect(),
-            committed: vec![false; jobs.len()],
-            maker: fit.maker(),
-            checkpoint: checkpoints.map(|root| Checkpoint::new(root, &self.what)),
-            unkept: None,
-            refused: None,
-        };
+        let mut fit = Fit::new(&trainer.base, jobs, &trainer.lora, &trainer.config)?;
+        let mut keeper = self.keeper(fit.maker());
         for differing in &self.differing {
-            watch.say(&format!(
+            progress.message(&format!(
                 "`{}` is trained again over one that was made otherwise: {}; version {} keeps that \
                  one",
                 differing.name,
@@ -104,19 +119,17 @@ impl Plan<'_> {
                 self.version
             ));
         }
-        keeper.resume(&mut fit.learners, watch)?;
-        let ended = fit.run(watch, &mut keeper)?;
-        keeper.tell(watch);
-        if let Ended::At { step, steps } = ended {
-            return Err(keeper.stopped(step, steps));
+        keeper.resume(&mut fit.learners, progress)?;
+        let outcome = fit.run(&mut keeper, progress)?;
+        keeper.steps.report(progress);
+        if let Some((done, total)) = outcome.unfinished() {
+            return Err(keeper.stopped(done, total));
         }
         if let Some(error) = keeper.refused.take() {
             return Err(error).context(|| keeper.left());
         }
-        if let Some(checkpoint) = &keeper.checkpoint {
-            checkpoint.delete();
-        }
-        if watch.stopped() {
+        keeper.steps.delete();
+        if let Outcome::Stopped { .. } = outcome {
             let text = "stopped, but there was nothing left to do: every expert is finished and \
                         kept";
             return Err(Error::Stopped(text.into()));
@@ -124,7 +137,7 @@ impl Plan<'_> {
         let trained = self.trained(&fit.learners);
         for expert in &trained.experts {
             if let Some((first, last)) = expert.rose() {
-                watch.say(&format!(
+                progress.message(&format!(
                     "warning: the loss of `{}` ended above where it began ({first:.3} -> \
                      {last:.3}, means over steps); a lower learning rate may help",
                     expert.name
@@ -134,13 +147,27 @@ impl Plan<'_> {
         Ok(trained)
     }
 
+    fn keeper<'a>(&'a self, maker: Maker<'a>) -> Keeper<'a> {
+        let names: Vec<Name> = self.jobs.iter().map(|job| job.name.clone()).collect();
+        let replace = |name: &Name| self.differing.iter().any(|d| d.name == *name);
+        Keeper {
+            library: &self.library,
+            since: &self.since,
+            replace: names.iter().map(replace).collect(),
+            committed: vec![false; names.len()],
+            maker,
+            steps: Steps::new(names, self.trainer.checkpoints.as_deref(), &self.key),
+            refused: None,
+        }
+    }
+
     fn trained(&self, learners: &[Learner]) -> Trained {
-        let expert = |(job, learner): (&super::Job, &Learner)| {
+        let expert = |(job, learner): (&Job, &Learner)| {
             let replaced = self.differing.iter().find(|d| d.name == job.name);
             TrainedExpert {
                 name: job.name.clone(),
-                losses: learner.losses.clone(),
-                pass: job.examples.len().div_ceil(self.training.how.batch),
+                losses: learner.losses().to_vec(),
+                pass: job.examples.len().div_ceil(self.trainer.config.batch),
                 replaced: replaced.cloned(),
             }
         };
@@ -157,26 +184,23 @@ impl Plan<'_> {
 struct Keeper<'a> {
     library: &'a Library,
     since: &'a Since,
-    names: Vec<&'a Name>,
     /// Which of them may replace what is there.
     replace: Vec<bool>,
     committed: Vec<bool>,
     maker: Maker<'a>,
-    checkpoint: Option<Checkpoint>,
-    /// Why there is no checkpoint although there should be one; told once.
-    unkept: Option<String>,
+    steps: Steps,
     /// The first refusal of an expert that another writer changed meanwhile.
     refused: Option<Error>,
 }
 
-impl Keep for Keeper<'_> {
-    fn stepped(&mut self, learners: &[Learner], ended: &[usize]) -> Result<()> {
+impl Checkpointer for Keeper<'_> {
+    fn stepped(&mut self, learners: &[Learner], finished: &[usize]) -> Result<()> {
         // First the checkpoint: a run that is killed between the two commits these from it, and
         // the others go on from a step at which these were no longer beside them.
-        if !ended.is_empty() || self.checkpoint.as_ref().is_some_and(Checkpoint::due) {
+        if !finished.is_empty() || self.steps.due() {
             self.write(learners);
         }
-        self.commit(learners, ended)
+        self.commit(learners, finished)
     }
 
     fn stopping(&mut self, learners: &[Learner]) -> Result<()> {
@@ -186,58 +210,27 @@ impl Keep for Keeper<'_> {
 }
 
 impl Keeper<'_> {
-    /// Brings the learners to where they were, and commits those that had ended.
-    fn resume(&mut self, learners: &mut [Learner], watch: &mut dyn Watch) -> Result<()> {
-        let Some(checkpoint) = &self.checkpoint else {
-            return Ok(());
-        };
-        let named = self.names.iter().copied().zip(learners.iter_mut());
-        let (step, notes) = checkpoint.resume(&mut named.collect::<Vec<_>>());
-        notes.iter().for_each(|note| watch.say(note));
-        if step == 0 {
+    /// Brings the learners to where they were, and commits those that had finished.
+    fn resume(&mut self, learners: &mut [Learner], progress: &mut dyn Progress) -> Result<()> {
+        if !self.steps.resume(learners, progress) {
             return Ok(());
         }
-        let steps = learners.iter().map(|l| l.schedule.total).max();
-        watch.say(&format!(
-            "going on from step {step} of {}, kept in {}",
-            steps.unwrap_or(0),
-            checkpoint.folder().display()
-        ));
-        let ended: Vec<usize> = (0..learners.len())
-            .filter(|&i| learners[i].done())
-            .collect();
-        self.commit(learners, &ended)
+        let finished = (0..learners.len()).filter(|&i| learners[i].finished());
+        self.commit(learners, &finished.collect::<Vec<_>>())
     }
 
     /// Writes the learners that are not in the library yet.
     fn write(&mut self, learners: &[Learner]) {
-        let Some(checkpoint) = &mut self.checkpoint else {
-            return;
-        };
-        let open = {
-            self.names
-                .iter()
-                .copied()
-                .zip(learners)
-                .zip(&self.committed)
-        }
-        .filter(|(_, committed)| !**committed)
-        .map(|(named, _)| named);
-        let open: Vec<(&Name, &Learner)> = open.collect();
-        // Training goes on all the same: a checkpoint is for a break that may never come.
-        self.unkept = match checkpoint.write(&open) {
-            Ok(()) => None,
-            Err(error) => Some(format!("no checkpoint could be kept: {}", error.chain())),
-        };
+        self.steps.write(learners, |i| !self.committed[i]);
     }
 
-    /// Commits the learners `ended` as one version. One that another writer changed meanwhile is
+    /// Commits the learners `finished` as one version. One that another writer changed meanwhile is
     /// left out and told at the end.
-    fn commit(&mut self, learners: &[Learner], ended: &[usize]) -> Result<()> {
-        if ended.is_empty() {
+    fn commit(&mut self, learners: &[Learner], finished: &[usize]) -> Result<()> {
+        if finished.is_empty() {
             return Ok(());
         }
-        let made: Vec<(usize, Expert)> = { ended.iter() }
+        let made: Vec<(usize, Expert)> = { finished.iter() }
             .map(|&i| Ok((i, self.maker.expert(i, &learners[i])?)))
             .collect::<Result<_>>()?;
         match self.add(&made) {
@@ -273,54 +266,31 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Says what went wrong with the last checkpoint.
-    fn tell(&mut self, watch: &mut dyn Watch) {
-        if let Some(text) = self.unkept.take() {
-            watch.say(&text);
-        }
-    }
-
     /// Where what is not in the library is.
     fn left(&self) -> String {
         let open = self.committed.iter().filter(|committed| !**committed);
-        let open = open.count();
-        match &self.checkpoint {
-            Some(checkpoint) if checkpoint.folder().is_dir() => format!(
-                "the steps of {} are kept in {}, and the same training goes on from there",
-                count(open),
-                checkpoint.folder().display()
-            ),
-            _ => format!("the steps of {} are not kept", count(open)),
-        }
+        self.steps.left(&count(open.count()))
     }
 
-    fn stopped(&self, step: usize, steps: usize) -> Error {
-        let done = self.names.iter().zip(&self.committed);
-        let done = done
-            .filter(|(_, done)| **done)
-            .map(|(name, _)| name.as_str());
-        let done: Vec<&str> = done.collect();
-        let kept = match done.as_slice() {
+    fn stopped(&self, done: usize, total: usize) -> Error {
+        let kept = self.steps.names().iter().zip(&self.committed);
+        let kept: Vec<&str> = { kept.filter(|(_, committed)| **committed) }
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let kept = match kept.as_slice() {
             [] => String::new(),
-            done => format!(
+            kept => format!(
                 "{} finished before and in {} (version {}): {}; ",
-                count(done.len()),
+                count(kept.len()),
                 self.library.uri(),
                 self.library.version(),
-                done.join(", ")
+                kept.join(", ")
             ),
         };
         let left = self.left();
         Error::Stopped(format!(
-            "stopped after step {step} of {steps}; {kept}{left}"
+            "stopped after step {done} of {total}; {kept}{left}"
         ))
-    }
-}
-
-fn count(experts: usize) -> String {
-    match experts {
-        1 => "1 expert".into(),
-        n => format!("{n} experts"),
     }
 }
 

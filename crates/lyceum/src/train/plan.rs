@@ -2,30 +2,42 @@
 //! and which were made otherwise, so that training them would replace them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{How, Job};
-use crate::backbone::Base;
+use super::feed::Job;
+use super::trainer::Trainer;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::expert::Card;
 use crate::library::{Entry, Library, Since};
-use crate::lora::LoraConfig;
 use crate::name::Name;
 
-/// What experts are trained from, and how.
-#[derive(Debug, Clone, Copy)]
-pub struct Training<'a> {
-    /// The frozen base.
-    pub base: &'a Arc<Base>,
-    /// Where their rows come from.
-    pub data: &'a Dataset,
-    /// Their adapters.
-    pub lora: &'a LoraConfig,
-    /// How they are optimised.
-    pub how: &'a How,
+/// An expert to train and the tasks whose training rows it learns from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskGroup {
+    /// The expert's name; the order of its data is seeded by it.
+    pub name: Name,
+    /// The tasks, at least one.
+    pub tasks: Vec<Name>,
+}
+
+impl TaskGroup {
+    /// Returns the group `name` of `tasks`.
+    pub fn new(name: Name, tasks: Vec<Name>) -> Self {
+        TaskGroup { name, tasks }
+    }
+
+    /// Returns the group of one task, which gives the expert its name.
+    pub fn of_task(task: Name) -> Self {
+        TaskGroup::new(task.clone(), vec![task])
+    }
+}
+
+impl From<(Name, Vec<Name>)> for TaskGroup {
+    fn from(group: (Name, Vec<Name>)) -> Self {
+        TaskGroup::new(group.0, group.1)
+    }
 }
 
 /// An expert that is there and was made otherwise.
@@ -37,15 +49,16 @@ pub struct Differing {
     pub what: Vec<String>,
 }
 
-/// What a training would do.
+/// What [`Trainer::plan`] found: which experts are to be trained, and what speaks against it.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Plan<'a> {
-    pub(super) training: Training<'a>,
+    pub(super) trainer: &'a Trainer,
     pub(super) library: Library,
     pub(super) since: Since,
     pub(super) jobs: Vec<Job>,
     /// Tells this training apart from every other; names its checkpoint.
-    pub(super) what: Value,
+    pub(super) key: Value,
     /// The library's version, which keeps what is replaced.
     pub version: u64,
     /// Experts that are there and are what is asked for.
@@ -55,54 +68,37 @@ pub struct Plan<'a> {
     /// Experts of other bases that would stay beside the new ones, with what their bases are
     /// called.
     pub strangers: Vec<(Name, String)>,
-    /// Whether experts that differ may be replaced.
-    pub replace: bool,
-    /// Whether experts of other bases may stay beside the new ones.
-    pub mixed_bases: bool,
 }
 
-/// What an expert remembers about its training; equal origins mean equal experts.
-pub fn origin(how: &How, lora: &LoraConfig, data: &Dataset, base: &Base) -> Value {
-    json!({
-        "train": how,
-        "lora": lora,
-        "data": data.fingerprint(),
-        "precision": base.precision,
-        "by": concat!("lyceum ", env!("CARGO_PKG_VERSION")),
-    })
-}
-
-impl<'a> Training<'a> {
-    /// What an expert remembers about its training; equal origins mean equal experts.
-    pub fn origin(&self) -> Value {
-        origin(self.how, self.lora, self.data, self.base)
-    }
-
-    /// Compares `groups` (expert name and its tasks) with what `library` holds.
+impl Trainer {
+    /// Compares `groups` with what `library` holds, and checks all settings; trains nothing.
     ///
     /// # Errors
     /// When a setting is out of range, a task has no rows, or an expert is asked for twice.
-    pub fn plan(&self, library: &Library, groups: &[(Name, Vec<Name>)]) -> Result<Plan<'a>> {
-        self.how.check()?;
+    pub fn plan(
+        &self,
+        groups: &[TaskGroup],
+        data: &Dataset,
+        library: &Library,
+    ) -> Result<Plan<'_>> {
+        self.config.check()?;
         self.lora.check()?;
         once(groups)?;
         let since = library.now();
         let entries = library.entries()?;
-        let origin = self.origin();
+        let origin = self.origin(data);
         let mut plan = Plan {
-            training: *self,
+            trainer: self,
             library: library.clone(),
             since,
             jobs: Vec::new(),
-            what: self.what(library, groups, &origin),
+            key: self.key(library, groups, &origin),
             version: library.version(),
             already: Vec::new(),
             differing: Vec::new(),
             strangers: self.strangers(&entries, groups),
-            replace: false,
-            mixed_bases: false,
         };
-        for (name, tasks) in groups {
+        for TaskGroup { name, tasks } in groups {
             if let Some(entry) = entries.get(name) {
                 let card = library.card_of(name, entry)?;
                 let what = self.differs(&card, tasks, &origin);
@@ -113,7 +109,7 @@ impl<'a> Training<'a> {
                 let name = name.clone();
                 plan.differing.push(Differing { name, what });
             }
-            let examples = self.data.select(Some(tasks), Split::Train)?;
+            let examples = data.select(Some(tasks), Split::Train)?;
             plan.jobs.push(Job {
                 origin: origin.clone(),
                 ..Job::new(name.clone(), tasks.clone(), examples)
@@ -122,7 +118,21 @@ impl<'a> Training<'a> {
         Ok(plan)
     }
 
-    fn what(&self, library: &Library, groups: &[(Name, Vec<Name>)], origin: &Value) -> Value {
+    /// What an expert remembers about its training; equal origins mean equal experts.
+    fn origin(&self, data: &Dataset) -> Value {
+        json!({
+            "train": self.config,
+            "lora": self.lora,
+            "data": data.fingerprint(),
+            "precision": self.base.precision,
+            "by": concat!("lyceum ", env!("CARGO_PKG_VERSION")),
+        })
+    }
+
+    fn key(&self, library: &Library, groups: &[TaskGroup], origin: &Value) -> Value {
+        let groups: Vec<(&Name, &[Name])> = { groups.iter() }
+            .map(|group| (&group.name, group.tasks.as_slice()))
+            .collect();
         json!({
             "library": library.place(),
             "groups": groups,
@@ -136,13 +146,13 @@ impl<'a> Training<'a> {
     fn strangers(
         &self,
         entries: &BTreeMap<Name, Entry>,
-        groups: &[(Name, Vec<Name>)],
+        groups: &[TaskGroup],
     ) -> Vec<(Name, String)> {
         let other = |entry: &Entry| {
             let base = entry.base.as_ref();
             base.is_some_and(|base| *base != self.base.fingerprint)
         };
-        let stays = |name: &Name| !groups.iter().any(|(group, _)| group == name);
+        let stays = |name: &Name| !groups.iter().any(|group| group.name == *name);
         let all = entries.iter();
         all.filter(|(name, entry)| stays(name) && other(entry))
             .map(|(name, entry)| (name.clone(), entry.base_name.clone()))
@@ -212,9 +222,9 @@ fn changed(path: &str, was: &Value, now: &Value, what: &mut Vec<String>) {
 }
 
 /// Refuses what can only be a slip.
-fn once(groups: &[(Name, Vec<Name>)]) -> Result<()> {
+fn once(groups: &[TaskGroup]) -> Result<()> {
     let mut names = BTreeSet::new();
-    for (name, tasks) in groups {
+    for TaskGroup { name, tasks } in groups {
         if !names.insert(name) {
             return Err(Error::invalid(format!(
                 "expert `{name}` is asked for twice"
@@ -255,7 +265,7 @@ impl Plan<'_> {
     /// # Errors
     /// [`Error::Invalid`] naming the experts, what differs and the version that keeps them.
     pub(super) fn agreed(&self) -> Result<()> {
-        if let Some(first) = self.differing.first().filter(|_| !self.replace) {
+        if let Some(first) = self.differing.first().filter(|_| !self.trainer.replace) {
             let more = match self.differing.len() - 1 {
                 0 => String::new(),
                 more => format!(" and {more} more"),
@@ -271,14 +281,14 @@ impl Plan<'_> {
         }
         // Where nothing is trained nothing is mixed.
         if let Some((name, base)) = self.strangers.first()
-            && !self.mixed_bases
+            && !self.trainer.mixed_bases
             && !self.jobs.is_empty()
         {
             return Err(Error::invalid(format!(
                 "expert `{name}` of {} belongs to another base (`{base}`) than the one to train on \
                  (`{}`); no router takes both, so give these a library of their own",
                 self.library.uri(),
-                self.training.base.name
+                self.trainer.base.name
             )));
         }
         Ok(())

@@ -38,14 +38,38 @@ impl Default for Mbc {
     }
 }
 
-/// The clusters of the experts of `library` (merged ones count where they are asked for, see
-/// [`Library::members`]), their names in sorted order and all cosines.
+/// The experts of a library in clusters, and the cosines the clusters were made from.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Clustering {
+    /// The experts of each cluster.
+    pub clusters: Clusters,
+    /// The experts, in the order of their names.
+    pub experts: Vec<Name>,
+    /// The cosine between the weights of every two experts, `[e, e]`.
+    pub cosines: Vec<Vec<f64>>,
+}
+
+/// Clusters the experts of `library` by their weights; merged ones count where they are asked for
+/// (see [`Library::members`]).
+///
+/// ```no_run
+/// use lyceum::library::Library;
+/// use lyceum::transform::{Mbc, cluster};
+///
+/// let library = Library::open("experts")?;
+/// let found = cluster(&library, &Mbc { k: 2, ..Mbc::default() })?;
+/// for (name, experts) in &found.clusters {
+///     println!("{name}: {experts:?}");
+/// }
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 ///
 /// # Errors
 /// When there are fewer experts than clusters, or they adapt different sites.
-pub fn cluster(library: &Library, how: &Mbc) -> Result<(Clusters, Vec<Name>, Vec<Vec<f64>>)> {
+pub fn cluster(library: &Library, how: &Mbc) -> Result<Clustering> {
     if !(0.0..1.0).contains(&how.sparsity) {
-        return Err(Error::invalid("--sparsity must be at least 0 and below 1"));
+        return Err(Error::invalid("sparsity must be at least 0 and below 1"));
     }
     let experts = library.chosen()?.experts()?;
     if how.k == 0 || how.k > experts.len() {
@@ -83,7 +107,11 @@ pub fn cluster(library: &Library, how: &Mbc) -> Result<(Clusters, Vec<Name>, Vec
         let key = Name::new(&format!("cluster_{number}"))?;
         clusters.entry(key).or_default().push(name.clone());
     }
-    Ok((clusters, names, cosines))
+    Ok(Clustering {
+        clusters,
+        experts: names,
+        cosines,
+    })
 }
 
 /// The tasks each of `clusters` is to be trained on. Clusters hold experts' names, and an expert

@@ -8,6 +8,6 @@ mod clusters_file;
 mod phatgoose;
 
 pub use arrow::{arrow, top_direction};
-pub use cluster::{Clusters, Mbc, cluster, cluster_tasks};
+pub use cluster::{Clustering, Clusters, Mbc, cluster, cluster_tasks};
 pub use clusters_file::{ClusterTasks, read_clusters, write_clusters};
 pub use phatgoose::{Phatgoose, phatgoose};

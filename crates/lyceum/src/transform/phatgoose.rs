@@ -1,17 +1,20 @@
 //! PhatGOOSE gates (arXiv:2402.05859), trained for every expert at once and persisted.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::artifact::Artifact;
 use crate::backbone::Base;
 use crate::data::{Dataset, Split};
 use crate::error::{Context, Error, Result};
+use crate::expert::Expert;
 use crate::library::Library;
 use crate::name::Name;
-use crate::train::{How, Job, Watch, gates};
+use crate::progress::Progress;
+use crate::train::{GateTraining, Job, Steps, TrainConfig};
 
 /// How gates are trained; the defaults are the tutorial's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +32,10 @@ pub struct Phatgoose {
     pub max_input: usize,
     /// Seed of the data order.
     pub seed: u64,
+    /// Folder of checkpoints, from which an interrupted training continues bit for bit; none are
+    /// kept when absent. Gates do not remember it.
+    #[serde(skip)]
+    pub checkpoints: Option<PathBuf>,
 }
 
 impl Default for Phatgoose {
@@ -40,6 +47,7 @@ impl Default for Phatgoose {
             batch: 4,
             max_input: 1024,
             seed: 42,
+            checkpoints: None,
         }
     }
 }
@@ -55,17 +63,15 @@ impl Phatgoose {
     }
 
     /// The same as settings of the optimisation loop.
-    fn training(&self) -> How {
-        How {
-            lr: self.lr,
-            batch: self.batch,
-            epochs: 1,
-            steps: Some(self.steps),
-            warmup: self.warmup,
-            max_input: self.max_input,
-            seed: self.seed,
-            ..How::default()
-        }
+    fn training(&self) -> TrainConfig {
+        TrainConfig::default()
+            .lr(self.lr)
+            .batch(self.batch)
+            .epochs(1)
+            .steps(self.steps)
+            .warmup(self.warmup)
+            .max_input(self.max_input)
+            .seed(self.seed)
     }
 }
 
@@ -74,13 +80,15 @@ impl Phatgoose {
 /// on the training rows of its tasks in `data`. Returns the names derived now.
 ///
 /// # Errors
-/// When a task has no rows, an expert belongs to another base, or a loss is not finite.
+/// When a task has no rows, an expert belongs to another base, or a loss is not finite;
+/// [`Error::Stopped`] when `progress` stops the run, whose steps are then kept in
+/// [`Phatgoose::checkpoints`].
 pub fn phatgoose(
     base: &Arc<Base>,
     library: &Library,
     data: &Dataset,
     how: &Phatgoose,
-    watch: &mut dyn Watch,
+    progress: &mut dyn Progress,
 ) -> Result<Vec<Name>> {
     how.check()?;
     let kind = Name::new("phatgoose")?;
@@ -102,8 +110,18 @@ pub fn phatgoose(
     if experts.is_empty() {
         return Ok(Vec::new());
     }
-    let trained = gates(base, &experts, &jobs, &how.training(), watch)?;
-    let made: Vec<Artifact> = { experts.iter().zip(trained) }
+    let names = jobs.iter().map(|job| job.name.clone()).collect();
+    let key = key(base, library, &experts, &spec);
+    let mut steps = Steps::new(names, how.checkpoints.as_deref(), &key);
+    let config = how.training();
+    let training = GateTraining {
+        base,
+        experts: &experts,
+        jobs: &jobs,
+        config: &config,
+    };
+    let trained = training.run(&mut steps, progress)?;
+    let made: Vec<Artifact> = { experts.iter().zip(trained.gates) }
         .map(|(expert, (vectors, _))| Artifact {
             kind: kind.clone(),
             spec: spec.clone(),
@@ -112,8 +130,40 @@ pub fn phatgoose(
             vectors,
         })
         .collect();
+    put(library, &made)?;
+    steps.delete();
+    if trained.stopped {
+        let text = "stopped, but there was nothing left to do: all gates are finished and kept";
+        return Err(Error::Stopped(text.into()));
+    }
+    Ok(made.into_iter().map(|artifact| artifact.expert).collect())
+}
+
+/// Tells this training of gates apart from every other; names its checkpoint.
+fn key(base: &Base, library: &Library, experts: &[Expert], spec: &Value) -> Value {
+    let experts: Vec<(&Name, &str, &[Name])> = { experts.iter() }
+        .map(|expert| {
+            (
+                &expert.card.name,
+                expert.fingerprint(),
+                &expert.card.tasks[..],
+            )
+        })
+        .collect();
+    json!({
+        "library": library.place(),
+        "experts": experts,
+        "spec": spec,
+        "base": base.fingerprint,
+        "device": format!("{:?}", base.decoder.device().location()),
+        "by": concat!("lyceum ", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+/// Commits `made` as one version.
+fn put(library: &Library, made: &[Artifact]) -> Result<()> {
     let mut batch = library.batch()?;
-    for artifact in &made {
+    for artifact in made {
         batch.put_artifact(artifact)?;
     }
     match batch.commit() {
@@ -122,11 +172,8 @@ pub fn phatgoose(
             let kept: Vec<Result<()>> = { made.iter() }
                 .map(|artifact| library.put_artifact(artifact))
                 .collect();
-            kept.into_iter().collect::<Result<()>>()?;
+            kept.into_iter().collect()
         }
-        other => {
-            other?;
-        }
+        other => other.map(|_| ()),
     }
-    Ok(made.into_iter().map(|artifact| artifact.expert).collect())
 }

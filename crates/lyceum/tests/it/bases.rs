@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use lyceum::backbone::{Base, Message, Precision, families};
+use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::mix::Segments;
 use serde_json::json;
 
@@ -280,12 +281,9 @@ fn stop_tokens_and_chat_templates_are_read() {
     let [long, _] = sequences(&golden);
     let greedy: Vec<i64> = golden["greedy"].to_vec1().unwrap();
     let model = lyceum::model::Model::new(Arc::new(base), None);
-    let how = lyceum::model::Decoding {
-        max_new: 12,
-        live: 1,
-    };
+    let how = GenerationConfig::default().max_new_tokens(12).batch_size(1);
     let told = model
-        .generate(&[long[..5].to_vec()], &[], &how, |_, _| {})
+        .generate_tokens(&[long[..5].to_vec()], &[], &how, ignore)
         .unwrap();
     let end = greedy
         .iter()

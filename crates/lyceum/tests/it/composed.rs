@@ -6,11 +6,13 @@ use std::sync::{Arc, LazyLock};
 use candle_core::{Device, Tensor};
 use lyceum::backbone::{Base, Place, Precision};
 use lyceum::data::{Split, Tokens};
+use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::Mixing;
-use lyceum::model::{Decoding, Model};
+use lyceum::model::Model;
+use lyceum::progress::NoProgress;
 use lyceum::route::{ROUTERS, RouterSpec};
-use lyceum::train::{self, How, Job, Silent};
+use lyceum::train::{self, Job, TrainConfig};
 
 use crate::families;
 use crate::golden;
@@ -49,12 +51,9 @@ fn same(what: &str, [one, other]: &[Model; 2], text: &Text) {
     for (a, b) in scores[0].iter().zip(&scores[1]) {
         assert!((a - b).abs() < 1e-3, "{what}: scores {a} {b}");
     }
-    let how = Decoding {
-        max_new: 9,
-        live: 2,
-    };
+    let how = GenerationConfig::default().max_new_tokens(9).batch_size(2);
     let texts = [one, other].map(|model| {
-        let continued = model.generate(&text.rows, &text.tasks, &how, |_, _| {});
+        let continued = model.generate_tokens(&text.rows, &text.tasks, &how, ignore);
         continued.unwrap()
     });
     assert_eq!(texts[0], texts[1], "{what}");
@@ -103,7 +102,7 @@ fn every_router_mixes_the_same() {
             let ways = [None, Some(2)].into_iter();
             for (top_k, mixing) in ways.flat_map(|k| mixings.iter().map(move |how| (k, *how))) {
                 let top_k = top_k.filter(|_| about.takes("top_k"));
-                let spec = RouterSpec::new(about.name, top_k, None).unwrap();
+                let spec = RouterSpec::of(about).top_k(top_k);
                 let pair = [golden::base(), composed()]
                     .map(|base| Model::routed(base, &library, &spec, mixing).unwrap());
                 same(
@@ -144,16 +143,12 @@ fn experts_and_gates_train_the_same() {
             Job::new(name.clone(), vec![name.clone()], rows)
         })
         .collect();
-    let how = How {
-        batch: 4,
-        steps: Some(6),
-        ..How::default()
-    };
+    let how = TrainConfig::default().batch(4).steps(6);
     let lora = LoraConfig::default();
     let train = |base: Arc<Base>| {
-        let experts = train::experts(&base, &jobs, &lora, &how, &mut Silent).unwrap();
+        let experts = train::experts(&base, &jobs, &lora, &how, &mut NoProgress).unwrap();
         let own: Vec<_> = experts.iter().map(|(expert, _)| expert.clone()).collect();
-        let gates = train::gates(&base, &own, &jobs, &how, &mut Silent).unwrap();
+        let gates = train::gates(&base, &own, &jobs, &how, &mut NoProgress).unwrap();
         (experts, gates)
     };
     let (experts, gates) = train(golden::base());
@@ -173,16 +168,12 @@ fn experts_and_gates_train_the_same() {
 
 #[test]
 fn what_only_the_kernels_do_is_refused() {
-    let again = How {
-        recompute: true,
-        steps: Some(1),
-        ..How::default()
-    };
+    let again = TrainConfig::default().recompute(true).steps(1);
     let name = golden::name("color_of");
     let rows = golden::tasks().select(Some(std::slice::from_ref(&name)), Split::Train);
     let job = Job::new(name.clone(), vec![name], rows.unwrap());
     let lora = LoraConfig::default();
-    let error = train::experts(&composed(), &[job], &lora, &again, &mut Silent).unwrap_err();
+    let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
     assert!(error.to_string().contains("--recompute"), "{error}");
     let place = Place::composed(Precision::Int8, &Device::Cpu);
     let error = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap_err();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use lyceum::backbone::{Base, Cache, Logits, Place, Precision, families};
+use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::Lora;
 use lyceum::mix::{Bank, Mixing, Mixture, Pass, Segments};
 use lyceum::route::Fixed;
@@ -303,10 +304,14 @@ fn a_trained_llama_tells_the_stories_its_authors_program_tells() {
     let model = lyceum::model::Model::new(base.clone(), None);
     // All of them together: batching changes nothing.
     let prompts: Vec<Vec<u32>> = stories.iter().map(|s| s.prompt.clone()).collect();
-    let how = |live| lyceum::model::Decoding { max_new: 256, live };
-    let told = model.generate(&prompts, &[], &how(32), |_, _| {}).unwrap();
+    let config = GenerationConfig::default().max_new_tokens(256);
+    let told = model
+        .generate_tokens(&prompts, &[], &config.batch_size(32), ignore)
+        .unwrap();
     // Or some at a time, one entering as another leaves.
-    let by_two = model.generate(&prompts, &[], &how(2), |_, _| {}).unwrap();
+    let by_two = model
+        .generate_tokens(&prompts, &[], &config.batch_size(2), ignore)
+        .unwrap();
     assert!(prompts.len() > 2 && told == by_two);
     for (story, told) in stories.iter().zip(told) {
         // The reference was given 256 tokens for prompt and story.

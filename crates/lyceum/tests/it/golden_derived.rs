@@ -43,7 +43,8 @@ fn cosines_and_clusters_equal_the_reference() {
         sparsity: 0.2,
         seed: 42,
     };
-    let (clusters, names, cosines) = cluster(&golden::library(), &how).unwrap();
+    let found = cluster(&golden::library(), &how).unwrap();
+    let (clusters, names, cosines) = (found.clusters, found.experts, found.cosines);
     let order: Vec<Name> = serde_json::from_value(said["experts"].clone()).unwrap();
     assert_eq!(names, order);
     for (i, row) in said["thresholded_cosine"]

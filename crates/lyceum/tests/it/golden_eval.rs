@@ -1,9 +1,10 @@
 //! Scores equal the references': generated text by ROUGE-L, multiple choice by log-likelihood.
 
 use lyceum::data::{Question, Split};
-use lyceum::eval::{Answer, Limits, choose, rouge_l};
+use lyceum::eval::{Answer, multiple_choice, rouge_l};
+use lyceum::generate::GenerationConfig;
 use lyceum::model::Model;
-use lyceum::train::Silent;
+use lyceum::progress::NoProgress;
 use serde_json::Value;
 
 use crate::golden;
@@ -14,12 +15,16 @@ fn greedy_texts_and_rouge_of_every_method_equal_the_reference() {
     let said = golden::json("routed.json");
     let examples = golden::tasks().select(None, Split::Test).unwrap();
     let library = golden::library();
-    let limits = Limits {
-        max_new: 8,
-        ..Limits::default()
-    };
+    let config = GenerationConfig::default().max_new_tokens(8);
     for (method, ..) in METHODS {
-        let got = rouge_l(&model(&library, method), &examples, &limits, &mut Silent).unwrap();
+        let got = rouge_l(
+            &model(&library, method),
+            &examples,
+            &config,
+            &mut NoProgress,
+        )
+        .unwrap();
+        let got = got.rows();
         let want = said["predictions"][method].as_array().unwrap();
         assert_eq!(got.len(), want.len());
         for (got, want) in got.iter().zip(want) {
@@ -85,7 +90,8 @@ fn multiple_choice_equals_the_reference() {
         .collect();
     assert_eq!(questions.len(), 24);
     let model = Model::new(golden::base(), None);
-    let mut answers = choose(&model, &questions, 5, &mut Silent).unwrap();
+    let answers = multiple_choice(&model, &questions, 5, &mut NoProgress).unwrap();
+    let mut answers = answers.into_rows();
     let cut = as_the_reference_cuts(&model, &questions, &mut answers);
     assert_eq!(cut, 8, "long questions");
     for (question, (answer, said)) in questions.iter().zip(answers.iter().zip(said)) {

@@ -28,7 +28,7 @@ fn taken(adapter: &str) -> Expert {
 fn logits(expert: &Expert, rows: &[Vec<i64>]) -> Tensor {
     let library = golden::empty_library();
     library.add(expert, Put::New).unwrap();
-    let spec = RouterSpec::new("oracle", None, None).unwrap();
+    let spec = RouterSpec::oracle();
     let model = Model::routed(golden::base(), &library, &spec, Mixing::Outputs).unwrap();
     let tokens: Vec<u32> = rows.iter().flatten().map(|&id| id as u32).collect();
     let lens: Vec<usize> = rows.iter().map(Vec::len).collect();
@@ -326,7 +326,7 @@ fn without_its_base_an_adapter_is_routed_where_all_its_sites_fit() {
     assert_eq!(expert.card.base, None);
     let library = golden::empty_library();
     library.add(&expert, Put::New).unwrap();
-    let spec = RouterSpec::new("uniform", None, None).unwrap();
+    let spec = RouterSpec::uniform();
     let route = |base| Model::routed(base, &library, &spec, Mixing::Outputs);
     assert!(route(golden::base()).is_ok());
     let other = std::sync::Arc::new(lyceum::assets::base(Precision::F32).unwrap());

@@ -10,8 +10,9 @@ use lyceum::lora::{Lora, LoraConfig};
 use lyceum::mix::{Bank, Mixing, Mixture};
 use lyceum::model::Model;
 use lyceum::name::Site;
+use lyceum::progress::NoProgress;
 use lyceum::route::Fixed;
-use lyceum::train::{How, Job, Silent, experts, gates};
+use lyceum::train::{Job, TrainConfig, experts, gates};
 
 use crate::golden;
 
@@ -110,12 +111,8 @@ fn eighteen_training_steps_equal_the_reference() {
         order: Some(order),
         ..Job::new(task.clone(), vec![task], examples)
     };
-    let how = How {
-        lr: 1e-2,
-        steps: Some(18),
-        ..How::default()
-    };
-    let (expert, losses) = experts(&golden::base(), &[job], &lora, &how, &mut Silent)
+    let how = TrainConfig::default().lr(1e-2).steps(18);
+    let (expert, losses) = experts(&golden::base(), &[job], &lora, &how, &mut NoProgress)
         .unwrap()
         .pop()
         .unwrap();
@@ -147,12 +144,8 @@ fn fifteen_phatgoose_steps_per_expert_equal_the_reference() {
             }
         })
         .collect();
-    let how = How {
-        lr: 1e-2,
-        steps: Some(15),
-        ..How::default()
-    };
-    let trained = gates(&golden::base(), &experts, &jobs, &how, &mut Silent).unwrap();
+    let how = TrainConfig::default().lr(1e-2).steps(15);
+    let trained = gates(&golden::base(), &experts, &jobs, &how, &mut NoProgress).unwrap();
     assert_eq!(trained.len(), 4);
     for (expert, (vectors, losses)) in experts.iter().zip(&trained) {
         let name = expert.card.name.as_str();

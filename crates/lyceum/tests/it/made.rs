@@ -72,7 +72,8 @@ pub(crate) fn library(experts: &[Expert]) -> Library {
 /// one.
 pub(crate) fn routed(library: &Library, router: &str, top_k: Option<usize>, how: Mixing) -> Model {
     let takes = route::about(router).unwrap().takes("top_k");
-    let spec = RouterSpec::new(router, top_k.filter(|_| takes), None).unwrap();
+    let spec = RouterSpec::named(router).unwrap();
+    let spec = spec.top_k(top_k.filter(|_| takes));
     let library = library.members(&Members::All).unwrap();
     Model::routed(golden::base(), &library, &spec, how).unwrap()
 }

@@ -10,22 +10,21 @@ use lyceum::merge::{Knobs, MERGES, MergeSpec, Truncation, merge};
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
 use lyceum::name::Site;
+use lyceum::progress::NoProgress;
 use lyceum::route::ROUTERS;
 use lyceum::store::Put;
-use lyceum::train::{How, Job, Silent, experts as train};
+use lyceum::train::{Job, TrainConfig, experts as train};
 use lyceum::transform::{Phatgoose, arrow, phatgoose};
 
 use crate::golden;
 use crate::made::{self, Text};
 
 fn config(rank: usize, alpha: f64, rslora: bool, targets: &[&str]) -> LoraConfig {
-    LoraConfig {
-        rank,
-        alpha,
-        rslora,
-        targets: targets.iter().map(|t| (*t).to_owned()).collect(),
-        ..LoraConfig::default()
-    }
+    LoraConfig::default()
+        .rank(rank)
+        .alpha(alpha)
+        .rslora(rslora)
+        .targets(targets.iter().copied())
 }
 
 /// Three experts that differ in everything; the second has been through bf16, the third has
@@ -357,21 +356,15 @@ fn a_merge_of_one_expert_is_that_expert() {
 
 #[test]
 fn experts_of_mixed_ranks_are_trained_and_kept() {
-    let lora = LoraConfig {
-        rank_pattern: BTreeMap::from([("k_proj".into(), 2)]),
-        ..LoraConfig::default()
-    };
+    let lora = LoraConfig::default().rank_pattern(BTreeMap::from([("k_proj".into(), 2)]));
     let task = golden::name("color_of");
     let data = golden::tasks();
     let examples = data
         .select(Some(std::slice::from_ref(&task)), Split::Train)
         .unwrap();
     let job = Job::new(task.clone(), vec![task.clone()], examples);
-    let how = How {
-        steps: Some(2),
-        ..How::default()
-    };
-    let trained = train(&golden::base(), &[job], &lora, &how, &mut Silent).unwrap();
+    let how = TrainConfig::default().steps(2);
+    let trained = train(&golden::base(), &[job], &lora, &how, &mut NoProgress).unwrap();
     let library = golden::empty_library();
     library.add(&trained[0].0, Put::New).unwrap();
     let back = library.expert(&task).unwrap();
@@ -405,7 +398,7 @@ fn gates_of_mixed_experts_train_together_as_alone() {
         for expert in experts {
             library.add(expert, Put::New).unwrap();
         }
-        phatgoose(&golden::base(), &library, &data, &how, &mut Silent).unwrap();
+        phatgoose(&golden::base(), &library, &data, &how, &mut NoProgress).unwrap();
         library.artifact(&golden::name("phatgoose"), None).unwrap()
     };
     let together = derive(&experts);

@@ -8,6 +8,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor, Var};
 use lyceum::backbone::{Base, Precision};
+use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::Lora;
 use lyceum::mix::{Bank, Mixing, Mixture};
 use lyceum::route::Fixed;
@@ -221,11 +222,9 @@ fn experts_train_over_quantised_matrices_as_over_the_same_values_in_f32() {
     let both = logits(&quantised, &tokens, None).narrow(0, 0, 5).unwrap();
     assert!(apart(&alone, &both) < 1e-5);
     let model = lyceum::model::Model::new(Arc::new(quantised), None);
-    let how = lyceum::model::Decoding {
-        max_new: 8,
-        live: 32,
-    };
-    let told = |base: lyceum::model::Model| base.generate(&tokens, &[], &how, |_, _| {}).unwrap();
+    let how = GenerationConfig::default().max_new_tokens(8).batch_size(32);
+    let told =
+        |base: lyceum::model::Model| base.generate_tokens(&tokens, &[], &how, ignore).unwrap();
     let want = told(lyceum::model::Model::new(Arc::new(plain), None));
     assert_eq!(told(model), want);
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use lyceum::backbone::Base;
 use lyceum::data::{Dataset, Question};
-use lyceum::recipe::{self, Progress, Recipe};
+use lyceum::progress::{NoProgress, Progress};
+use lyceum::recipe::{self, Recipe, StageObserver};
 use lyceum::report::Report;
-use lyceum::train::{Silent, Watch};
 use serde_json::{Value, json};
 
 use crate::tiny;
@@ -17,12 +17,12 @@ use crate::tiny;
 #[derive(Default)]
 struct Said(Vec<String>);
 
-impl Progress for Said {
-    fn stage(&mut self, _: &str, _: &'static str) -> Box<dyn Watch + '_> {
-        Box::new(Silent)
+impl StageObserver for Said {
+    fn stage(&mut self, _: &str, _: &'static str) -> Box<dyn Progress + '_> {
+        Box::new(NoProgress)
     }
 
-    fn say(&mut self, text: &str) {
+    fn message(&mut self, text: &str) {
         self.0.push(text.to_owned());
     }
 }
@@ -37,7 +37,7 @@ const QUESTIONS: [&str; 2] = [
 ];
 
 /// A folder with two bases, two sets of rows and two of questions.
-fn place() -> tempfile::TempDir {
+pub(crate) fn place() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     tiny::write_base(&dir.path().join("base"), 1);
@@ -50,7 +50,7 @@ fn place() -> tempfile::TempDir {
 }
 
 /// The recipe everything is changed in, with every field that can be left out.
-fn whole(dir: &Path) -> Value {
+pub(crate) fn whole(dir: &Path) -> Value {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     json!({
         "title": "A small run", "seed": 7, "base": path("base"), "data": path("rows.jsonl"),
@@ -82,7 +82,7 @@ fn read(recipe: &Value, dir: &Path) -> lyceum::Result<Recipe> {
     Recipe::read(file.path())
 }
 
-fn run(recipe: &Value, dir: &Path, out: &Path) -> lyceum::Result<(Report, Vec<String>)> {
+pub(crate) fn run(recipe: &Value, dir: &Path, out: &Path) -> lyceum::Result<(Report, Vec<String>)> {
     let recipe = read(recipe, dir)?;
     let base = Arc::new(Base::open(&recipe.base, recipe.precision)?);
     let data = Dataset::open(&recipe.data)?;

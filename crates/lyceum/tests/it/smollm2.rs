@@ -9,13 +9,15 @@ use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Message, Precision};
 use lyceum::data::{Dataset, Example, Split};
-use lyceum::eval::{Answer, choose, mean_losses};
+use lyceum::eval::{Answer, mean_losses, multiple_choice};
+use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::{Mixing, Segments};
-use lyceum::model::{Decoding, Model};
+use lyceum::model::Model;
+use lyceum::progress::NoProgress;
 use lyceum::route::RouterSpec;
 use lyceum::store::Put;
-use lyceum::train::{How, Job, Silent, experts};
+use lyceum::train::{Job, TrainConfig, experts};
 use lyceum::transform::{Phatgoose, arrow, phatgoose};
 use serde::Deserialize;
 use serde_json::Value;
@@ -70,12 +72,9 @@ fn a_strangers_model_says_what_transformers_says() {
     assert_eq!(texts.len(), 5);
     let model = Model::new(base.clone(), None);
     same_logits(&model, &texts);
-    let how = Decoding {
-        max_new: 48,
-        live: 5,
-    };
+    let how = GenerationConfig::default().max_new_tokens(48).batch_size(5);
     let prompts: Vec<Vec<u32>> = texts.iter().map(|t| t.ids.clone()).collect();
-    let told = model.generate(&prompts, &[], &how, |_, _| ()).unwrap();
+    let told = model.generate_tokens(&prompts, &[], &how, ignore).unwrap();
     for (text, told) in texts.iter().zip(told) {
         assert_eq!(base.tokenizer.encode(&text.text).unwrap(), text.ids);
         // The reference keeps the token that ends a text.
@@ -142,24 +141,26 @@ fn arc_easy_has_the_figures_of_lm_eval() {
     questions.truncate(400);
     let mut base = Base::open(&path, Precision::F32).unwrap();
     let plain = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()), None);
-    let answers = choose(&plain, &questions, 16, &mut Silent).unwrap();
-    assert_eq!(answers.len(), 400);
-    let worst = apart(&answers, &said["no_bos"]);
+    let answers = multiple_choice(&plain, &questions, 16, &mut NoProgress).unwrap();
+    assert_eq!(answers.rows().len(), 400);
+    let worst = apart(answers.rows(), &said["no_bos"]);
     assert!(worst <= 1e-3, "{worst}");
-    let mean = |score: fn(&Answer) -> f64| answers.iter().map(score).sum::<f64>() / 400.0;
-    assert_eq!((mean(Answer::acc), mean(Answer::acc_norm)), (0.5025, 0.475));
+    assert_eq!(
+        (answers.acc().mean, answers.acc_norm().mean),
+        (0.5025, 0.475)
+    );
     // The reference's own tokenizer begins every text with BOS.
     base.tokenizer.add_bos(true).unwrap();
     assert_eq!(base.tokenizer.start(), [1]);
     questions.truncate(WITH_BOS);
-    let answers = choose(
+    let answers = multiple_choice(
         &Model::new(Arc::new(base), None),
         &questions,
         16,
-        &mut Silent,
+        &mut NoProgress,
     )
     .unwrap();
-    let worst = apart(&answers, &said["bos"]);
+    let worst = apart(answers.rows(), &said["bos"]);
     assert!(worst <= 1e-3, "with BOS: {worst}");
 }
 
@@ -189,15 +190,10 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
         .iter()
         .map(|task| Job::new(task.clone(), vec![task.clone()], rows(task)))
         .collect();
-    let how = How {
-        batch: 4,
-        epochs: 1,
-        max_input: 128,
-        ..How::default()
-    };
+    let how = TrainConfig::default().batch(4).epochs(1).max_input(128);
     let library = golden::empty_library();
     let lora = LoraConfig::default();
-    for (expert, _) in experts(&base, &jobs, &lora, &how, &mut Silent).unwrap() {
+    for (expert, _) in experts(&base, &jobs, &lora, &how, &mut NoProgress).unwrap() {
         library.add(&expert, Put::New).unwrap();
     }
     arrow(&library).unwrap();
@@ -206,7 +202,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
         max_input: 128,
         ..Phatgoose::default()
     };
-    phatgoose(&base, &library, &data, &gates, &mut Silent).unwrap();
+    phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let losses = |model: &Model| -> Vec<f64> {
         let mean = |rows: &[Example]| {
             let losses = mean_losses(model, &rows[..SCORED], 128, None).unwrap();
@@ -216,7 +212,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
     };
     let before = losses(&Model::new(base.clone(), None));
     for (router, k) in [("oracle", None), ("arrow", Some(1)), ("phatgoose", Some(2))] {
-        let spec = RouterSpec::new(router, k, None).unwrap();
+        let spec = RouterSpec::named(router).unwrap().top_k(k);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();
         let after = losses(&model);
         eprintln!("{router}: loss {before:?} -> {after:?}");

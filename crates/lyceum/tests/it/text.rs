@@ -1,12 +1,14 @@
 //! Texts as tokens: what stands before them, where an option begins, and the ends of long ones.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use lyceum::Name;
 use lyceum::data::{Example, Question, Split, Tokenizer};
-use lyceum::eval::choose;
+use lyceum::eval::{multiple_choice, rouge_l};
+use lyceum::generate::GenerationConfig;
 use lyceum::model::Model;
-use lyceum::train::Silent;
+use lyceum::progress::{NoProgress, Step};
+use lyceum::{Error, Name};
 use serde_json::{Value, json};
 
 use crate::families::{folder, llama2c};
@@ -200,14 +202,17 @@ fn a_question_that_cannot_be_scored_is_named() {
     let good = question("is it?", ["yes", "no"]);
     let long = "so ".repeat(200);
     let all = [good.clone(), question("is it?", ["yes", long.as_str()])];
-    let why = choose(&model, &all, 1, &mut Silent).unwrap_err().chain();
+    let why = multiple_choice(&model, &all, 1, &mut NoProgress)
+        .unwrap_err()
+        .chain();
     assert!(
         why.contains("question 2, option 2 (`so so") && why.contains("128"),
         "{why}"
     );
     // An empty query is scored, every token of the option with it.
     let bare = question("", ["yes", "no"]);
-    let answers = choose(&model, &[bare], 1, &mut Silent).unwrap();
+    let answers = multiple_choice(&model, &[bare], 1, &mut NoProgress).unwrap();
+    let answers = answers.rows();
     let n = model.base().tokenizer.encode(" yes").unwrap().len();
     assert_eq!(answers[0].tokens[0], n);
     assert!(answers[0].log_probs.iter().all(|lp| *lp < 0.0));
@@ -355,4 +360,39 @@ fn a_long_text_that_cannot_be_cut_is_refused() {
     assert_eq!(tokenizer.text(&broken, 100).unwrap().len(), 100);
     // As many tokens as it has are asked for.
     assert!(tokenizer.text(&unbroken, 100_000).unwrap().len() <= 100_000);
+}
+
+#[test]
+fn an_evaluation_stops_when_it_is_told_to() {
+    let model = Model::new(golden::base(), None);
+    let stop = |step: &Step| {
+        assert!(step.done <= 2, "{step:?}");
+        match step.done {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    };
+    let question = |text: &str| Question {
+        query: text.into(),
+        choices: vec!["yes".into(), "no".into()],
+        gold: 0,
+    };
+    let all = ["is it?", "was it?", "will it?"].map(question);
+    let why = multiple_choice(&model, &all, 1, &mut { stop }).unwrap_err();
+    assert!(
+        matches!(&why, Error::Stopped(text) if text.contains("after 2 of 3")),
+        "{why}"
+    );
+    // A stop after the last one comes too late.
+    let answers = multiple_choice(&model, &all[..2], 1, &mut { stop }).unwrap();
+    assert_eq!(answers.rows().len(), 2);
+    // Text is reported every few batches.
+    let rows = golden::tasks().select(None, Split::Train).unwrap();
+    let config = GenerationConfig::default().max_new_tokens(1).batch_size(1);
+    let mut first = |_: &Step| ControlFlow::Break(());
+    let why = rouge_l(&model, &rows[..9], &config, &mut first).unwrap_err();
+    assert!(
+        matches!(&why, Error::Stopped(text) if text.contains("after 4 of 9")),
+        "{why}"
+    );
 }

@@ -12,9 +12,9 @@ use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
 use lyceum::mix::{Mixing, Segments};
 use lyceum::model::Model;
-use lyceum::recipe::train_missing;
+use lyceum::progress::NoProgress;
 use lyceum::route::RouterSpec;
-use lyceum::train::{How, Job, Silent, experts};
+use lyceum::train::{Job, TrainConfig, Trainer, experts};
 use lyceum::transform::{Phatgoose, arrow, phatgoose};
 
 use crate::tiny;
@@ -29,12 +29,8 @@ fn data(tasks: usize) -> Dataset {
     Dataset::from_jsonl(tiny::rows(tasks).as_bytes(), "rows").unwrap()
 }
 
-fn how() -> How {
-    How {
-        batch: 3,
-        epochs: 2,
-        ..How::default()
-    }
+fn how() -> TrainConfig {
+    TrainConfig::default().batch(3).epochs(2)
 }
 
 fn jobs(data: &Dataset) -> Vec<Job> {
@@ -64,14 +60,10 @@ fn distance(a: &Tensor, b: &Tensor) -> f32 {
 fn losses_in_bf16_are_within_a_hundredth() {
     let data = lyceum::assets::tasks().unwrap();
     let jobs: Vec<Job> = jobs(&data).into_iter().step_by(3).collect();
-    let how = How {
-        steps: Some(4),
-        max_input: 128,
-        ..How::default()
-    };
+    let how = TrainConfig::default().steps(4).max_input(128);
     let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|precision| {
         let base = Arc::new(lyceum::assets::base(precision).unwrap());
-        experts(&base, &jobs, &LoraConfig::default(), &how, &mut Silent).unwrap()
+        experts(&base, &jobs, &LoraConfig::default(), &how, &mut NoProgress).unwrap()
     });
     for ((expert, exact), (_, rounded)) in exact.iter().zip(&rounded) {
         assert_ne!(exact, rounded);
@@ -86,15 +78,10 @@ fn losses_in_bf16_are_within_a_hundredth() {
 fn recomputing_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
     let (base, data) = (base(&dir), data(2));
-    let lora = LoraConfig {
-        targets: ["q_proj", "v_proj", "out_proj", "c_fc", "c_proj"]
-            .map(String::from)
-            .to_vec(),
-        ..LoraConfig::default()
-    };
+    let lora = LoraConfig::default().targets(["q_proj", "v_proj", "out_proj", "c_fc", "c_proj"]);
     let [kept, again] = [false, true].map(|recompute| {
-        let how = How { recompute, ..how() };
-        experts(&base, &jobs(&data), &lora, &how, &mut Silent).unwrap()
+        let how = how().recompute(recompute);
+        experts(&base, &jobs(&data), &lora, &how, &mut NoProgress).unwrap()
     });
     for ((a, a_losses), (b, b_losses)) in kept.iter().zip(&again) {
         assert_eq!(a_losses, b_losses);
@@ -106,7 +93,8 @@ fn recomputing_changes_no_bit() {
 fn ten_experts_in_one_pass_equal_each_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (base, data) = (base(&dir), data(10));
-    let train = |jobs: &[Job]| experts(&base, jobs, &LoraConfig::default(), &how(), &mut Silent);
+    let train =
+        |jobs: &[Job]| experts(&base, jobs, &LoraConfig::default(), &how(), &mut NoProgress);
     let jobs = jobs(&data);
     assert_eq!(jobs.len(), 10);
     let together: Vec<(Expert, Vec<f64>)> = train(&jobs).unwrap();
@@ -140,8 +128,8 @@ fn an_added_expert_changes_no_other() {
     let (base, data) = (base(&dir), data(3));
     let lora = LoraConfig::default();
     let all = jobs(&data);
-    let first = experts(&base, &all[..2], &lora, &how(), &mut Silent).unwrap();
-    let with_third = experts(&base, &all, &lora, &how(), &mut Silent).unwrap();
+    let first = experts(&base, &all[..2], &lora, &how(), &mut NoProgress).unwrap();
+    let with_third = experts(&base, &all, &lora, &how(), &mut NoProgress).unwrap();
     for ((a, _), (b, _)) in first.iter().zip(&with_third) {
         for (site, lora) in &a.loras {
             assert!(distance(&lora.a, &b.loras[site].a) < 1e-4);
@@ -152,13 +140,8 @@ fn an_added_expert_changes_no_other() {
 fn library(dir: &tempfile::TempDir, base: &Arc<Base>, data: &Dataset) -> Library {
     let path = dir.path().join("library");
     let library = Library::create(path.to_str().unwrap()).unwrap();
-    let groups: Vec<(Name, Vec<Name>)> = data
-        .tasks()
-        .into_iter()
-        .map(|t| (t.clone(), vec![t]))
-        .collect();
-    let settings = (&LoraConfig::default(), &how());
-    train_missing(base, &library, data, &groups, settings, &mut Silent).unwrap();
+    let trainer = Trainer::new(base).config(how());
+    trainer.each_task(data, &library, &mut NoProgress).unwrap();
     library
 }
 
@@ -172,11 +155,11 @@ fn saved_models_compute_the_same_bits() {
         steps: 3,
         ..Phatgoose::default()
     };
-    phatgoose(&base, &library, &data, &gates, &mut Silent).unwrap();
+    phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let tokens: Vec<u32> = (0..40).map(|i| (i * 97) % 4096).collect();
     let segments = Segments::new(&[15, 25]);
     for router in ["arrow", "phatgoose"] {
-        let spec = RouterSpec::new(router, Some(2), None).unwrap();
+        let spec = RouterSpec::named(router).unwrap().top_k(2);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();
         let want = values(&model.logits(&tokens, &segments, &[]).unwrap());
         let out = dir.path().join(router);
@@ -203,17 +186,13 @@ fn saved_models_compute_the_same_bits() {
 fn a_loss_that_is_not_finite_stops_and_names_step_and_example() {
     let dir = tempfile::tempdir().unwrap();
     let (base, data) = (base(&dir), data(2));
-    let how = How {
-        lr: 1e30,
-        clip: 1e30,
-        ..how()
-    };
+    let how = how().lr(1e30).clip(1e30);
     let error = experts(
         &base,
         &jobs(&data),
         &LoraConfig::default(),
         &how,
-        &mut Silent,
+        &mut NoProgress,
     );
     let text = error.unwrap_err().to_string();
     assert!(text.contains("not finite"), "{text}");
@@ -226,7 +205,7 @@ fn batching_with_others_changes_nothing_beyond_rounding() {
     let (base, data) = (base(&dir), data(3));
     let library = library(&dir, &base, &data);
     arrow(&library).unwrap();
-    let spec = RouterSpec::new("arrow", Some(2), None).unwrap();
+    let spec = RouterSpec::arrow().top_k(2);
     let model = Model::routed(base, &library, &spec, Mixing::Outputs).unwrap();
     let tokens: Vec<u32> = (0..60).map(|i| (i * 131 + 7) % 4096).collect();
     let lens = [1usize, 33, 26];

@@ -1,6 +1,8 @@
 //! Training into a library: each expert is committed as it is finished, a run that is stopped goes
 //! on where it was and ends as it would have, and nothing is replaced without being asked.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,8 +10,9 @@ use lyceum::backbone::{Base, Precision};
 use lyceum::data::Dataset;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
+use lyceum::progress::{NoProgress, Progress, Step};
 use lyceum::store::Put;
-use lyceum::train::{How, Plan, Silent, Trained, Training, Watch};
+use lyceum::train::{TaskGroup, TrainConfig, Trained, Trainer};
 use lyceum::{Error, Name, Result};
 use serde_json::json;
 
@@ -21,7 +24,7 @@ struct Setting {
     base: Arc<Base>,
     data: Dataset,
     lora: LoraConfig,
-    how: How,
+    config: TrainConfig,
 }
 
 const STEPS: usize = 14;
@@ -48,15 +51,8 @@ impl Setting {
         Setting {
             base: Arc::new(Base::open(&path, Precision::F32).unwrap()),
             data: Dataset::from_jsonl(rows().as_bytes(), "rows").unwrap(),
-            lora: LoraConfig {
-                rank: 2,
-                ..LoraConfig::default()
-            },
-            how: How {
-                batch: 3,
-                epochs: 2,
-                ..How::default()
-            },
+            lora: LoraConfig::default().rank(2),
+            config: TrainConfig::default().batch(3).epochs(2),
             dir,
         }
     }
@@ -69,29 +65,37 @@ impl Setting {
         self.dir.path().join("training")
     }
 
-    fn training(&self) -> Training<'_> {
-        Training {
-            base: &self.base,
-            data: &self.data,
-            lora: &self.lora,
-            how: &self.how,
-        }
+    fn trainer(&self) -> Trainer {
+        Trainer::new(&self.base)
+            .lora(self.lora.clone())
+            .config(self.config.clone())
     }
 
-    fn plan(&self, library: &Library) -> Result<Plan<'_>> {
-        self.training()
-            .plan(library, &groups(&["short", "middle", "long"]))
+    fn run(&self, library: &Library, progress: &mut dyn Progress) -> Result<Trained> {
+        self.run_with(&self.trainer().checkpoints(self.kept()), library, progress)
     }
 
-    fn run(&self, library: &Library, watch: &mut dyn Watch) -> Result<Trained> {
-        self.plan(library)?.run(Some(&self.kept()), watch)
+    fn run_with(
+        &self,
+        trainer: &Trainer,
+        library: &Library,
+        progress: &mut dyn Progress,
+    ) -> Result<Trained> {
+        trainer.groups(&all(), &self.data, library, progress)
     }
 }
 
-fn groups(tasks: &[&str]) -> Vec<(Name, Vec<Name>)> {
-    let name = |task: &&str| Name::new(task).unwrap();
-    let group = |task: &&str| (name(task), vec![name(task)]);
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn groups(tasks: &[&str]) -> Vec<TaskGroup> {
+    let group = |task: &&str| TaskGroup::of_task(name(task));
     tasks.iter().map(group).collect()
+}
+
+fn all() -> Vec<TaskGroup> {
+    groups(&["short", "middle", "long"])
 }
 
 fn held(library: &Library) -> Vec<String> {
@@ -119,7 +123,6 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 /// Asks for a stop after step `at`, notes what was said, and looks at the library at every step.
 struct Stop<'a> {
     at: usize,
-    now: bool,
     said: Vec<String>,
     steps: Vec<usize>,
     library: Option<&'a Library>,
@@ -130,7 +133,6 @@ impl<'a> Stop<'a> {
     fn after(at: usize) -> Self {
         Stop {
             at,
-            now: at == 0,
             said: Vec::new(),
             steps: Vec::new(),
             library: None,
@@ -139,21 +141,20 @@ impl<'a> Stop<'a> {
     }
 }
 
-impl Watch for Stop<'_> {
-    fn step(&mut self, step: usize, steps: usize, _: f64, _: usize) {
-        assert_eq!(steps, STEPS);
-        self.steps.push(step);
-        self.now |= step == self.at;
+impl Progress for Stop<'_> {
+    fn step(&mut self, step: &Step) -> ControlFlow<()> {
+        assert_eq!(step.total, STEPS);
+        self.steps.push(step.done);
         if let Some(library) = self.library {
             self.seen.push(held(library));
         }
+        match step.done >= self.at {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 
-    fn stopped(&self) -> bool {
-        self.now
-    }
-
-    fn say(&mut self, text: &str) {
+    fn message(&mut self, text: &str) {
         self.said.push(text.to_owned());
     }
 }
@@ -186,7 +187,7 @@ fn an_expert_is_committed_as_soon_as_it_is_finished() {
     );
     assert!(files(&setting.kept()).is_empty());
     // Again: all are there.
-    let trained = setting.run(&library, &mut Silent).unwrap();
+    let trained = setting.run(&library, &mut NoProgress).unwrap();
     assert!(trained.experts.is_empty() && trained.already.len() == 3);
     assert_eq!(library.version(), 3);
 }
@@ -195,9 +196,9 @@ fn an_expert_is_committed_as_soon_as_it_is_finished() {
 fn a_stopped_run_goes_on_to_the_same_bits() {
     let setting = Setting::new();
     let whole = setting.library("whole");
-    setting.run(&whole, &mut Silent).unwrap();
+    setting.run(&whole, &mut NoProgress).unwrap();
     let whole = cards(&whole);
-    for at in [0, 1, 2, 5, 6, 7, 13] {
+    for at in [1, 2, 5, 6, 7, 13] {
         let library = setting.library(&format!("cut-{at}"));
         let text = stopped(setting.run(&library, &mut Stop::after(at)));
         assert!(
@@ -216,7 +217,7 @@ fn a_stopped_run_goes_on_to_the_same_bits() {
         if at + 3 < STEPS {
             stopped(setting.run(&library, &mut second));
             assert_eq!(second.steps, (at + 1..=at + 3).collect::<Vec<_>>());
-            assert_eq!(second.said.len(), usize::from(at > 0), "{:?}", second.said);
+            assert_eq!(second.said.len(), 1, "{:?}", second.said);
         }
         let mut last = Stop::after(usize::MAX);
         setting.run(&library, &mut last).unwrap();
@@ -254,10 +255,10 @@ fn the_checkpoint_is_of_this_training_alone() {
         watch.steps[0]
     };
     assert_eq!(first(&setting, &setting.library("other")), 1);
-    let how = setting.how.clone();
-    setting.how.lr = 3e-3;
+    let config = setting.config.clone();
+    setting.config.lr = 3e-3;
     assert_eq!(first(&setting, &setting.library("rate")), 1);
-    setting.how = how;
+    setting.config = config;
     assert_eq!(files(&setting.kept()).len(), 1);
     // A damaged one is named and not used.
     let file = files(&setting.kept()).remove(0);
@@ -278,8 +279,8 @@ fn without_a_place_for_checkpoints_training_goes_on_and_says_so() {
     std::fs::write(&file, "x").unwrap();
     let library = setting.library("library");
     let mut watch = Stop::after(3);
-    let plan = setting.plan(&library).unwrap();
-    let text = stopped(plan.run(Some(&file), &mut watch));
+    let trainer = setting.trainer().checkpoints(file);
+    let text = stopped(setting.run_with(&trainer, &library, &mut watch));
     assert!(text.contains("are not kept"), "{text}");
     assert!(watch.said[0].contains("no checkpoint"), "{:?}", watch.said);
     assert_eq!(held(&library), ["short"]);
@@ -289,46 +290,48 @@ fn without_a_place_for_checkpoints_training_goes_on_and_says_so() {
 fn nothing_is_replaced_without_being_asked() {
     let mut setting = Setting::new();
     let library = setting.library("library");
-    setting.run(&library, &mut Silent).unwrap();
+    setting.run(&library, &mut NoProgress).unwrap();
     let before = cards(&library);
-    setting.how.epochs = 1;
-    let text = setting.run(&library, &mut Silent).unwrap_err().to_string();
+    setting.config.epochs = 1;
+    let text = setting
+        .run(&library, &mut NoProgress)
+        .unwrap_err()
+        .to_string();
     for part in ["`short`", "epochs 2 (now 1)", "2 more", "version 3 keeps"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(cards(&library), before);
-    let mut plan = setting.plan(&library).unwrap();
+    let trainer = setting.trainer().replace(true);
+    let plan = trainer.plan(&all(), &setting.data, &library).unwrap();
     assert_eq!(plan.differing.len(), 3);
-    plan.replace = true;
-    let mut watch = Stop::after(usize::MAX);
     // One epoch: a step, 3 and 7.
-    struct Any<'a>(&'a mut Stop<'static>);
-    impl Watch for Any<'_> {
-        fn step(&mut self, _: usize, _: usize, _: f64, _: usize) {}
-        fn say(&mut self, text: &str) {
-            self.0.say(text);
+    struct Said(Vec<String>);
+    impl Progress for Said {
+        fn step(&mut self, _: &Step) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+        fn message(&mut self, text: &str) {
+            self.0.push(text.to_owned());
         }
     }
-    let trained = plan.run(None, &mut Any(&mut watch)).unwrap();
+    let mut said = Said(Vec::new());
+    let trained = plan.run(&mut said).unwrap();
     assert_eq!(trained.before, 3);
     assert!(trained.experts.iter().all(|e| e.replaced.is_some()));
-    assert!(
-        watch.said[0].contains("version 3 keeps"),
-        "{:?}",
-        watch.said
-    );
+    assert!(said.0[0].contains("version 3 keeps"), "{:?}", said.0);
     assert_eq!(library.at(3).unwrap().cards().unwrap(), before);
     // Data, base, tasks, a merge, an import: each is named.
-    let differs = |setting: &Setting, groups: &[(Name, Vec<Name>)]| {
-        let plan = setting.training().plan(&library, groups).unwrap();
+    let differs = |setting: &Setting, groups: &[TaskGroup]| {
+        let trainer = setting.trainer();
+        let plan = trainer.plan(groups, &setting.data, &library).unwrap();
         let differing = plan.differing.iter().map(|d| d.said());
         differing.collect::<Vec<_>>().join("; ")
     };
     let short = groups(&["short"]);
     assert_eq!(differs(&setting, &short), "");
-    let wider = vec![(
-        short[0].0.clone(),
-        vec![short[0].0.clone(), Name::new("long").unwrap()],
+    let wider = [TaskGroup::new(
+        name("short"),
+        vec![name("short"), name("long")],
     )];
     assert_eq!(differs(&setting, &wider), "tasks short (now short, long)");
     setting.lora.alpha = 2.0;
@@ -342,7 +345,7 @@ fn nothing_is_replaced_without_being_asked() {
         (json!({ "merge": { "merge": "cat" } }), "a merge"),
         (json!({ "import": "peft" }), "is not known"),
     ] {
-        let mut expert = library.expert(&short[0].0).unwrap();
+        let mut expert = library.expert(&short[0].name).unwrap();
         expert.card.origin = origin;
         library.add(&expert, Put::Replace).unwrap();
         assert!(differs(&setting, &short).contains(says));
@@ -362,9 +365,8 @@ fn experts_of_two_bases_are_not_mixed_without_being_asked() {
     let mut setting = Setting::new();
     let library = setting.library("library");
     let train = |setting: &Setting, tasks: &[&str], mixed: bool, replace: bool| {
-        let mut plan = setting.training().plan(&library, &groups(tasks))?;
-        (plan.mixed_bases, plan.replace) = (mixed, replace);
-        plan.run(None, &mut Silent)
+        let trainer = setting.trainer().mixed_bases(mixed).replace(replace);
+        trainer.groups(&groups(tasks), &setting.data, &library, &mut NoProgress)
     };
     train(&setting, &["short", "middle"], false, false).unwrap();
     let other = setting.dir.path().join("other");
@@ -404,20 +406,21 @@ fn experts_of_two_bases_are_not_mixed_without_being_asked() {
 fn what_is_asked_for_twice_is_refused() {
     let setting = Setting::new();
     let library = setting.library("library");
-    let refuse = |groups: &[(Name, Vec<Name>)], says: &str| {
-        let error = setting.training().plan(&library, groups).unwrap_err();
+    let refuse = |groups: &[TaskGroup], says: &str| {
+        let trainer = setting.trainer();
+        let error = trainer.plan(groups, &setting.data, &library).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     };
     refuse(
         &groups(&["short", "long", "short"]),
         "`short` is asked for twice",
     );
-    let name = Name::new("short").unwrap();
+    let short = name("short");
     refuse(
-        &[(name.clone(), vec![name.clone(), name.clone()])],
+        &[TaskGroup::new(short.clone(), vec![short.clone(); 2])],
         "one of its tasks twice",
     );
-    refuse(&[(name, Vec::new())], "no task");
+    refuse(&[TaskGroup::new(short, Vec::new())], "no task");
     refuse(&[], "no expert to train");
     refuse(&groups(&["nothing"]), "`nothing` not found");
     // None of this made a library.
@@ -445,7 +448,7 @@ fn a_loss_that_rises_is_named() {
         rose
     };
     assert_eq!(rises(&setting, "fine"), 0);
-    setting.how.lr = 1000.0;
+    setting.config.lr = 1000.0;
     assert!(rises(&setting, "diverged") > 0);
 }
 
@@ -453,7 +456,7 @@ fn a_loss_that_rises_is_named() {
 fn two_runs_into_one_library_both_arrive() {
     let setting = Setting::new();
     let alone = setting.library("alone");
-    setting.run(&alone, &mut Silent).unwrap();
+    setting.run(&alone, &mut NoProgress).unwrap();
     // The same training twice at once, and two of different experts.
     for (name, tasks) in [
         ("same", [&["short", "middle", "long"][..]; 2]),
@@ -465,8 +468,9 @@ fn two_runs_into_one_library_both_arrive() {
                 let (setting, path) = (&setting, &path);
                 scope.spawn(move || {
                     let library = Library::prepare(path).unwrap();
-                    let plan = setting.training().plan(&library, &groups(tasks)).unwrap();
-                    plan.run(Some(&setting.kept()), &mut Silent).unwrap();
+                    let trainer = setting.trainer().checkpoints(setting.kept());
+                    let groups = groups(tasks);
+                    { trainer.groups(&groups, &setting.data, &library, &mut NoProgress) }.unwrap();
                 })
             });
             runs.into_iter().for_each(|run| run.join().unwrap());
@@ -492,21 +496,19 @@ fn an_expert_another_writer_made_meanwhile_is_told_and_the_others_are_kept() {
     let library = setting.library("library");
     let elsewhere = setting.library("elsewhere");
     let mut other = Setting::new();
-    other.how.lr = 1e-4;
-    other.run(&elsewhere, &mut Silent).unwrap();
-    let theirs = elsewhere.expert(&Name::new("middle").unwrap()).unwrap();
-    /// Adds `theirs` while the others train.
-    struct Meddle<'a>(&'a str, &'a lyceum::expert::Expert);
-    impl Watch for Meddle<'_> {
-        fn step(&mut self, step: usize, _: usize, _: f64, _: usize) {
-            if step == 4 {
-                let library = Library::open(self.0).unwrap();
-                library.add(self.1, Put::New).unwrap();
-            }
-        }
-    }
+    other.config.lr = 1e-4;
+    other.run(&elsewhere, &mut NoProgress).unwrap();
+    let theirs = elsewhere.expert(&name("middle")).unwrap();
     let uri = library.uri();
-    let error = setting.run(&library, &mut Meddle(&uri, &theirs));
+    // Adds `theirs` while the others train.
+    let mut meddle = |step: &Step| {
+        if step.done == 4 {
+            let library = Library::open(&uri).unwrap();
+            library.add(&theirs, Put::New).unwrap();
+        }
+        ControlFlow::Continue(())
+    };
+    let error = setting.run(&library, &mut meddle);
     let text = error.unwrap_err().chain();
     assert!(
         text.contains("`middle`") && text.contains("1 expert"),
@@ -515,19 +517,82 @@ fn an_expert_another_writer_made_meanwhile_is_told_and_the_others_are_kept() {
     assert_eq!(held(&library), ["long", "middle", "short"]);
     let middle = |library: &Library| {
         library.refresh().unwrap();
-        let card = library.card(&Name::new("middle").unwrap()).unwrap();
+        let card = library.card(&name("middle")).unwrap();
         card.weights
     };
     assert_eq!(middle(&library), theirs.fingerprint());
     // Its own one is not lost: asked to, it takes the place without a step more.
     assert_eq!(files(&setting.kept()).len(), 1);
-    let mut plan = setting.plan(&library).unwrap();
+    let trainer = setting.trainer().checkpoints(setting.kept()).replace(true);
+    let plan = trainer.plan(&all(), &setting.data, &library).unwrap();
     assert_eq!(plan.missing().len(), 1);
-    plan.replace = true;
     let mut watch = Stop::after(usize::MAX);
-    plan.run(Some(&setting.kept()), &mut watch).unwrap();
+    plan.run(&mut watch).unwrap();
     assert!(watch.steps.is_empty());
     let alone = setting.library("alone");
-    setting.run(&alone, &mut Silent).unwrap();
+    setting.run(&alone, &mut NoProgress).unwrap();
     assert_eq!(middle(&library), middle(&alone));
+}
+
+#[test]
+fn a_break_keeps_every_finished_expert_and_says_so() {
+    let setting = Setting::new();
+    let library = setting.library("library");
+    let mut seventh = |step: &Step| match step.done {
+        7.. => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    // No checkpoint: what is finished does not depend on one.
+    let text = stopped(setting.run_with(&setting.trainer(), &library, &mut seventh));
+    for part in [
+        "after step 7 of 14",
+        "2 experts finished",
+        "short, middle",
+        "steps of 1 expert are not kept",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(held(&library), ["middle", "short"]);
+    let whole = setting.library("whole");
+    setting.run(&whole, &mut NoProgress).unwrap();
+    let finished = |card: &lyceum::expert::Card| card.name.as_str() != "long";
+    let whole: Vec<_> = cards(&whole).into_iter().filter(finished).collect();
+    assert_eq!(cards(&library), whole);
+}
+
+#[test]
+fn tasks_clusters_and_one_expert_are_groups() {
+    let setting = Setting::new();
+    let (trainer, data) = (setting.trainer(), &setting.data);
+    let [each, some, joint, one] = ["each", "some", "joint", "one"].map(|n| setting.library(n));
+    let trained = trainer.each_task(data, &each, &mut NoProgress).unwrap();
+    assert_eq!(trained.names().cloned().collect::<Vec<_>>(), data.tasks());
+    // In the order they are asked for.
+    let asked = [name("middle"), name("short")];
+    let trained = trainer.tasks(&asked, data, &some, &mut NoProgress).unwrap();
+    assert_eq!(trained.names().cloned().collect::<Vec<_>>(), asked);
+    assert_eq!(held(&some), ["middle", "short"]);
+
+    let cluster = vec![name("long"), name("short")];
+    let clusters = BTreeMap::from([
+        (name("cluster_0"), cluster.clone()),
+        (name("cluster_1"), vec![name("middle")]),
+    ]);
+    let trained = trainer
+        .clusters(&clusters, data, &joint, &mut NoProgress)
+        .unwrap();
+    assert_eq!(held(&joint), ["cluster_0", "cluster_1"]);
+    // 24 rows in batches of 3, twice.
+    assert_eq!(trained.experts[0].losses.len(), 16);
+    assert_eq!(joint.card(&name("cluster_0")).unwrap().tasks, cluster);
+
+    let cluster_0 = name("cluster_0");
+    let trained = trainer
+        .expert(&cluster_0, &cluster, data, &one, &mut NoProgress)
+        .unwrap();
+    assert_eq!(held(&one), ["cluster_0"]);
+    let losses = &trained.experts[0].losses;
+    assert_eq!(losses.len(), 16);
+    let again = trainer.expert(&cluster_0, &cluster, data, &one, &mut NoProgress);
+    assert_eq!(again.unwrap().already, [cluster_0]);
 }

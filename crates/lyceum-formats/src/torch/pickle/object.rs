@@ -116,21 +116,7 @@ impl<'a> Machine<'a, '_> {
     fn call(&mut self, global: Global, arguments: &[Id]) -> Result<Node<'a>> {
         match (global, arguments) {
             (Global::RebuildTensor, [storage, offset, size, stride, ..]) => {
-                let Node::Storage(dtype, data) = self.nodes[*storage].clone() else {
-                    return Err("a tensor without a storage".into());
-                };
-                let (offset, shape) = (self.count(*offset)?, self.axes(*size)?);
-                let strides = self.axes(*stride)?;
-                let tensor = Stored {
-                    data,
-                    dtype,
-                    shape,
-                    strides,
-                    offset,
-                    numpy: false,
-                };
-                tensor.check()?;
-                Ok(Node::Plain(Value::Tensor(Box::new(tensor))))
+                self.tensor(*storage, *offset, (*size, *stride))
             }
             (Global::RebuildParameter, [tensor, ..]) => match &self.nodes[*tensor] {
                 Node::Plain(Value::Tensor(tensor)) => {
@@ -139,48 +125,74 @@ impl<'a> Machine<'a, '_> {
                 _ => Err("a parameter without a tensor".into()),
             },
             (Global::OrderedDict, []) => Ok(Node::Dict(Vec::new())),
-            (Global::OrderedDict, [pairs]) => {
-                let pairs = self.items(*pairs)?;
-                let pair = |id: Id| match self.items(id)?[..] {
-                    [key, value] => Ok((key, value)),
-                    _ => Err(Error::from("an item that is no pair")),
-                };
-                Ok(Node::Dict(
-                    pairs.into_iter().map(pair).collect::<Result<_>>()?,
-                ))
-            }
+            (Global::OrderedDict, [pairs]) => self.dict(*pairs),
             (Global::Reconstruct, _) => Ok(Node::Blank),
             (Global::NumpyDtype, [name, ..]) => {
                 let name = self.text(*name)?;
                 Ok(Node::Dtype(numpy_dtype(&name)?))
             }
-            (Global::Encode, [text, codec]) => {
-                if !matches!(&*self.text(*codec)?, "latin1" | "latin-1") {
-                    return Err("bytes in another form than latin1".into());
-                }
-                match &self.nodes[*text] {
-                    Node::Plain(Value::Text(Cow::Borrowed(text))) => Ok(Node::Latin1(text)),
-                    _ => Err("bytes that are not text".into()),
-                }
-            }
+            (Global::Encode, [text, codec]) => self.encoded(*text, *codec),
             (Global::NumpyScalar, [dtype, raw]) => {
                 let array = self.array(*dtype, *raw, Vec::new(), false)?;
                 Ok(Node::Plain(Value::Float(
                     array.values()?.first().copied().unwrap_or(0.0),
                 )))
             }
-            (Global::Path, parts) => {
-                let mut path = String::new();
-                for part in parts {
-                    if !path.is_empty() && !path.ends_with('/') {
-                        path.push('/');
-                    }
-                    path += &self.text(*part)?;
-                }
-                Ok(Node::Plain(Value::Text(path.into())))
-            }
+            (Global::Path, parts) => self.path(parts),
             _ => Err("a global called with arguments it does not take".into()),
         }
+    }
+
+    fn tensor(&mut self, storage: Id, offset: Id, (size, stride): (Id, Id)) -> Result<Node<'a>> {
+        let Node::Storage(dtype, data) = self.nodes[storage].clone() else {
+            return Err("a tensor without a storage".into());
+        };
+        let (offset, shape) = (self.count(offset)?, self.axes(size)?);
+        let strides = self.axes(stride)?;
+        let tensor = Stored {
+            data,
+            dtype,
+            shape,
+            strides,
+            offset,
+            numpy: false,
+        };
+        tensor.check()?;
+        Ok(Node::Plain(Value::Tensor(Box::new(tensor))))
+    }
+
+    /// A dictionary given as a list of pairs.
+    fn dict(&mut self, pairs: Id) -> Result<Node<'a>> {
+        let pairs = self.items(pairs)?;
+        let pair = |id: Id| match self.items(id)?[..] {
+            [key, value] => Ok((key, value)),
+            _ => Err(Error::from("an item that is no pair")),
+        };
+        Ok(Node::Dict(
+            pairs.into_iter().map(pair).collect::<Result<_>>()?,
+        ))
+    }
+
+    /// Bytes given as text, a character each.
+    fn encoded(&mut self, text: Id, codec: Id) -> Result<Node<'a>> {
+        if !matches!(&*self.text(codec)?, "latin1" | "latin-1") {
+            return Err("bytes in another form than latin1".into());
+        }
+        match &self.nodes[text] {
+            Node::Plain(Value::Text(Cow::Borrowed(text))) => Ok(Node::Latin1(text)),
+            _ => Err("bytes that are not text".into()),
+        }
+    }
+
+    fn path(&mut self, parts: &[Id]) -> Result<Node<'a>> {
+        let mut path = String::new();
+        for part in parts {
+            if !path.is_empty() && !path.ends_with('/') {
+                path.push('/');
+            }
+            path += &self.text(*part)?;
+        }
+        Ok(Node::Plain(Value::Text(path.into())))
     }
 
     fn array(

@@ -80,76 +80,117 @@ pub(super) fn config(
     Ok(config)
 }
 
+/// The shape of a decoder, as the fields of every family say it.
+struct Sizes {
+    vocabulary: usize,
+    width: u64,
+    blocks: u64,
+    heads: u64,
+    groups: u64,
+    /// Values per head.
+    dim: u64,
+    /// Width inside the MLP.
+    inner: u64,
+    context: u64,
+    /// Added to the variance in a layer norm, and in one of root mean squares.
+    layer: Option<f64>,
+    rms: Option<f64>,
+}
+
+impl Sizes {
+    fn take(fields: &mut Fields<'_>, header: &Header<'_>) -> Result<Self> {
+        let vocabulary = header.tensors.get("token_embd.weight");
+        let vocabulary = vocabulary.and_then(|entry| entry.shape.first());
+        let Some(vocabulary) = vocabulary else {
+            return Err(fields.bad("holds no tensor `token_embd.weight`"));
+        };
+        let (width, blocks) = (
+            fields.need("embedding_length")?,
+            fields.need("block_count")?,
+        );
+        let heads = fields.need("attention.head_count")?;
+        let groups = fields.whole("attention.head_count_kv")?.unwrap_or(heads);
+        let dim = fields.whole("attention.key_length")?;
+        // llama.cpp shares the width out among the heads, whatever the family's own default is.
+        let dim = dim.unwrap_or(width / heads.max(1));
+        let values = fields.whole("attention.value_length")?;
+        if values.is_some_and(|values| values != dim) {
+            return Err(fields.bad("keys and values of different widths are not supported"));
+        }
+        Ok(Sizes {
+            vocabulary: *vocabulary,
+            width,
+            blocks,
+            heads,
+            groups,
+            dim,
+            layer: fields.real("attention.layer_norm_epsilon")?,
+            rms: fields.real("attention.layer_norm_rms_epsilon")?,
+            inner: fields.need("feed_forward_length")?,
+            context: fields.need("context_length")?,
+        })
+    }
+}
+
 fn sizes(
     fields: &mut Fields<'_>,
     header: &Header<'_>,
     model_type: &str,
     json: &mut Map<String, Json>,
 ) -> Result<()> {
-    let vocabulary = header.tensors.get("token_embd.weight");
-    let vocabulary = vocabulary.and_then(|entry| entry.shape.first());
-    let Some(vocabulary) = vocabulary else {
-        return Err(fields.bad("holds no tensor `token_embd.weight`"));
-    };
-    let (width, blocks) = (
-        fields.need("embedding_length")?,
-        fields.need("block_count")?,
-    );
-    let heads = fields.need("attention.head_count")?;
-    let groups = fields.whole("attention.head_count_kv")?.unwrap_or(heads);
-    let dim = fields.whole("attention.key_length")?;
-    // llama.cpp shares the width out among the heads, whatever the family's own default is.
-    let dim = dim.unwrap_or(width / heads.max(1));
-    let values = fields.whole("attention.value_length")?;
-    if values.is_some_and(|values| values != dim) {
-        return Err(fields.bad("keys and values of different widths are not supported"));
-    }
-    let layer = fields.real("attention.layer_norm_epsilon")?;
-    let rms = fields.real("attention.layer_norm_rms_epsilon")?;
-    let inner = fields.need("feed_forward_length")?;
-    let context = fields.need("context_length")?;
+    let sizes = Sizes::take(fields, header)?;
     let has = |name: &str| header.tensors.contains_key(name);
-    let tied = !has("output.weight");
     let mut put = |name: &str, value: Json| {
         json.insert(name.into(), value);
     };
-    put("vocab_size", (*vocabulary).into());
-    put("tie_word_embeddings", tied.into());
+    put("vocab_size", sizes.vocabulary.into());
+    put("tie_word_embeddings", (!has("output.weight")).into());
     if model_type == "gpt2" {
-        put("n_embd", width.into());
-        put("n_layer", blocks.into());
-        put("n_head", heads.into());
-        put("n_inner", inner.into());
-        put("n_positions", context.into());
-        put("layer_norm_epsilon", json!(layer));
+        put("n_embd", sizes.width.into());
+        put("n_layer", sizes.blocks.into());
+        put("n_head", sizes.heads.into());
+        put("n_inner", sizes.inner.into());
+        put("n_positions", sizes.context.into());
+        put("layer_norm_epsilon", json!(sizes.layer));
         return Ok(());
     }
-    put("hidden_size", width.into());
-    put("num_hidden_layers", blocks.into());
-    put("num_attention_heads", heads.into());
-    put("intermediate_size", inner.into());
-    put("max_position_embeddings", context.into());
+    put("hidden_size", sizes.width.into());
+    put("num_hidden_layers", sizes.blocks.into());
+    put("num_attention_heads", sizes.heads.into());
+    put("intermediate_size", sizes.inner.into());
+    put("max_position_embeddings", sizes.context.into());
     match model_type {
         "gpt_neox" => {
-            put("layer_norm_eps", json!(layer));
+            put("layer_norm_eps", json!(sizes.layer));
             put("attention_bias", has("blk.0.attn_qkv.bias").into());
             let parallel = fields.flag("use_parallel_residual")?;
             put("use_parallel_residual", json!(parallel));
         }
         "phi" => {
-            put("layer_norm_eps", json!(layer));
-            put("num_key_value_heads", groups.into());
+            put("layer_norm_eps", json!(sizes.layer));
+            put("num_key_value_heads", sizes.groups.into());
         }
         _ => {
-            put("rms_norm_eps", json!(rms));
-            put("num_key_value_heads", groups.into());
-            put("head_dim", json!(dim));
+            put("rms_norm_eps", json!(sizes.rms));
+            put("num_key_value_heads", sizes.groups.into());
+            put("head_dim", json!(sizes.dim));
         }
     }
+    let biased = has("blk.0.attn_q.bias");
+    attention(fields, &sizes, (model_type, biased), put)
+}
+
+/// Windows, biases and caps of attention, and Gemma's activation, as the family has them.
+fn attention(
+    fields: &mut Fields<'_>,
+    sizes: &Sizes,
+    (model_type, biased): (&str, bool),
+    mut put: impl FnMut(&str, Json),
+) -> Result<()> {
     let window = fields.whole("attention.sliding_window")?;
     match model_type {
         "llama" | "qwen3" | "gemma" => {
-            put("attention_bias", has("blk.0.attn_q.bias").into());
+            put("attention_bias", biased.into());
             if model_type == "gemma" {
                 put("hidden_activation", "gelu_pytorch_tanh".into());
             }
@@ -163,9 +204,9 @@ fn sizes(
             let last = fields.real("final_logit_softcapping")?;
             put("final_logit_softcapping", json!(last));
             // Not in the file: the largest of the family divides by its width per head.
-            let scalar = match blocks {
-                46 => width / heads.max(1),
-                _ => dim,
+            let scalar = match sizes.blocks {
+                46 => sizes.width / sizes.heads.max(1),
+                _ => sizes.dim,
             };
             put("query_pre_attn_scalar", scalar.into());
         }

@@ -7,11 +7,11 @@ use rayon::prelude::*;
 
 use super::Pretrain;
 use super::sources::{Document, Documents};
-use crate::data::{Tokenizer, Tokens};
-use crate::error::{Error, Result};
-use crate::model::Batch;
-use crate::name::Name;
-use crate::rng::Rng;
+use lyceum::data::{Tokenizer, Tokens};
+use lyceum::error::{Error, Result};
+use lyceum::model::Batch;
+use lyceum::name::Name;
+use lyceum::rng::Rng;
 
 /// Tokenised documents, cut to the context.
 pub(super) struct Corpus {
@@ -172,6 +172,6 @@ fn tokenizer<'a>(
     bpe.train(&mut trainer, texts.map(String::as_str))
         .map_err(bad)?;
     let json = bpe.to_string(false).map_err(bad)?;
-    crate::file::write(&path, json.as_bytes())?;
+    lyceum::file::write(&path, json.as_bytes())?;
     Tokenizer::from_bytes(json.as_bytes())
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::overlap::Reserved;
 use super::{Pretrain, questions};
-use crate::data::{Dataset, Split, join};
-use crate::error::{Error, Result};
-use crate::rng::Rng;
+use lyceum::data::{Dataset, Split, join};
+use lyceum::error::{Error, Result};
+use lyceum::rng::Rng;
 
 /// Lines of plain text are joined into documents of at least this many bytes.
 const DOCUMENT: usize = 1200;
@@ -121,7 +121,7 @@ fn plain(how: &Pretrain, path: &Path) -> Result<Vec<Document>> {
 /// The training rows of a task, in their order: prompt and answer, or the prompt alone. They are
 /// joined as for training an expert, end-of-text left to the tokens.
 fn rows(path: &Path, answered: bool) -> Result<Vec<Document>> {
-    let one = |example: crate::data::Example| {
+    let one = |example: lyceum::data::Example| {
         let target = if answered { &example.target } else { "" };
         let (source, label) = join(&example.source, target, "", true);
         Document {

@@ -4,7 +4,7 @@
 //!
 //! The gap follows the Children's Book Test (arXiv:1511.02301).
 
-use crate::rng::Rng;
+use lyceum::rng::Rng;
 
 /// Most bytes of a passage.
 const PASSAGE: usize = 500;

@@ -6,9 +6,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use super::{Pretrain, Progress};
-use crate::error::{Context, Error, Result};
-use crate::train::adamw::AdamW;
+use super::{Pretrain, PretrainState};
+use lyceum::error::{Context, Error, Result};
+use lyceum::train::fit::Learner;
 
 const CHECKPOINT: &str = "checkpoint.safetensors";
 const PROGRESS: &str = "pretrain.json";
@@ -16,7 +16,7 @@ const PROGRESS: &str = "pretrain.json";
 #[derive(Serialize, Deserialize)]
 struct Kept {
     recipe: Pretrain,
-    progress: Progress,
+    progress: PretrainState,
 }
 
 /// Writes the checkpoint, then `pretrain.json`: the latter never says more than the former holds.
@@ -24,30 +24,36 @@ pub(super) fn save(
     out: &Path,
     how: &Pretrain,
     vars: &BTreeMap<String, Var>,
-    adam: &AdamW,
-    progress: &Progress,
+    learner: &Learner,
+    state: &PretrainState,
 ) -> Result<()> {
     let path = out.join(CHECKPOINT);
     let mut all: Vec<(String, Tensor)> = Vec::new();
     for (i, (name, var)) in vars.iter().enumerate() {
         let moment = |v: &Vec<f32>| Tensor::from_slice(v, v.len(), &Device::Cpu);
         all.push((format!("weight.{name}"), var.to_device(&Device::Cpu)?));
-        all.push((format!("first.{name}"), moment(&adam.first[i])?));
-        all.push((format!("second.{name}"), moment(&adam.second[i])?));
+        all.push((
+            format!("first.{name}"),
+            moment(&learner.first_moments()[i])?,
+        ));
+        all.push((
+            format!("second.{name}"),
+            moment(&learner.second_moments()[i])?,
+        ));
     }
-    let losses = &progress.losses;
+    let losses = &state.losses;
     all.push((
         "losses".into(),
         Tensor::from_slice(losses, losses.len(), &Device::Cpu)?,
     ));
     let bytes = safetensors::serialize(all, None).map_err(|e| Error::format(path.display(), e))?;
-    crate::file::write(&path, &bytes)?;
+    lyceum::file::write(&path, &bytes)?;
     let kept = Kept {
         recipe: how.clone(),
-        progress: progress.clone(),
+        progress: state.clone(),
     };
     let json = serde_json::to_vec(&kept).map_err(|e| Error::format(PROGRESS, e))?;
-    crate::file::write(&out.join(PROGRESS), &json)
+    lyceum::file::write(&out.join(PROGRESS), &json)
 }
 
 /// Continues what `out` holds, if anything: fills the variables and moments.
@@ -58,18 +64,18 @@ pub(super) fn resume(
     out: &Path,
     how: &Pretrain,
     vars: &BTreeMap<String, Var>,
-    adam: &mut AdamW,
-) -> Result<Progress> {
+    learner: &mut Learner,
+) -> Result<PretrainState> {
     let (path, json) = (out.join(CHECKPOINT), out.join(PROGRESS));
     if !path.exists() || !json.exists() {
-        return Ok(Progress::default());
+        return Ok(PretrainState::default());
     }
     let bytes = std::fs::read(&json).map_err(|e| Error::io(&json, e))?;
     let kept: Kept =
         serde_json::from_slice(&bytes).map_err(|e| Error::format(json.display(), e))?;
     if !kept.recipe.begins(how, kept.progress.losses.len()) {
         let text = format!(
-            "{} was begun under another recipe; give another --out, or the same recipe (steps and decay may \
+            "{} was begun under another recipe; choose another folder, or give the same recipe (steps and decay may \
              change while the learning rate is at its peak)",
             out.display()
         );
@@ -82,15 +88,16 @@ pub(super) fn resume(
         all.get(&name)
             .ok_or_else(|| Error::format(path.display(), format!("no `{name}`")))
     };
-    for (i, (name, var)) in vars.iter().enumerate() {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for (name, var) in vars {
         let weight = part(format!("weight.{name}"))?.to_dtype(DType::F32)?;
         var.set(&weight.to_device(var.device())?)
             .context(|| format!("`{name}` of the checkpoint has another shape than the recipe"))?;
-        adam.first[i] = part(format!("first.{name}"))?.to_vec1()?;
-        adam.second[i] = part(format!("second.{name}"))?.to_vec1()?;
+        first.push(part(format!("first.{name}"))?.to_vec1()?);
+        second.push(part(format!("second.{name}"))?.to_vec1()?);
     }
-    let mut progress = kept.progress;
-    progress.losses = part("losses".into())?.to_vec1()?;
-    adam.steps = progress.losses.len() as u64;
-    Ok(progress)
+    let mut state = kept.progress;
+    state.losses = part("losses".into())?.to_vec1()?;
+    learner.resume(state.losses.clone(), first, second)?;
+    Ok(state)
 }

@@ -1,9 +1,13 @@
 //! Pre-training: it learns, continues to the same weights, and refuses another recipe.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::Device;
-use lyceum::train::{Pretrain, Progress, Silent, pretrain};
+use lyceum::Error;
+use lyceum::progress::{NoProgress, Step};
+use lyceum_pretrain::{Pretrain, PretrainState, pretrain};
 
 const RECIPE: &str = r#"
 seed = 3
@@ -62,8 +66,8 @@ fn recipe(change: (&str, &str)) -> Pretrain {
     toml::from_str(&RECIPE.replace(change.0, change.1)).unwrap()
 }
 
-fn run(how: &Pretrain, root: &Path, out: &str) -> lyceum::Result<Progress> {
-    pretrain(how, (root, &root.join(out)), &Device::Cpu, &mut Silent)
+fn run(how: &Pretrain, root: &Path, out: &str) -> lyceum::Result<PretrainState> {
+    pretrain(how, root, &root.join(out), &Device::Cpu, &mut NoProgress)
 }
 
 #[test]
@@ -125,4 +129,34 @@ fn targets_of_prompts_and_test_rows_are_never_seen() {
         .collect();
     std::fs::write(root.join("told.jsonl"), kept).unwrap();
     assert_eq!(run(&recipe(("", "")), root, "two").unwrap(), seen);
+}
+
+#[test]
+fn a_stopped_run_goes_on_to_the_same_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path();
+    data(root);
+    let how = recipe(("", ""));
+    let whole = run(&how, root, "whole").unwrap();
+    // Between two checkpoints.
+    let mut third = |step: &Step| match step.done {
+        3 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let out = root.join("cut");
+    let error = pretrain(&how, root, &out, &Device::Cpu, &mut third).unwrap_err();
+    assert!(
+        matches!(&error, Error::Stopped(text) if text.contains("after step 3 of 6")),
+        "{error}"
+    );
+    let mut seen = Vec::new();
+    let mut rest = |step: &Step| {
+        seen.push(step.done);
+        ControlFlow::Continue(())
+    };
+    let state = pretrain(&how, root, &out, &Device::Cpu, &mut rest).unwrap();
+    assert_eq!(seen, [4, 5, 6]);
+    assert_eq!(state, whole);
+    let weights = |name: &str| std::fs::read(root.join(name).join("model.safetensors")).unwrap();
+    assert!(weights("cut") == weights("whole"));
 }

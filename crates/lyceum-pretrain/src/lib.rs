@@ -1,8 +1,9 @@
-//! Pre-training a base: the same decoder with its own weights as variables.
+//! Pre-training a base for Lyceum: the same decoder with its own weights as variables.
 //!
 //! Batches are ragged as everywhere: whole documents packed end to end, each from position 0, as
 //! prompts are at evaluation. Their order is decided by the seed alone, so a resumed run sees what
 //! an uninterrupted one would.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may"))]
 
 mod corpus;
 mod ngram;
@@ -15,16 +16,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
-use lyceum_kernels::gemm::Rounding;
 use serde::{Deserialize, Serialize};
 
-use super::adamw::AdamW;
-use super::{Schedule, Watch};
-use crate::backbone::{Decoder, GptNeo, Precision, Source, write_folder};
-use crate::error::{Error, Result};
-use crate::model::{Batch, losses};
-use crate::rng::Rng;
 use corpus::Corpus;
+use lyceum::backbone::{Decoder, GptNeo, Precision, write_folder};
+use lyceum::error::{Error, Result};
+use lyceum::mix::Pass;
+use lyceum::model::Batch;
+use lyceum::progress::Progress;
+use lyceum::rng::Rng;
+use lyceum::train::Schedule;
+use lyceum::train::fit::{Checkpointer, Learner, Losses, MicroBatch, Objective, fit};
 
 /// A pre-training recipe: `recipes/base.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,7 +97,7 @@ pub struct Pretrain {
 
 impl Pretrain {
     fn config(&self) -> GptNeo {
-        use crate::backbone::Span::{Global, Local};
+        use lyceum::backbone::Span::{Global, Local};
         GptNeo {
             model_type: "gpt_neo".into(),
             vocab_size: self.vocab,
@@ -128,16 +130,6 @@ impl Pretrain {
         };
         let (mine, theirs) = (self.schedule(), other.schedule());
         like == *other && (0..steps).all(|step| mine.rate(step) == theirs.rate(step))
-    }
-
-    fn rounding(&self) -> Result<Rounding> {
-        match self.precision {
-            Precision::F32 => Ok(Rounding::F32),
-            Precision::Bf16 => Ok(Rounding::Bf16),
-            Precision::Int8 => Err(Error::invalid(
-                "weights in 8 bits cannot be trained: precision must be f32 or bf16",
-            )),
-        }
     }
 
     fn check(&self) -> Result<()> {
@@ -176,9 +168,9 @@ impl Pretrain {
     }
 }
 
-/// What pre-training has seen so far: `pretrain.json`.
+/// The curves and figures of a pre-training run: `pretrain.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct PretrainState {
     /// Loss of every step, nats per token.
     pub losses: Vec<f64>,
     /// Held-out figures: (steps done, nats per token, bits per byte).
@@ -192,113 +184,173 @@ pub struct Progress {
     pub avoided: usize,
 }
 
-/// Pre-trains on `device` into the folder `out` (a Hugging Face folder plus `pretrain.json`);
-/// continues from the checkpoint there, if any.
+/// Pre-trains on `device` into the folder `out` (a Hugging Face folder plus `pretrain.json`), from
+/// files below `root`; continues from the checkpoint there, if any.
 ///
 /// # Errors
-/// When data is missing, a setting is out of range, the device fails or the loss is not finite.
+/// When data is missing, a setting is out of range, the device fails or the loss is not finite;
+/// [`Error::Stopped`] when `progress` stops the run before its last step, and then the steps are
+/// kept in `out`.
 pub fn pretrain(
     how: &Pretrain,
-    (root, out): (&Path, &Path),
+    root: &Path,
+    out: &Path,
     device: &Device,
-    watch: &mut dyn Watch,
-) -> Result<Progress> {
+    progress: &mut dyn Progress,
+) -> Result<PretrainState> {
     how.check()?;
     let corpus = Corpus::open(how, root, out)?;
     let config = how.config();
     let described = config.describe()?;
     let shapes: BTreeMap<String, Vec<usize>> = described.tensors().into_iter().collect();
     let vars = initial(how, &shapes, device)?;
-    let list: Vec<Var> = vars.values().cloned().collect();
-    let mut optimiser = AdamW::new(&list, how.weight_decay)?;
-    let mut progress = state::resume(out, how, &vars, &mut optimiser)?;
-    progress.pass_tokens = corpus.tokens();
-    progress.avoided = corpus.avoided;
-    let rounding = how.rounding()?;
-    let on = Some(device).filter(|device| !device.is_cpu());
-    if on.is_some() {
-        // A GPU's own rounding of factors (TF32) is finer than bf16 and costs no more.
-        candle_core::cuda::set_gemm_reduced_precision_f32(rounding == Rounding::Bf16);
+    let mut learner = Learner::new(vars.values().cloned().collect(), how.schedule())
+        .weight_decay(how.weight_decay)
+        .clip(how.clip);
+    let mut state = state::resume(out, how, &vars, &mut learner)?;
+    state.pass_tokens = corpus.tokens();
+    state.avoided = corpus.avoided;
+    let decoder = Decoder::trainable(described, &vars, how.precision)?;
+    let mut documents = Documents {
+        how,
+        plan: corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate),
+        corpus: &corpus,
+        decoder: &decoder,
+    };
+    let mut saver = Saver {
+        how,
+        out,
+        config: &config,
+        vars: &vars,
+        corpus: &corpus,
+        decoder: &decoder,
+        seen: documents.plan[..how.steps * how.accumulate].concat(),
+        state,
+    };
+    let mut learners = [learner];
+    let outcome = fit(&mut learners, &mut documents, &mut saver, progress)?;
+    if let Some((done, total)) = outcome.unfinished() {
+        return Err(Error::Stopped(format!(
+            "stopped after step {done} of {total}; the steps are kept in {}, and the same \
+             pre-training goes on from there",
+            out.display()
+        )));
     }
-    let decoder = Decoder::new(described, &mut Source::trained(&vars, rounding, on))?;
-    let schedule = how.schedule();
-    let plan = corpus.plan(how.seed, how.batch_tokens, how.steps * how.accumulate);
-    for step in progress.losses.len()..how.steps {
-        let parts = &plan[step * how.accumulate..][..how.accumulate];
-        let (loss, gradients, tokens) = gradients(&decoder, &corpus, parts, &list, step)?;
-        optimiser.update(&list, &gradients, schedule.rate(step), how.clip)?;
-        progress.losses.push(loss);
-        watch.step(step + 1, how.steps, loss, tokens);
-        let last = step + 1 == how.steps;
-        if (step + 1) % how.save_every == 0 || last {
-            let nats = held_out(&decoder, &corpus, how)?;
-            progress
-                .held_out
-                .push((step + 1, nats.0, corpus.bits_per_byte(nats.1)));
-            if last {
-                let seen = plan[..how.steps * how.accumulate].iter().flatten();
-                let (train, held) = corpus.documents(seen);
-                let nats = ngram::nats(&train, held, how.vocab);
-                progress.baseline = Some(corpus.bits_per_byte(nats));
-            }
-            let tensors = vars
-                .iter()
-                .map(|(n, v)| (n.clone(), v.as_tensor().clone()))
-                .collect();
-            write_folder(out, &config, &tensors, &corpus.tokenizer)?;
-            state::save(out, how, &vars, &optimiser, &progress)?;
-        }
-    }
-    Ok(progress)
+    Ok(saver.state)
 }
 
-/// A gradient per variable, where there is one.
-type Gradients = Vec<Option<Vec<f32>>>;
+/// The documents of the corpus in the order in which a model sees them.
+struct Documents<'a> {
+    how: &'a Pretrain,
+    corpus: &'a Corpus,
+    decoder: &'a Decoder,
+    /// The documents of every micro-batch.
+    plan: Vec<Vec<usize>>,
+}
 
-/// Mean loss over the targets of all `parts`, its gradient by variable, and the tokens read.
-fn gradients(
-    decoder: &Decoder,
-    corpus: &Corpus,
-    parts: &[Vec<usize>],
-    vars: &[Var],
-    step: usize,
-) -> Result<(f64, Gradients, usize)> {
-    let batches: Vec<Batch> = parts
-        .iter()
-        .map(|p| corpus.batch(p))
-        .collect::<Result<_>>()?;
-    let targets: usize = batches.iter().map(|b| b.ids.len()).sum();
-    let mut sums: Gradients = vec![None; vars.len()];
-    let (mut total, mut tokens) = (0.0, 0);
-    for batch in &batches {
-        let loss = (losses(decoder, batch, None, None, false)?.sum_all()? / targets as f64)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            let text = format!("the loss is not finite at step {}; lower lr", step + 1);
-            return Err(Error::invalid(text));
-        }
-        total += value;
-        tokens += batch.tokens.len();
-        let store = loss.backward()?;
-        for (sum, var) in sums.iter_mut().zip(vars) {
-            let Some(gradient) = store.get(var) else {
-                continue;
-            };
-            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-            match sum {
-                None => *sum = Some(gradient),
-                Some(sum) => sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g),
-            }
-        }
+/// The documents of a micro-batch.
+struct Packed {
+    batch: Batch,
+    /// Targets of the whole step.
+    targets: usize,
+}
+
+impl Objective for Documents<'_> {
+    type Rows = Packed;
+
+    fn skip(&mut self, _: usize, _: usize) {
+        // The plan is indexed by the step.
     }
-    Ok((total, sums, tokens))
+
+    fn deal(&mut self, step: usize, _: &[usize]) -> Result<Vec<MicroBatch<Packed>>> {
+        let parts = &self.plan[step * self.how.accumulate..][..self.how.accumulate];
+        let batches: Vec<Batch> = { parts.iter() }
+            .map(|documents| self.corpus.batch(documents))
+            .collect::<Result<_>>()?;
+        let targets = batches.iter().map(|batch| batch.ids.len()).sum();
+        let packed = |batch| MicroBatch {
+            learners: vec![0],
+            rows: Packed { batch, targets },
+        };
+        Ok(batches.into_iter().map(packed).collect())
+    }
+
+    /// Their share of the mean loss over all targets of the step.
+    fn losses(&self, part: &MicroBatch<Packed>, _: usize) -> Result<Losses> {
+        let Packed { batch, targets } = &part.rows;
+        let sum = losses(self.decoder, batch)?.sum_all()?;
+        Ok(Losses {
+            values: (sum / *targets as f64)?.reshape(1)?,
+            tokens: batch.tokens.len(),
+        })
+    }
+}
+
+/// Writes the base and a checkpoint every so many steps, and measures the held-out loss then.
+struct Saver<'a> {
+    how: &'a Pretrain,
+    out: &'a Path,
+    config: &'a GptNeo,
+    vars: &'a BTreeMap<String, Var>,
+    corpus: &'a Corpus,
+    decoder: &'a Decoder,
+    /// The documents of all steps.
+    seen: Vec<usize>,
+    state: PretrainState,
+}
+
+impl Checkpointer for Saver<'_> {
+    fn stepped(&mut self, learners: &[Learner], finished: &[usize]) -> Result<()> {
+        let done = learners[0].losses().len();
+        let last = !finished.is_empty();
+        if !done.is_multiple_of(self.how.save_every) && !last {
+            return Ok(());
+        }
+        let (mean, sum) = held_out(self.decoder, self.corpus, self.how)?;
+        let bits = self.corpus.bits_per_byte(sum);
+        self.state.held_out.push((done, mean, bits));
+        if last {
+            let (train, held) = self.corpus.documents(self.seen.iter());
+            let nats = ngram::nats(&train, held, self.how.vocab);
+            self.state.baseline = Some(self.corpus.bits_per_byte(nats));
+        }
+        self.save(&learners[0])
+    }
+
+    fn stopping(&mut self, learners: &[Learner]) -> Result<()> {
+        self.save(&learners[0])
+    }
+}
+
+impl Saver<'_> {
+    fn save(&mut self, learner: &Learner) -> Result<()> {
+        self.state.losses = learner.losses().to_vec();
+        let tensors = { self.vars.iter() }
+            .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+            .collect();
+        write_folder(self.out, self.config, &tensors, &self.corpus.tokenizer)?;
+        state::save(self.out, self.how, self.vars, learner, &self.state)
+    }
+}
+
+/// Cross-entropy of every target of `batch`, `[n]`, in nats.
+fn losses(decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
+    let pass = Pass {
+        segments: &batch.segments,
+        tasks: &batch.tasks,
+        mixture: None,
+        probe: None,
+        recompute: false,
+    };
+    let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
+    decoder.losses(&hidden, &batch.ids)
 }
 
 /// Held-out nats: per token, and over all tokens.
 fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, f64)> {
     let (mut sum, mut n) = (0.0, 0);
     for batch in corpus.held_out(how.batch_tokens)? {
-        let losses = losses(decoder, &batch, None, None, false)?.to_vec1::<f32>()?;
+        let losses = losses(decoder, &batch)?.to_vec1::<f32>()?;
         sum += losses.into_iter().map(f64::from).sum::<f64>();
         n += batch.ids.len();
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use lyceum::error::{Error, Result};
 
 /// Words of a run.
 const RUN: usize = 6;
