@@ -51,5 +51,5 @@ pub use name::{Name, Site};
 
 /// The README's Rust, compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

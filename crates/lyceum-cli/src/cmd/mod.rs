@@ -18,7 +18,7 @@ mod train;
 
 use anyhow::Result;
 
-use crate::args::{BaseCommand, Cli, Command, FormatArg};
+use crate::args::{BaseCommand, Cli, Command, Common, FormatArg};
 use crate::out::{self, Format, show};
 
 /// Runs what was asked for.
@@ -30,14 +30,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
     }
     let device = lyceum::device::device(&cli.common.device)?;
-    if let Some(threads) = cli.common.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .build_global()?;
-    }
-    if cli.common.offline {
-        lyceum::store::go_offline();
-    }
+    configure(&cli.common)?;
     match cli.command {
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { out } => manual::pages(&out, format),
@@ -85,6 +78,19 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             out,
         } => logits::logits((&model, &device), task_names.as_deref(), &input, &out),
     }
+}
+
+/// Applies the options that hold for the whole process.
+fn configure(common: &Common) -> Result<()> {
+    if let Some(threads) = common.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .build_global()?;
+    }
+    if common.offline {
+        lyceum::store::go_offline();
+    }
+    Ok(())
 }
 
 /// Says on stderr what is done, when people are watching.

@@ -168,21 +168,7 @@ impl<'a> Header<'a> {
         if rest.bytes()? != *b"GGUF" {
             return Err("is no GGUF file (a base is one, or a Hugging Face folder)".into());
         }
-        match rest.u32()? {
-            2 | 3 => {}
-            1 => {
-                let why = "is of GGUF version 1; convert it to version 3";
-                return Err(Error::unsupported(why));
-            }
-            other if other.swap_bytes() < 16 => {
-                let why = "is a big-endian GGUF file; convert it to little-endian";
-                return Err(Error::unsupported(why));
-            }
-            other => {
-                let why = format!("is of GGUF version {other}; known are 2 and 3");
-                return Err(Error::unsupported(why));
-            }
-        }
+        check_version(rest.u32()?)?;
         let (tensors, fields) = (rest.u64()?, rest.u64()?);
         let mut header = Header {
             fields: BTreeMap::new(),
@@ -229,7 +215,20 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Shape, layout and offset of a tensor.
+/// Refuses versions of the format that are not read.
+fn check_version(version: u32) -> Result<()> {
+    let why = match version {
+        2 | 3 => return Ok(()),
+        1 => "is of GGUF version 1; convert it to version 3".to_owned(),
+        other if other.swap_bytes() < 16 => {
+            "is a big-endian GGUF file; convert it to little-endian".to_owned()
+        }
+        other => format!("is of GGUF version {other}; known are 2 and 3"),
+    };
+    Err(Error::unsupported(why))
+}
+
+/// Shape, type and offset of a tensor.
 fn tensor(rest: &mut Rest<'_>) -> Result<(Vec<usize>, GgmlType, u64)> {
     let n = rest.u32()?;
     if !(1..=4).contains(&n) {
