@@ -1,35 +1,29 @@
 //! What routed low-rank adapters add to a linear layer's output, and its gradients.
 //!
-//! The experts' factors are stacked along the rank axis. A token touches only the rows of the
-//! experts it chose, so the cost grows with the choices, not with the experts.
+//! Each expert's factors lie in a slab of their own. A token touches only the slabs of the experts it
+//! chose, so the cost grows with the choices, not with the experts.
 
 mod mix;
+mod slab;
 mod work;
 
 use rayon::prelude::*;
 
 use crate::cpu::Level;
 use crate::rows::run;
-use work::{Gather, Project, Spread, Stack, runs};
+pub use slab::{Slab, SlabTable};
+use work::{Gather, Project, Side, Spread, Stack, runs};
 
 /// Tokens per job.
 const BLOCK: usize = 32;
 /// Columns per job where sums run over all tokens.
 const COLUMNS: usize = 128;
 
-/// The factors of all experts at one layer.
+/// The factors of all experts at one layer, and how their outputs become one.
 #[derive(Debug, Clone, Copy)]
 pub struct Factors<'a> {
-    /// All A's, `[R, d_in]`.
-    pub down: &'a [f32],
-    /// All B's turned, `[R, d_out]`.
-    pub up: &'a [f32],
-    /// Where each expert's rows begin, and where the last one's end: `[experts + 1]`.
-    pub starts: &'a [usize],
-    /// What each expert's output is multiplied by, `[experts]`.
-    pub scales: &'a [f32],
-    /// Widths of the layer: in, out.
-    pub widths: (usize, usize),
+    /// Each expert's factors and scale.
+    pub table: &'a SlabTable,
     /// How the experts' outputs become one.
     pub law: Law,
 }
@@ -75,15 +69,7 @@ impl Chosen<'_> {
 impl Factors<'_> {
     /// The largest rank: values kept per token and choice.
     fn width(&self) -> usize {
-        self.starts
-            .windows(2)
-            .map(|w| w[1] - w[0])
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn rank(&self, expert: usize) -> usize {
-        self.starts[expert + 1] - self.starts[expert]
+        self.table.width()
     }
 
     /// Values kept per token.
@@ -92,45 +78,26 @@ impl Factors<'_> {
     }
 
     fn check(&self, t: usize, chosen: &Chosen<'_>) {
-        let rows = self.starts.last().copied().unwrap_or(0);
-        let (d_in, d_out) = self.widths;
-        let whole = self.down.len() == rows * d_in && self.up.len() == rows * d_out;
-        let ordered = self.starts.is_sorted() && self.starts.len() == self.scales.len() + 1;
-        assert!(whole && ordered, "a row of A and of B per rank");
         let n = chosen.experts.len();
         let tokens = n == chosen.per || n == t * chosen.per;
         assert!(
             tokens && n == chosen.weights.len(),
             "choices for every token"
         );
-        let known = chosen
-            .experts
-            .iter()
-            .all(|&e| (e as usize) < self.scales.len());
+        let experts = self.table.slabs().len();
+        let known = chosen.experts.iter().all(|&e| (e as usize) < experts);
         assert!(known, "no choice beyond the experts");
-        let even =
-            self.law == Law::Outputs || self.starts.windows(2).all(|w| w[1] - w[0] == self.width());
+        let even = self.law == Law::Outputs || self.table.even();
         assert!(even, "factors of one rank");
     }
 
-    /// The factors `down` for the tokens from `first` on.
-    fn down_of<'b>(&'b self, chosen: Chosen<'b>, first: usize) -> Stack<'b> {
+    /// One side of the factors for the tokens from `first` on.
+    fn side<'b>(&'b self, side: Side, chosen: Chosen<'b>, first: usize) -> Stack<'b> {
         Stack {
-            rows: self.down,
-            starts: self.starts,
-            d: self.widths.0,
-            width: self.width(),
+            table: self.table,
+            side,
             chosen,
             first,
-        }
-    }
-
-    /// The factors `up` for the tokens from `first` on.
-    fn up_of<'b>(&'b self, chosen: Chosen<'b>, first: usize) -> Stack<'b> {
-        Stack {
-            rows: self.up,
-            d: self.widths.1,
-            ..self.down_of(chosen, first)
         }
     }
 }
@@ -153,7 +120,7 @@ impl<'a> Delta<'a> {
     /// Every choice's `A x`, `[t, per, r]` with the largest rank, of `x` `[t, d_in]`.
     pub fn project(&self, x: &[f32]) -> Vec<f32> {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
-        let d_in = f.widths.0;
+        let d_in = f.table.widths().0;
         let t = x.len() / d_in;
         f.check(t, &chosen);
         let step = f.step(chosen);
@@ -162,7 +129,7 @@ impl<'a> Delta<'a> {
             return low;
         }
         let block = |(i, (x, out)): (usize, (&[f32], &mut [f32]))| {
-            let stack = f.down_of(chosen, i * BLOCK);
+            let stack = f.side(Side::Down, chosen, i * BLOCK);
             run(level, Project { stack, x, out });
         };
         let blocks = x.par_chunks(BLOCK * d_in);
@@ -179,11 +146,11 @@ impl<'a> Delta<'a> {
     pub fn spread(&self, low: &[f32], first: usize, y: &mut [f32]) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let step = f.step(chosen);
-        let mut mixed = rows_of(low, step, first, y.len() / f.widths.1).to_vec();
+        let mut mixed = rows_of(low, step, first, y.len() / f.table.widths().1).to_vec();
         for (token, mixed) in mixed.chunks_mut(step.max(1)).enumerate() {
             f.mix(chosen, first + token, mixed);
         }
-        let (stack, low) = (f.up_of(chosen, first), mixed.as_slice());
+        let (stack, low) = (f.side(Side::Up, chosen, first), mixed.as_slice());
         run(level, Spread { stack, low, y });
     }
 
@@ -191,8 +158,8 @@ impl<'a> Delta<'a> {
     /// back through `dlow`, which [`Delta::project_backward`] returned for all tokens.
     pub fn spread_back(&self, dlow: &[f32], first: usize, dx: &mut [f32]) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
-        let low = rows_of(dlow, f.step(chosen), first, dx.len() / f.widths.0);
-        let (stack, y) = (f.down_of(chosen, first), dx);
+        let low = rows_of(dlow, f.step(chosen), first, dx.len() / f.table.widths().0);
+        let (stack, y) = (f.side(Side::Down, chosen, first), dx);
         run(level, Spread { stack, low, y });
     }
 
@@ -200,7 +167,7 @@ impl<'a> Delta<'a> {
     /// returned as `low`, and of the weights `[t, per]`.
     pub fn project_backward(&self, low: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
-        let d_out = f.widths.1;
+        let d_out = f.table.widths().1;
         let (t, per) = (dy.len() / d_out, chosen.per);
         f.check(t, &chosen);
         let step = f.step(chosen);
@@ -220,7 +187,7 @@ impl<'a> Delta<'a> {
         each.for_each(|(i, ((dlow, dy), dweights))| {
             let first = i * BLOCK;
             let out = &mut *dlow;
-            let (stack, x) = (f.up_of(chosen, first), dy);
+            let (stack, x) = (f.side(Side::Up, chosen, first), dy);
             // The gradients of what was mixed, then of `A x`.
             run(level, Project { stack, x, out });
             let rows = dlow
@@ -246,7 +213,7 @@ impl<'a> Delta<'a> {
         (ddown, dup): (&mut [f32], &mut [f32]),
     ) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
-        let (d_in, d_out) = f.widths;
+        let (d_in, d_out) = f.table.widths();
         let step = f.step(chosen);
         assert_eq!(x.len() / d_in, dy.len() / d_out, "the inputs");
         if step == 0 {
@@ -278,20 +245,21 @@ fn gather(
     out: &mut [f32],
 ) {
     let (t, per, width) = (x.len() / d, chosen.per, f.width());
-    let mut tokens = vec![Vec::new(); f.scales.len()];
+    let slabs = f.table.slabs();
+    let mut tokens = vec![Vec::new(); slabs.len()];
     for slot in 0..per {
         for (expert, from, to) in runs(chosen, slot, 0, t) {
             tokens[expert].push((slot, from, to));
         }
     }
-    let parts: Vec<(usize, usize)> = (0..f.scales.len())
+    let parts: Vec<(usize, usize)> = (0..slabs.len())
         .flat_map(|e| (0..d).step_by(COLUMNS).map(move |from| (e, from)))
         .collect();
     let parts: Vec<(usize, usize, Vec<f32>)> = parts
         .into_par_iter()
         .map(|(expert, from)| {
             let columns = (from, d.min(from + COLUMNS));
-            let mut own = vec![0.0; f.rank(expert) * (columns.1 - from)];
+            let mut own = vec![0.0; slabs[expert].rank() * (columns.1 - from)];
             let (tokens, out) = (tokens[expert].as_slice(), own.as_mut_slice());
             run(
                 level,
@@ -309,9 +277,14 @@ fn gather(
             (expert, from, own)
         })
         .collect();
+    let starts: Vec<usize> = { slabs.iter() }
+        .scan(0, |end, slab| {
+            Some(std::mem::replace(end, *end + slab.rank()))
+        })
+        .collect();
     for (expert, from, own) in parts {
         let columns = COLUMNS.min(d - from);
-        let rows = out[f.starts[expert] * d..].chunks_mut(d);
+        let rows = out[starts[expert] * d..].chunks_mut(d);
         for (row, own) in rows.zip(own.chunks(columns)) {
             row[from..from + columns].copy_from_slice(own);
         }

@@ -336,11 +336,8 @@ impl Saver<'_> {
 /// Cross-entropy of every target of `batch`, `[n]`, in nats.
 fn losses(decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
     let pass = Pass {
-        segments: &batch.segments,
         tasks: &batch.tasks,
-        mixture: None,
-        probe: None,
-        recompute: false,
+        ..Pass::new(&batch.segments)
     };
     let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
     decoder.losses(&hidden, &batch.ids)

@@ -123,13 +123,7 @@ fn time(name: &str, path: &Path, precision: Precision) -> Result<()> {
     let mut cache = base.decoder.cache(1);
     let mut step = |tokens: &[u32]| -> Result<u32> {
         let segments = Segments::after(&[tokens.len()], cache.lens())?;
-        let pass = Pass {
-            segments: &segments,
-            tasks: &[],
-            mixture: None,
-            probe: None,
-            recompute: false,
-        };
+        let pass = Pass::new(&segments);
         let hidden = base.decoder.hidden(tokens, Some(&mut cache), &pass)?;
         let last = Logits::Rows(&[tokens.len() as u32 - 1]);
         let logits = base.decoder.logits(&hidden, last)?;

@@ -1,5 +1,6 @@
 //! A base with a mixture over it: losses, logits and scores; [`generate`](crate::generate) has text.
 
+pub mod multi;
 mod saved;
 mod score;
 
@@ -14,7 +15,7 @@ use crate::backbone::{Base, Logits};
 use crate::data::Tokens;
 use crate::error::Result;
 use crate::library::Library;
-use crate::mix::{Mixing, Mixture, Pass, Probe, Segments};
+use crate::mix::{Mixing, Mixture, Pass, Probe, Route, Segments};
 use crate::name::Name;
 use crate::route::RouterSpec;
 
@@ -153,14 +154,9 @@ impl Model {
         self.mixture.as_deref()
     }
 
-    pub(crate) fn pass<'a>(&'a self, segments: &'a Segments, tasks: &'a [Name]) -> Pass<'a> {
-        Pass {
-            segments,
-            tasks,
-            mixture: self.mixture(),
-            probe: None,
-            recompute: false,
-        }
+    /// The route of a pass of `segments` through the mixture.
+    pub(crate) fn route(&self, segments: &Segments) -> Option<Route<'_>> {
+        Route::all(segments, self.mixture())
     }
 
     /// Next-token logits `[t, v]` at every token of packed sequences.
@@ -169,7 +165,13 @@ impl Model {
     /// When a sequence is too long or the router cannot decide.
     pub fn logits(&self, tokens: &[u32], segments: &Segments, tasks: &[Name]) -> Result<Tensor> {
         let decoder = &self.base.decoder;
-        let hidden = decoder.hidden(tokens, None, &self.pass(segments, tasks))?;
+        let route = self.route(segments);
+        let pass = Pass {
+            tasks,
+            routes: route.as_slice(),
+            ..Pass::new(segments)
+        };
+        let hidden = decoder.hidden(tokens, None, &pass)?;
         decoder.logits(&hidden, Logits::All)
     }
 
@@ -190,10 +192,11 @@ pub(crate) fn losses(
     probe: Option<&dyn Probe>,
     recompute: bool,
 ) -> Result<Tensor> {
+    let route = Route::all(&batch.segments, mixture);
     let pass = Pass {
         segments: &batch.segments,
         tasks: &batch.tasks,
-        mixture,
+        routes: route.as_slice(),
         probe,
         recompute,
     };

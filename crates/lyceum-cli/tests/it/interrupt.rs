@@ -30,8 +30,26 @@ fn place(rows: usize) -> Place {
     place
 }
 
+/// Starts `line` with signals as a terminal leaves them: whoever runs the tests in the background
+/// ignores some, which the command would respect.
 fn start(place: &Place, line: &str) -> Child {
-    let mut command = place.command(line);
+    let plain = place.command(line);
+    let mut command = match cfg!(target_os = "linux") {
+        true => Command::new("env"),
+        false => Command::new(plain.get_program()),
+    };
+    if cfg!(target_os = "linux") {
+        command.arg("--default-signal=INT,TERM,HUP");
+        command.arg(plain.get_program());
+    }
+    command.args(plain.get_args());
+    command.current_dir(place.path(""));
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }

@@ -1,6 +1,6 @@
 //! How the outputs of a token's experts become one.
 
-use super::{Chosen, Factors, Law};
+use super::{Chosen, Factors, Law, Slab};
 
 impl Factors<'_> {
     /// What the values `low` of a token become, in place.
@@ -10,7 +10,7 @@ impl Factors<'_> {
             Law::Outputs => {
                 for (slot, low) in low.chunks_mut(width).enumerate() {
                     let at = chosen.at(token, slot);
-                    let by = chosen.weights[at] * self.scales[chosen.experts[at] as usize];
+                    let by = chosen.weights[at] * self.scale_of(chosen.experts[at]);
                     low.iter_mut().for_each(|x| *x *= by);
                 }
             }
@@ -42,7 +42,7 @@ impl Factors<'_> {
             Law::Outputs => {
                 for (slot, dweight) in dweights.iter_mut().enumerate() {
                     let (at, own) = (chosen.at(token, slot), slot * width..(slot + 1) * width);
-                    let scale = self.scales[chosen.experts[at] as usize];
+                    let scale = self.scale_of(chosen.experts[at]);
                     let pairs = low[own.clone()].iter().zip(&dmixed[own.clone()]);
                     *dweight = scale * pairs.map(|(x, d)| x * d).sum::<f32>();
                     let by = scale * chosen.weights[at];
@@ -71,8 +71,12 @@ impl Factors<'_> {
         }
     }
 
+    fn scale_of(&self, expert: u32) -> f32 {
+        self.table.slabs()[expert as usize].scale()
+    }
+
     /// The scale of all experts.
     fn scale(&self) -> f32 {
-        self.scales.first().copied().unwrap_or(0.0)
+        self.table.slabs().first().map_or(0.0, Slab::scale)
     }
 }

@@ -11,7 +11,7 @@ fn forward(f: &Factors<'_>, chosen: Chosen<'_>, x: &[f32], y: &mut [f32]) -> Vec
 fn forward_at(delta: &Delta<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
     let low = delta.project(x);
     // In parts, as a product finishes its rows.
-    for (i, y) in y.chunks_mut(5 * delta.f.widths.1).enumerate() {
+    for (i, y) in y.chunks_mut(5 * delta.f.table.widths().1).enumerate() {
         delta.spread(&low, 5 * i, y);
     }
     low
@@ -30,7 +30,11 @@ fn backward_at(
     wanted: Wanted<'_>,
 ) -> Vec<f32> {
     let (dlow, dweights) = delta.project_backward(low, dy);
-    for (i, dx) in wanted.dx.chunks_mut(7 * delta.f.widths.0).enumerate() {
+    for (i, dx) in wanted
+        .dx
+        .chunks_mut(7 * delta.f.table.widths().0)
+        .enumerate()
+    {
         delta.spread_back(&dlow, 7 * i, dx);
     }
     delta.factors_backward((x, &dlow), (low, dy), wanted.factors);
@@ -81,23 +85,23 @@ impl Made {
         }
     }
 
-    fn factors(&self) -> Factors<'_> {
-        let Made {
-            down,
-            up,
-            starts,
-            scales,
-            widths,
-            law,
-        } = self;
-        Factors {
-            down,
-            up,
-            starts,
-            scales,
-            widths: *widths,
-            law: *law,
-        }
+    fn table(&self) -> SlabTable {
+        let (d_in, d_out) = self.widths;
+        let slab = |(rows, scale): (&[usize], &f32)| {
+            let (from, to) = (rows[0], rows[1]);
+            let (a, b) = (
+                &self.down[from * d_in..to * d_in],
+                &self.up[from * d_out..to * d_out],
+            );
+            Slab::new(a, b, to - from, *scale)
+        };
+        let slabs = self.starts.windows(2).zip(&self.scales).map(slab);
+        SlabTable::new(slabs.collect(), self.widths)
+    }
+
+    fn factors<'a>(&self, table: &'a SlabTable) -> Factors<'a> {
+        let law = self.law;
+        Factors { table, law }
     }
 
     /// The formula in f64 for one token: what is added, with gates `g` of its experts.
@@ -290,7 +294,8 @@ fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed
     let rows = if shared { 1 } else { t };
     let choices = Choices::new(ranks.len(), per, rows, seed + 2);
     let (x, start) = (values(t * 37, seed + 4), values(t * 41, seed + 5));
-    let (f, chosen) = (made.factors(), choices.chosen());
+    let table = made.table();
+    let (f, chosen) = (made.factors(&table), choices.chosen());
     let case = Case {
         made: &made,
         choices: &choices,
@@ -332,7 +337,8 @@ fn neither_threads_nor_the_batch_change_a_bit() {
     let made = Made::new(&[4, 3, 0, 5], (300, 290), Law::Outputs, 1);
     let (t, choices) = (77, Choices::new(4, 2, 77, 3));
     let (x, w) = (values(t * 300, 5), values(t * 290, 6));
-    let (f, chosen) = (made.factors(), choices.chosen());
+    let table = made.table();
+    let (f, chosen) = (made.factors(&table), choices.chosen());
     let all = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -373,7 +379,7 @@ fn nothing_chosen_adds_nothing() {
         experts: &[],
         weights: &[],
     };
-    let mut y = vec![1.0; 12];
-    assert!(forward(&made.factors(), chosen, &[1.0; 10], &mut y).is_empty());
+    let (mut y, table) = (vec![1.0; 12], made.table());
+    assert!(forward(&made.factors(&table), chosen, &[1.0; 10], &mut y).is_empty());
     assert_eq!(y, [1.0; 12]);
 }

@@ -1,6 +1,6 @@
 //! The three products: onto an expert's rows, back from them, and summed over its tokens.
 
-use super::Chosen;
+use super::{Chosen, SlabTable};
 use crate::rows::{Work, all_dots, all_sums};
 use crate::vector::Vector;
 
@@ -25,22 +25,40 @@ pub(super) fn runs(
     })
 }
 
-/// Factors stacked along the rank axis, as the tokens from `first` on choose them.
+/// Which of an expert's two factors.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    /// A, `[rank, d_in]`.
+    Down,
+    /// B transposed, `[rank, d_out]`.
+    Up,
+}
+
+/// One side of the experts' factors, as the tokens from `first` on choose them.
 #[derive(Clone, Copy)]
 pub(super) struct Stack<'a> {
-    pub(super) rows: &'a [f32],
-    /// Where each expert's rows begin, and where the last one's end.
-    pub(super) starts: &'a [usize],
-    pub(super) d: usize,
-    pub(super) width: usize,
+    pub(super) table: &'a SlabTable,
+    pub(super) side: Side,
     pub(super) chosen: Chosen<'a>,
     pub(super) first: usize,
 }
 
 impl<'a> Stack<'a> {
+    /// Values per row.
+    #[inline(always)]
+    fn d(&self) -> usize {
+        match self.side {
+            Side::Down => self.table.widths().0,
+            Side::Up => self.table.widths().1,
+        }
+    }
+
     #[inline(always)]
     fn of(&self, expert: usize) -> &'a [f32] {
-        &self.rows[self.starts[expert] * self.d..self.starts[expert + 1] * self.d]
+        match self.side {
+            Side::Down => self.table.down(expert),
+            Side::Up => self.table.up(expert),
+        }
     }
 
     /// Runs of `t` tokens that chose the same expert at `slot`, counted from the first.
@@ -63,7 +81,7 @@ impl Work for Project<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Project { stack, x, out } = self;
-        let Stack { d, width, .. } = stack;
+        let (d, width) = (stack.d(), stack.table.width());
         let step = stack.chosen.per * width;
         for slot in 0..stack.chosen.per {
             for (own, from, to) in stack.runs(slot, x.len() / d) {
@@ -86,7 +104,7 @@ impl Work for Spread<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Spread { stack, low, y } = self;
-        let Stack { d, width, .. } = stack;
+        let (d, width) = (stack.d(), stack.table.width());
         let step = stack.chosen.per * width;
         for slot in 0..stack.chosen.per {
             for (own, from, to) in stack.runs(slot, y.len() / d) {

@@ -2,6 +2,7 @@
 //! in the graph of a training step; what happens inside is computed here, forward and backward.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use candle_core::Tensor;
@@ -16,7 +17,7 @@ use super::mlp::{Made, Mlp};
 use super::norm::Norm;
 use super::wanted::Wanted;
 use crate::error::{Error, Result};
-use crate::mix::{Gradients, Mixture, Pass, RoutedLinear, Segments};
+use crate::mix::{Gradients, Mixture, Pass, Route, RoutedLinear, Segments};
 use crate::name::{Name, Site};
 use crate::ops::{self, Gradient};
 
@@ -46,18 +47,28 @@ struct Kept {
 pub(super) struct Held {
     pub(super) segments: Segments,
     pub(super) tasks: Vec<Name>,
-    pub(super) mixture: Option<Mixture>,
+    pub(super) routes: Vec<(Range<usize>, Mixture)>,
     pub(super) angles: Option<Arc<Angles>>,
     /// Whether blocks keep only their input, and compute all else again.
     pub(super) recompute: bool,
 }
 
 impl Held {
-    fn pass(&self) -> Pass<'_> {
+    fn routes(&self) -> Vec<Route<'_>> {
+        let routes = self.routes.iter();
+        routes
+            .map(|(sequences, mixture)| Route {
+                sequences: sequences.clone(),
+                mixture,
+            })
+            .collect()
+    }
+
+    fn pass<'a>(&'a self, routes: &'a [Route<'a>]) -> Pass<'a> {
         Pass {
             segments: &self.segments,
             tasks: &self.tasks,
-            mixture: self.mixture.as_ref(),
+            routes,
             probe: None,
             recompute: self.recompute,
         }
@@ -341,7 +352,8 @@ pub(super) fn run(
     let kept = Mutex::new(Some(kept).filter(|_| tracked && !held.recompute));
     let (block, held, wanted) = (block.clone(), held.clone(), wanted.cloned());
     ops::fused((x, &variables), (y, shape), move |x, dy, wants_dx| {
-        let pass = held.pass();
+        let routes = held.routes();
+        let pass = held.pass(&routes);
         let step = Step {
             pass: &pass,
             angles: held.angles.as_ref(),

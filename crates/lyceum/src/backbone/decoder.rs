@@ -207,7 +207,9 @@ impl Decoder {
         let held = Arc::new(Held {
             segments: pass.segments.clone(),
             tasks: pass.tasks.to_vec(),
-            mixture: pass.mixture.cloned(),
+            routes: { pass.routes.iter() }
+                .map(|route| (route.sequences.clone(), route.mixture.clone()))
+                .collect(),
             angles,
             recompute: pass.recompute,
         });
@@ -286,6 +288,7 @@ impl Decoder {
                 "a batch must hold as many tokens as its segments, and some",
             ));
         }
+        pass.check_routes()?;
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::invalid(format!(
                 "token {id} is outside the {vocab_size} known"

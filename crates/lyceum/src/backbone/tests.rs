@@ -19,11 +19,8 @@ const ROWS: [u32; 6] = [3, 4, 5, 7, 14, 17];
 fn loss(decoder: &Decoder, recompute: bool) -> Tensor {
     let segments = Segments::new(&LENS);
     let pass = Pass {
-        segments: &segments,
-        tasks: &[],
-        mixture: None,
-        probe: None,
         recompute,
+        ..Pass::new(&segments)
     };
     let v = decoder.config().vocab_size as u32;
     let token = |i: usize| (i as u32 * 7 + 3) % v;

@@ -9,7 +9,7 @@ use lyceum_kernels::loss;
 use super::{Chunk, FinishReason, GenerationConfig};
 use crate::backbone::{Cache, Logits};
 use crate::error::{Error, Result};
-use crate::mix::Segments;
+use crate::mix::{Pass, Segments};
 use crate::model::Model;
 use crate::name::Name;
 use crate::ops;
@@ -65,7 +65,12 @@ impl Model {
             Some(*end as u32)
         });
         let rows: Vec<u32> = ends.map(|end| end - 1).collect();
-        let pass = self.pass(&segments, tasks);
+        let route = self.route(&segments);
+        let pass = Pass {
+            tasks,
+            routes: route.as_slice(),
+            ..Pass::new(&segments)
+        };
         let decoder = &self.base().decoder;
         let hidden = decoder.hidden_at(tokens, &rows, Some(cache), &pass)?;
         let logits = decoder.logits(&hidden, Logits::All)?;

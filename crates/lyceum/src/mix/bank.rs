@@ -1,197 +1,16 @@
-//! Experts stacked along the rank axis: any number, of any rank.
+//! Banks of experts: any number, of any rank.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
-use lyceum_kernels::delta::{Delta, Factors, Law};
-
-use super::{Gates, Mixing};
+use super::site::{Adapter, SiteBank};
 use crate::error::{Error, Result};
 use crate::lora::Lora;
 use crate::name::{Name, Site};
-use crate::ops::{self, composed::Placed};
 
-/// The stacked factors of all experts at one site.
-#[derive(Debug, Clone)]
-pub struct SiteBank {
-    /// All A's, `[R, d_in]`.
-    pub(super) down: Vec<f32>,
-    /// All B's turned, `[R, d_out]`.
-    pub(super) up: Vec<f32>,
-    /// Where each expert's rows begin, and where the last one's end.
-    pub(super) starts: Vec<usize>,
-    /// Each expert's scale; 0 where it does not adapt this site.
-    pub(super) scales: Vec<f32>,
-    /// Widths of the site: in, out.
-    pub(super) widths: (usize, usize),
-    /// Rank and scale of each expert here; `None` where it does not adapt this site.
-    parts: Vec<Option<(usize, f64)>>,
-    /// `down`, then `up`, as one flat tensor, if one of them can be trained.
-    params: Option<Tensor>,
-    /// `down` and `up` on the device that asked for them first, if they are not trained.
-    pub(super) placed: Placed<(Tensor, Tensor)>,
-}
-
-impl SiteBank {
-    fn new(loras: &[Option<&Lora>], widths: (usize, usize)) -> Result<Self> {
-        let here: Vec<&Lora> = loras.iter().copied().flatten().collect();
-        let parts: Vec<_> = loras
-            .iter()
-            .map(|l| l.map(|l| (l.rank(), l.scale)))
-            .collect();
-        let mut starts = vec![0];
-        let mut end = 0;
-        for part in &parts {
-            end += part.map_or(0, |(rank, _)| rank);
-            starts.push(end);
-        }
-        let down = |lora: &&Lora| lora.a.flatten_all();
-        let up = |lora: &&Lora| lora.b.t()?.contiguous()?.flatten_all();
-        let mut all: Vec<Tensor> = here.iter().map(down).collect::<Result<_, _>>()?;
-        all.extend(here.iter().map(up).collect::<Result<Vec<_>, _>>()?);
-        let mut values = Vec::with_capacity(end * (widths.0 + widths.1));
-        for part in &all {
-            values.extend_from_slice(&ops::values(part)?);
-        }
-        let trained = here.iter().any(|l| l.a.track_op() || l.b.track_op());
-        let up = values.split_off(end * widths.0);
-        Ok(SiteBank {
-            down: values,
-            up,
-            starts,
-            scales: parts
-                .iter()
-                .map(|p| p.map_or(0.0, |(_, scale)| scale as f32))
-                .collect(),
-            widths,
-            parts,
-            params: trained.then(|| Tensor::cat(&all, 0)).transpose()?,
-            placed: Placed::new(),
-        })
-    }
-
-    /// Whether expert `e` adapts this site.
-    pub fn has(&self, e: usize) -> bool {
-        self.parts[e].is_some()
-    }
-
-    /// All A's, then all B's turned, if one of them can be trained: one flat tensor.
-    pub(super) fn params(&self) -> Option<&Tensor> {
-        self.params.as_ref()
-    }
-
-    fn delta<'a>(&'a self, gates: &'a Gates, mixing: Mixing) -> Delta<'a> {
-        let factors = Factors {
-            down: &self.down,
-            up: &self.up,
-            starts: &self.starts,
-            scales: &self.scales,
-            widths: self.widths,
-            law: match mixing {
-                Mixing::Outputs => Law::Outputs,
-                Mixing::Factors => Law::Factors,
-            },
-        };
-        Delta::new(factors, gates.view())
-    }
-
-    /// What the experts take in of `x` `[t, d_in]`, where outputs have `d_out` values: what the other
-    /// methods call `low`.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
-    /// widths that do not fit.
-    pub fn project(
-        &self,
-        (x, d_out): (&[f32], usize),
-        gates: &Gates,
-        mixing: Mixing,
-    ) -> Result<Vec<f32>> {
-        self.check((x.len(), d_out), gates, mixing)?;
-        Ok(self.delta(gates, mixing).project(x))
-    }
-
-    /// Whether `n` values of input, outputs of `d_out` values and `gates` fit these experts.
-    pub(super) fn check(
-        &self,
-        (n, d_out): (usize, usize),
-        gates: &Gates,
-        mixing: Mixing,
-    ) -> Result<()> {
-        if mixing == Mixing::Factors {
-            self.check_even()?;
-        }
-        let d_in = self.widths.0;
-        let t = n / d_in.max(1);
-        if n != t * d_in || d_out != self.widths.1 || !gates.fit(t, self.parts.len()) {
-            let text = format!(
-                "gates of {} experts from {d_in} to {} values over {n} values, to {d_out}",
-                self.parts.len(),
-                self.widths.1,
-            );
-            return Err(Error::Mismatch(text));
-        }
-        Ok(())
-    }
-
-    /// Adds to `y`, the outputs of some tokens from `first` on, what the experts make of them.
-    pub fn spread(&self, low: &[f32], gates: &Gates, mixing: Mixing, first: usize, y: &mut [f32]) {
-        self.delta(gates, mixing).spread(low, first, y);
-    }
-
-    /// The gradients of `low` and of the gates' weights `[t, per]` for `dy` `[t, d_out]`.
-    pub(super) fn project_backward(
-        &self,
-        low: &[f32],
-        gates: &Gates,
-        mixing: Mixing,
-        dy: &[f32],
-    ) -> (Vec<f32>, Vec<f32>) {
-        self.delta(gates, mixing).project_backward(low, dy)
-    }
-
-    /// Adds to `dx`, the gradients of some tokens' inputs from `first` on, what comes through the
-    /// experts.
-    pub(super) fn spread_back(
-        &self,
-        dlow: &[f32],
-        gates: &Gates,
-        mixing: Mixing,
-        first: usize,
-        dx: &mut [f32],
-    ) {
-        self.delta(gates, mixing).spread_back(dlow, first, dx);
-    }
-
-    /// The gradients of the factors as [`SiteBank::params`] has them, if they can be trained.
-    pub(super) fn backward(
-        &self,
-        (x, dlow): (&[f32], &[f32]),
-        (low, dy): (&[f32], &[f32]),
-        gates: &Gates,
-        mixing: Mixing,
-    ) -> Option<Vec<f32>> {
-        self.params.as_ref()?;
-        let mut params = vec![0.0; self.down.len() + self.up.len()];
-        let both = params.split_at_mut(self.down.len());
-        self.delta(gates, mixing)
-            .factors_backward((x, dlow), (low, dy), both);
-        Some(params)
-    }
-
-    fn check_even(&self) -> Result<()> {
-        match self.parts.first().copied().flatten() {
-            Some(part) if self.parts.iter().all(|p| *p == Some(part)) => Ok(()),
-            _ => Err(Error::Mismatch(
-                "mixing `factors` averages A's and B's, so every expert must adapt the same sites \
-                 with the same rank and scale; these do not: use `--mixing outputs`"
-                    .into(),
-            )),
-        }
-    }
-}
-
-/// All experts of a mixture, stacked site by site, in the order of their names.
+/// The experts of a mixture: per site a table of slabs, one for each expert, in one order.
+///
+/// A slab never changes, and banks share them: [`Bank::with`] and [`Bank::without`] copy no other
+/// expert's values.
 #[derive(Debug, Clone)]
 pub struct Bank {
     names: Vec<Name>,
@@ -199,7 +18,7 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Stacks `experts` (name and adapters) in the order given.
+    /// Makes a slab of each adapter of `experts` (name and adapters), in the order given.
     ///
     /// # Errors
     /// [`Error::Mismatch`] when two experts disagree about the width of a site.
@@ -207,21 +26,100 @@ impl Bank {
         experts: impl IntoIterator<Item = (Name, &'a BTreeMap<Site, Lora>)>,
     ) -> Result<Self> {
         let (names, loras): (Vec<_>, Vec<_>) = experts.into_iter().unzip();
-        let all: std::collections::BTreeSet<&Site> = loras.iter().flat_map(|l| l.keys()).collect();
+        let all: BTreeSet<&Site> = loras.iter().flat_map(|l| l.keys()).collect();
         let mut sites = BTreeMap::new();
         for site in all {
-            let here: Vec<Option<&Lora>> = loras.iter().map(|l| l.get(site)).collect();
-            let widths = |l: &&Lora| (l.d_in(), l.d_out());
-            let mut shapes = here.iter().flatten().map(widths);
-            let first = shapes.next();
-            if shapes.any(|shape| Some(shape) != first) {
-                let text = format!("experts adapt `{site}` with different widths");
-                return Err(Error::Mismatch(text));
+            let here = || loras.iter().map(|l| l.get(site));
+            let mut widths = here().flatten().map(|l| (l.d_in(), l.d_out()));
+            let first = widths.next().unwrap_or_default();
+            if widths.any(|own| own != first) {
+                return Err(different_widths(site));
             }
-            let widths = first.unwrap_or_default();
-            sites.insert(site.clone(), SiteBank::new(&here, widths)?);
+            let adapters = here().map(|lora| lora.map(Adapter::new).transpose());
+            let adapters = adapters.collect::<Result<_>>()?;
+            sites.insert(site.clone(), SiteBank::new(adapters, first)?);
         }
         Ok(Bank { names, sites })
+    }
+
+    /// Returns a bank with one more expert, the last in order. The others' slabs are shared.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the bank has an expert of this name; [`Error::Mismatch`] when the
+    /// width of a site differs.
+    pub fn with(&self, name: Name, loras: &BTreeMap<Site, Lora>) -> Result<Self> {
+        if self.names.contains(&name) {
+            let (kind, name) = ("expert", name.to_string());
+            return Err(Error::Exists { kind, name });
+        }
+        let mut sites = BTreeMap::new();
+        for site in self.sites.keys().chain(loras.keys()) {
+            if sites.contains_key(site) {
+                continue;
+            }
+            let (here, lora) = (self.sites.get(site), loras.get(site));
+            let widths = lora.map(|l| (l.d_in(), l.d_out()));
+            let old = here.map(SiteBank::widths);
+            if widths.is_some_and(|own| old.is_some_and(|old| old != own)) {
+                return Err(different_widths(site));
+            }
+            let mut adapters = match here {
+                Some(here) => here.adapters().to_vec(),
+                None => vec![None; self.names.len()],
+            };
+            adapters.push(lora.map(Adapter::new).transpose()?);
+            let widths = widths.or(old).unwrap_or_default();
+            sites.insert(site.clone(), SiteBank::new(adapters, widths)?);
+        }
+        let names = self.names.iter().cloned().chain([name]).collect();
+        Ok(Bank { names, sites })
+    }
+
+    /// Returns a bank without the expert `name`; those after it move up by one. Their slabs are
+    /// shared.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the nearest names.
+    pub fn without(&self, name: &Name) -> Result<Self> {
+        let own = self.place(name)?;
+        self.at(&(0..self.names.len())
+            .filter(|e| *e != own)
+            .collect::<Vec<_>>())
+    }
+
+    /// Returns a bank of the experts called `names`, in that order. Their slabs are shared.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the nearest names; [`Error::Invalid`] for a name given twice.
+    pub fn select(&self, names: &[Name]) -> Result<Self> {
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
+            return Err(Error::invalid(format!("expert `{twice}` is named twice")));
+        }
+        let places: Vec<usize> = names
+            .iter()
+            .map(|name| self.place(name))
+            .collect::<Result<_>>()?;
+        self.at(&places)
+    }
+
+    /// The bank of the experts at `places`.
+    fn at(&self, places: &[usize]) -> Result<Self> {
+        let mut sites = BTreeMap::new();
+        for (site, here) in &self.sites {
+            let adapters: Vec<_> = places.iter().map(|&e| here.adapters()[e].clone()).collect();
+            if adapters.iter().any(Option::is_some) {
+                sites.insert(site.clone(), SiteBank::new(adapters, here.widths())?);
+            }
+        }
+        let names = places.iter().map(|&e| self.names[e].clone()).collect();
+        Ok(Bank { names, sites })
+    }
+
+    fn place(&self, name: &Name) -> Result<usize> {
+        let found = self.names.iter().position(|own| own == name);
+        let names = || self.names.iter().map(Name::as_str);
+        found.ok_or_else(|| Error::not_found("expert", name.as_str(), names()))
     }
 
     /// The experts' names, in the order of every gate.
@@ -229,7 +127,7 @@ impl Bank {
         &self.names
     }
 
-    /// The stacked factors at `site`, if any expert adapts it.
+    /// The factors at `site`, if any expert adapts it.
     pub fn site(&self, site: &Site) -> Option<&SiteBank> {
         self.sites.get(site)
     }
@@ -240,12 +138,18 @@ impl Bank {
     }
 }
 
+fn different_widths(site: &Site) -> Error {
+    Error::Mismatch(format!("experts adapt `{site}` with different widths"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mix::{Gates, Mixing};
     use crate::rng::Rng;
-    use candle_core::Device;
+    use candle_core::{Device, Tensor, Var};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     const SITE: &str = "h.0.q";
 
@@ -347,5 +251,104 @@ mod tests {
             .project((&[1.0; 12], 5), &gates, Mixing::Factors)
             .unwrap_err();
         assert!(error.to_string().contains("--mixing outputs"), "{error}");
+    }
+
+    /// The slab of an expert at the site of these tests.
+    fn slab<'a>(bank: &'a Bank, expert: &str) -> &'a Arc<[f32]> {
+        let place = bank.place(&Name::new(expert).unwrap()).unwrap();
+        bank.sites[SITE].slab(place).unwrap()
+    }
+
+    fn outputs(bank: &Bank, gates: &Gates) -> Vec<f32> {
+        let (site, mut y) = (&bank.sites[SITE], vec![0.0; 10]);
+        let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let low = site.project((&x, 5), gates, Mixing::Outputs).unwrap();
+        site.spread(&low, gates, Mixing::Outputs, 0, &mut y);
+        y
+    }
+
+    #[test]
+    fn an_expert_comes_and_goes_without_a_copy_of_the_others() {
+        let mut rng = Rng::new(2);
+        let experts = experts(&mut rng, &[2, 3, 1], false);
+        let name = |text: &str| Name::new(text).unwrap();
+        let whole = bank(&experts);
+        let mut one = bank(&experts[..2]);
+        // At a site of its own, too.
+        let mut more = experts[2].clone();
+        more.insert(Site::new("h.1.q"), experts[2][SITE].clone());
+        let both = one.with(name("e2"), &more).unwrap();
+        assert_eq!(both.names(), whole.names());
+        for expert in ["e0", "e1"] {
+            assert!(Arc::ptr_eq(slab(&one, expert), slab(&both, expert)));
+        }
+        assert!(both.sites["h.1.q"].slab(0).is_none() && both.sites["h.1.q"].slab(2).is_some());
+        let gates = Gates::chosen(2, vec![0, 2, 2, 1], vec![0.5, 2.0, 1.0, -1.0]).unwrap();
+        assert_eq!(outputs(&both, &gates), outputs(&whole, &gates));
+        // What goes takes its site along; the others stay where they lie.
+        let rest = both.without(&name("e2")).unwrap();
+        assert_eq!(
+            rest.sites().collect::<Vec<_>>(),
+            one.sites().collect::<Vec<_>>()
+        );
+        assert!(Arc::ptr_eq(slab(&rest, "e1"), slab(&one, "e1")));
+        let last = both.without(&name("e0")).unwrap();
+        assert_eq!(last.names(), [name("e1"), name("e2")]);
+        assert!(Arc::ptr_eq(slab(&last, "e2"), slab(&both, "e2")));
+        let (gates, old) = (Gates::shared(&[1.0, 2.0]), Gates::shared(&[0.0, 1.0, 2.0]));
+        assert_eq!(outputs(&last, &gates), outputs(&both, &old));
+        let turned = both.select(&[name("e2"), name("e0")]).unwrap();
+        assert!(Arc::ptr_eq(slab(&turned, "e0"), slab(&both, "e0")));
+        assert!(one.with(name("e1"), &more).is_err());
+        assert!(one.without(&name("e2")).is_err());
+        assert!(both.select(&[name("e2"), name("e2")]).is_err());
+        // Without any expert left there is no site.
+        for expert in ["e0", "e1"] {
+            one = one.without(&name(expert)).unwrap();
+        }
+        assert_eq!(one.sites().count(), 0);
+    }
+
+    #[test]
+    fn experts_under_training_join_frozen_ones() {
+        let mut rng = Rng::new(3);
+        let experts = experts(&mut rng, &[2, 3], false);
+        let lora = &experts[1][SITE];
+        let (a, b) = (
+            Var::from_tensor(&lora.a).unwrap(),
+            Var::from_tensor(&lora.b).unwrap(),
+        );
+        let trained = Lora {
+            a: a.as_tensor().clone(),
+            b: b.as_tensor().clone(),
+            scale: lora.scale,
+        };
+        let trained = BTreeMap::from([(Site::new(SITE), trained)]);
+        let frozen = bank(&experts[..1]);
+        assert!(frozen.sites[SITE].params().is_none());
+        let both = frozen.with(Name::new("e1").unwrap(), &trained).unwrap();
+        let params = both.sites[SITE].params().unwrap();
+        // All A's, then all B's transposed.
+        let flat = |t: Tensor| {
+            t.contiguous()
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        let sides = [|l: &Lora| l.a.clone(), |l: &Lora| l.b.t().unwrap()];
+        let all = sides.map(|side| {
+            experts
+                .iter()
+                .flat_map(move |e| flat(side(&e[SITE])))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(params.to_vec1::<f32>().unwrap(), all.concat());
+        let gradients = params.sum_all().unwrap().backward().unwrap();
+        for var in [&a, &b] {
+            let gradient = flat(gradients.get(var).unwrap().clone());
+            assert!(gradient.iter().all(|g| *g == 1.0) && gradient.len() == var.elem_count());
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! The mixing law in candle's operations, for devices whose memory the kernels cannot read.
 
 use candle_core::{Device, Tensor};
+use lyceum_kernels::delta::Slab;
 
+use super::linear::Experts;
 use super::{Gates, Mixing, Pass, RoutedLinear, SiteBank, Vector, Weight};
 use crate::error::{Context, Error, Result};
 use crate::ops::composed as ops;
@@ -40,16 +42,40 @@ impl RoutedLinear {
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(bias.tensor()?)?;
         }
-        let Some((mixture, bank)) = self.experts(pass) else {
-            return Ok(y);
-        };
-        let (gates, trained) = mixture.router.gates_on(&self.site, x, pass)?;
-        if let Some(probe) = pass.probe {
-            probe.see(&self.site, &gates, pass)?;
+        let (t, mut next, mut parts) = (x.dims2()?.0, 0, Vec::new());
+        for Experts { route, bank, rows } in self.experts(pass) {
+            if rows.is_empty() {
+                continue;
+            }
+            let own = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+            let mixing = route.mixture.mixing;
+            let router = &route.mixture.router;
+            let x = own(x)?;
+            let (gates, trained) = pass.limited(route, |pass| {
+                let (gates, trained) = router.gates_on(&self.site, &x, pass)?;
+                if let Some(probe) = pass.probe {
+                    probe.see(&self.site, &gates, pass)?;
+                }
+                Ok::<_, Error>((gates, trained))
+            })?;
+            let d_out = self.weight.d_out()?;
+            let delta = bank.composed((&x, d_out), (&gates, trained.as_ref()), mixing);
+            let delta = delta.context(|| format!("at {}", self.site))?;
+            if next < rows.start {
+                parts.push(y.narrow(0, next, rows.start - next)?);
+            }
+            parts.push((own(&y)? + delta)?);
+            next = rows.end;
         }
-        let d_out = self.weight.d_out()?;
-        let delta = bank.composed((x, d_out), (&gates, trained.as_ref()), mixture.mixing);
-        Ok((y + delta.context(|| format!("at {}", self.site))?)?)
+        match parts.as_slice() {
+            [] => return Ok(y),
+            [one] if next == t && one.dims2()?.0 == t => return Ok(one.clone()),
+            _ => {}
+        }
+        if next < t {
+            parts.push(y.narrow(0, next, t - next)?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
     }
 }
 
@@ -64,16 +90,18 @@ impl SiteBank {
     ) -> Result<Tensor> {
         self.check((x.elem_count(), d_out), gates, mixing)?;
         let device = x.device();
-        let (experts, ranks) = (self.scales.len(), self.starts[self.starts.len() - 1]);
+        let (slabs, ranks) = (self.table.slabs(), self.table.ranks());
+        let experts = slabs.len();
         let (down, up) = self.factors(device)?;
         let low = x.matmul(&down.t()?)?; // [t, R]
         let shares = dense(gates, trained, experts, device)?; // [t or 1, E]
         match mixing {
             Mixing::Outputs => {
                 // The scale of each expert at its own ranks: [E, R].
-                let mut spread = vec![0.0; experts * ranks];
-                for (e, &scale) in self.scales.iter().enumerate() {
-                    spread[e * ranks..][self.starts[e]..self.starts[e + 1]].fill(scale);
+                let (mut spread, mut from) = (vec![0.0; experts * ranks], 0);
+                for (row, slab) in spread.chunks_mut(ranks.max(1)).zip(slabs) {
+                    row[from..from + slab.rank()].fill(slab.scale());
+                    from += slab.rank();
                 }
                 let spread = Tensor::from_vec(spread, (experts, ranks), device)?;
                 Ok(low.broadcast_mul(&shares.matmul(&spread)?)?.matmul(&up)?)
@@ -84,7 +112,7 @@ impl SiteBank {
                 let low = low.reshape((t, experts, ranks / experts.max(1)))?;
                 let mean = low.broadcast_mul(&shares)?.sum_keepdim(1)?; // [t, 1, r]
                 let both = mean.broadcast_mul(&shares)?.reshape((t, ranks))?;
-                let scale = self.scales.first().copied().unwrap_or(0.0);
+                let scale = slabs.first().map_or(0.0, Slab::scale);
                 Ok((both.matmul(&up)? * f64::from(scale))?)
             }
         }
@@ -92,7 +120,7 @@ impl SiteBank {
 
     /// `down` `[R, d_in]` and `up` `[R, d_out]` on `device`, differentiable where they are trained.
     fn factors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
-        let ((d_in, d_out), ranks) = (self.widths, self.starts[self.starts.len() - 1]);
+        let ((d_in, d_out), ranks) = (self.widths(), self.table.ranks());
         if let Some(params) = self.params() {
             let params = params.to_device(device)?;
             let down = params.narrow(0, 0, ranks * d_in)?;
@@ -100,8 +128,12 @@ impl SiteBank {
             return Ok((down.reshape((ranks, d_in))?, up.reshape((ranks, d_out))?));
         }
         self.placed.on(device, || {
-            let down = Tensor::from_slice(&self.down, (ranks, d_in), device)?;
-            let up = Tensor::from_slice(&self.up, (ranks, d_out), device)?;
+            let all = |side: &dyn Fn(usize) -> Vec<f32>, d: usize| {
+                let rows = (0..self.table.slabs().len()).flat_map(side).collect();
+                Tensor::from_vec(rows, (ranks, d), device)
+            };
+            let down = all(&|e| self.table.down(e).to_vec(), d_in)?;
+            let up = all(&|e| self.table.up(e).to_vec(), d_out)?;
             Ok((down, up))
         })
     }

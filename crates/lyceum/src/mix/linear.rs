@@ -1,13 +1,14 @@
 //! A frozen linear layer that experts may adapt.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use lyceum_kernels::gemm::{self, Added, Packed, Rounding, Then};
 use lyceum_kernels::stream;
 
-use super::{Gates, Mixture, Pass, SiteBank};
+use super::{Gates, Mixing, Mixture, Pass, Route, SiteBank};
 use crate::error::{Context, Error, Result};
 use crate::name::Site;
 use crate::ops::{self, Gradient};
@@ -177,11 +178,53 @@ impl Vector {
 /// The gradients of a module's variables, in the order it lists them.
 pub(crate) type Gradients = Vec<Vec<f32>>;
 
-/// What a linear layer's experts decided and computed.
+/// What a linear layer's experts decided and computed, route by route.
 #[derive(Debug)]
-pub(crate) struct Routed {
+pub(crate) struct Routed(Vec<Part>);
+
+/// What the experts of one route decided and computed.
+#[derive(Debug)]
+struct Part {
     gates: Gates,
     low: Vec<f32>,
+}
+
+/// The experts of one route at one layer.
+pub(super) struct Experts<'a> {
+    pub(super) route: &'a Route<'a>,
+    pub(super) bank: &'a SiteBank,
+    /// The rows of the route's sequences among all tokens.
+    pub(super) rows: Range<usize>,
+}
+
+impl Experts<'_> {
+    fn mixing(&self) -> Mixing {
+        self.route.mixture.mixing
+    }
+
+    /// The route's rows of `x`, rows of `d` values.
+    fn of<'b>(&self, x: &'b [f32], d: usize) -> &'b [f32] {
+        &x[self.rows.start * d..self.rows.end * d]
+    }
+
+    /// Of `y`, rows of `d` values from `first` on, those of the route: the number of the first
+    /// among the route's rows, and the values.
+    fn within<'b>(
+        &self,
+        first: usize,
+        y: &'b mut [f32],
+        d: usize,
+    ) -> Option<(usize, &'b mut [f32])> {
+        let start = first.max(self.rows.start);
+        let end = (first + y.len() / d.max(1)).min(self.rows.end);
+        let own = start < end;
+        own.then(|| {
+            (
+                start - self.rows.start,
+                &mut y[(start - first) * d..(end - first) * d],
+            )
+        })
+    }
 }
 
 /// A linear layer: the base's own output plus what the pass's experts add to it.
@@ -202,21 +245,31 @@ impl RoutedLinear {
         &self.site
     }
 
-    pub(super) fn experts<'a>(&self, pass: &Pass<'a>) -> Option<(&'a Mixture, &'a SiteBank)> {
-        let mixture = pass.mixture?;
-        Some((mixture, mixture.bank.site(&self.site)?))
+    /// The experts of every route that adapts this layer.
+    pub(super) fn experts<'a>(&self, pass: &Pass<'a>) -> Vec<Experts<'a>> {
+        let experts = |route: &'a Route<'a>| {
+            Some(Experts {
+                bank: route.mixture.bank.site(&self.site)?,
+                rows: pass.rows(route),
+                route,
+            })
+        };
+        pass.routes.iter().filter_map(experts).collect()
     }
 
-    /// What can be trained here: the matrix, the bias, the experts' factors, the router.
+    /// What can be trained here: the matrix, the bias, and of each route the experts' factors and
+    /// the router.
     pub(crate) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
-        let experts = self.experts(pass);
-        let all = [
+        let own = [
             self.weight.variable(),
             self.bias.as_ref().and_then(Vector::variable),
-            experts.and_then(|(_, bank)| bank.params()),
-            experts.and_then(|(mixture, _)| mixture.router.params(&self.site)),
         ];
-        all.into_iter().flatten().cloned().collect()
+        let experts = self.experts(pass);
+        let routed = experts.iter().flat_map(|own| {
+            let router = own.route.mixture.router.params(&self.site);
+            [own.bank.params(), router]
+        });
+        own.into_iter().chain(routed).flatten().cloned().collect()
     }
 
     /// Whether [`RoutedLinear::backward`] reads the input.
@@ -235,20 +288,41 @@ impl RoutedLinear {
         pass: &Pass<'_>,
     ) -> Result<(Vec<f32>, Option<Routed>)> {
         let bias = self.bias.as_ref();
-        let Some((mixture, bank)) = self.experts(pass) else {
+        let experts = self.experts(pass);
+        if experts.is_empty() {
             return Ok((self.weight.forward(x, bias, onto, None)?, None));
-        };
-        let gates = mixture.router.gates(&self.site, x, pass)?;
-        if let Some(probe) = pass.probe {
-            probe.see(&self.site, &gates, pass)?;
         }
-        let low = bank.project((x, self.weight.d_out()?), &gates, mixture.mixing);
-        let low = low.context(|| format!("at {}", self.site))?;
+        let (d_out, d_in) = self.weight.shape()?;
+        if x.len() != pass.segments.tokens() * d_in {
+            let text = format!("{} values for rows of {d_in} at {}", x.len(), self.site);
+            return Err(Error::Mismatch(text));
+        }
+        let part = |own: &Experts<'_>| self.part(own, own.of(x, d_in), pass);
+        let parts = experts.iter().map(part).collect::<Result<Vec<_>>>()?;
         let then = |first: usize, y: &mut [f32]| {
-            bank.spread(&low, &gates, mixture.mixing, first, y);
+            for (own, Part { gates, low }) in experts.iter().zip(&parts) {
+                if let Some((first, y)) = own.within(first, y, d_out) {
+                    own.bank.spread(low, gates, own.mixing(), first, y);
+                }
+            }
         };
         let y = self.weight.forward(x, bias, onto, Some(&then))?;
-        Ok((y, Some(Routed { gates, low })))
+        Ok((y, Some(Routed(parts))))
+    }
+
+    /// What the experts of one route decide and take in of its rows `x`.
+    fn part(&self, own: &Experts<'_>, x: &[f32], pass: &Pass<'_>) -> Result<Part> {
+        let Mixture { router, mixing, .. } = own.route.mixture;
+        let gates = pass.limited(own.route, |pass| {
+            let gates = router.gates(&self.site, x, pass)?;
+            match pass.probe {
+                Some(probe) => probe.see(&self.site, &gates, pass).map(|()| gates),
+                None => Ok(gates),
+            }
+        })?;
+        let low = own.bank.project((x, self.weight.d_out()?), &gates, *mixing);
+        let low = low.context(|| format!("at {}", self.site))?;
+        Ok(Part { gates, low })
     }
 
     /// Gradients for `dy` `[t, d_out]`: that of the input, if wanted; those of the variables are
@@ -264,22 +338,40 @@ impl RoutedLinear {
         wants_dx: bool,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<f32>>> {
-        let Some(((mixture, bank), Routed { gates, low })) = self.experts(pass).zip(routed) else {
+        let (experts, Some(Routed(parts))) = (self.experts(pass), routed) else {
             return self.bare_backward(x, dy, None, wants_dx, gradients);
         };
-        let mixing = mixture.mixing;
-        let (dlow, dweights) = bank.project_backward(low, gates, mixing, dy);
-        let then = |first: usize, dx: &mut [f32]| bank.spread_back(&dlow, gates, mixing, first, dx);
+        let (d_out, d_in) = self.weight.shape()?;
+        let experts = || experts.iter().zip(parts);
+        let back = |(own, Part { gates, low }): (&Experts<'_>, &Part)| {
+            let dy = own.of(dy, d_out);
+            own.bank.project_backward(low, gates, own.mixing(), dy)
+        };
+        let backs: Vec<_> = experts().map(back).collect();
+        let then = |first: usize, dx: &mut [f32]| {
+            for ((own, part), (dlow, _)) in experts().zip(&backs) {
+                if let Some((first, dx)) = own.within(first, dx, d_in) {
+                    own.bank
+                        .spread_back(dlow, &part.gates, own.mixing(), first, dx);
+                }
+            }
+        };
         let mut dx = self.bare_backward(x, dy, Some(&then), wants_dx, gradients)?;
-        gradients.extend(bank.backward((x, &dlow), (low, dy), gates, mixing));
-        if mixture.router.params(&self.site).is_some() {
-            gradients.push(mixture.router.backward(
-                &self.site,
-                x,
-                gates,
-                &dweights,
-                dx.as_deref_mut(),
-            )?);
+        for ((own, Part { gates, low }), (dlow, dweights)) in experts().zip(&backs) {
+            let trained = own.bank.params().is_some();
+            let router = &own.route.mixture.router;
+            let routed = router.params(&self.site).is_some();
+            if !trained && !routed {
+                continue;
+            }
+            let (x, dy) = (own.of(x, d_in), own.of(dy, d_out));
+            let both = ((x, dlow.as_slice()), (low.as_slice(), dy));
+            gradients.extend(own.bank.backward(both.0, both.1, gates, own.mixing()));
+            if routed {
+                let dx = dx.as_deref_mut();
+                let dx = dx.map(|dx| &mut dx[own.rows.start * d_in..own.rows.end * d_in]);
+                gradients.push(router.backward(&self.site, x, gates, dweights, dx)?);
+            }
         }
         Ok(dx)
     }

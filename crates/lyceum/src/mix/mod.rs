@@ -8,21 +8,23 @@ mod bank;
 mod composed;
 mod gates;
 mod linear;
+mod pass;
 mod segments;
-
-use std::sync::Arc;
+mod site;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-pub use bank::{Bank, SiteBank};
+pub use bank::Bank;
 pub use gates::Gates;
 pub(crate) use linear::{Gradients, Routed, Vector};
 pub use linear::{RoutedLinear, Weight};
+pub use pass::{Mixture, Pass, Route};
 pub use segments::Segments;
+pub use site::SiteBank;
 
 use crate::error::Result;
-use crate::name::{Name, Site};
+use crate::name::Site;
 
 /// How expert outputs are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +39,8 @@ pub enum Mixing {
 
 /// Decides, at each site, how much each expert contributes to each token.
 pub trait Router: Send + Sync + std::fmt::Debug {
-    /// The gates at `site` for its input `x` `[t, d_in]`, t the tokens of the pass.
+    /// The gates at `site` for its input `x` `[t, d_in]`, t the tokens of the pass, which holds the
+    /// sequences of one route only.
     ///
     /// # Errors
     /// When this router cannot decide, for example a task that no expert knows.
@@ -91,45 +94,10 @@ pub trait Router: Send + Sync + std::fmt::Debug {
 
 /// Sees every routing decision; for reports and explanations.
 pub trait Probe: Send + Sync {
-    /// Called once per site with its gates.
+    /// Called once per site and route with the gates of the route's tokens; `pass` is limited to its
+    /// sequences.
     ///
     /// # Errors
     /// Whatever the probe runs into.
     fn see(&self, site: &Site, gates: &Gates, pass: &Pass<'_>) -> Result<()>;
-}
-
-/// A bank of experts, the router over them and the way their outputs are mixed.
-#[derive(Debug, Clone)]
-pub struct Mixture {
-    /// The experts' factors, stacked per site.
-    pub bank: Arc<Bank>,
-    /// Who decides.
-    pub router: Arc<dyn Router>,
-    /// How outputs are combined.
-    pub mixing: Mixing,
-}
-
-/// One forward pass: which sequences, of which tasks, through which mixture.
-#[derive(Clone, Copy)]
-pub struct Pass<'a> {
-    /// The packed sequences.
-    pub segments: &'a Segments,
-    /// The task of each sequence; empty when unknown.
-    pub tasks: &'a [Name],
-    /// The experts, or none for the bare base.
-    pub mixture: Option<&'a Mixture>,
-    /// Who watches the gates.
-    pub probe: Option<&'a dyn Probe>,
-    /// Whether a backward pass computes what happens inside the blocks again instead of keeping
-    /// it: less memory, more time, the same results.
-    pub recompute: bool,
-}
-
-impl std::fmt::Debug for Pass<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pass")
-            .field("segments", self.segments)
-            .field("tasks", &self.tasks)
-            .finish()
-    }
 }

@@ -52,6 +52,11 @@ impl Segments {
         }
     }
 
+    /// The sequences `range` of these.
+    pub(crate) fn part(&self, range: std::ops::Range<usize>) -> Self {
+        Segments::known(&self.lens[range.clone()], &self.past[range])
+    }
+
     /// New tokens per sequence.
     pub fn lens(&self) -> &Arc<[usize]> {
         &self.lens

@@ -1,9 +1,10 @@
 //! Log-probabilities of given continuations.
 
 use super::{Batch, Model};
+use crate::backbone::Cache;
 use crate::data::Tokens;
 use crate::error::{Error, Result};
-use crate::mix::Segments;
+use crate::mix::{Pass, Segments};
 use crate::name::Name;
 
 impl Model {
@@ -23,7 +24,6 @@ impl Model {
         }
         let decoder = &self.base.decoder;
         let shared: Vec<usize> = groups.iter().map(|group| common(group)).collect();
-        let has = shared.iter().any(|&n| n > 0);
         let mut parents = Vec::new();
         let mut own_tasks = Vec::new();
         for (g, group) in groups.iter().enumerate() {
@@ -36,15 +36,7 @@ impl Model {
             );
         }
         let mut cache = decoder.cache(groups.len());
-        if has {
-            let prefix: Vec<u32> = groups
-                .iter()
-                .zip(&shared)
-                .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
-                .collect();
-            let segments = Segments::new(&shared);
-            decoder.hidden_at(&prefix, &[], Some(&mut cache), &self.pass(&segments, tasks))?;
-        }
+        self.read_shared(groups, &shared, tasks, &mut cache)?;
         let mut cache = cache.fork(&parents);
         let rest = groups.iter().zip(&shared).flat_map(|(group, &n)| {
             group.iter().map(move |t| Tokens {
@@ -57,7 +49,12 @@ impl Model {
         let batch = Batch::packed(rest.iter().map(|tokens| (tokens, name.clone())), 1);
         let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
         let segments = Segments::after(batch.segments.lens(), &past)?;
-        let pass = self.pass(&segments, &own_tasks);
+        let route = self.route(&segments);
+        let pass = Pass {
+            tasks: &own_tasks,
+            routes: route.as_slice(),
+            ..Pass::new(&segments)
+        };
         let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, Some(&mut cache), &pass)?;
         let losses = decoder.losses(&hidden, &batch.ids)?.to_vec1::<f32>()?;
         let mut sums = vec![0.0; rest.len()];
@@ -69,6 +66,34 @@ impl Model {
             .iter()
             .map(|group| sums.by_ref().take(group.len()).collect())
             .collect())
+    }
+
+    /// Puts the first `shared` tokens of each group into an empty cache of the groups.
+    fn read_shared(
+        &self,
+        groups: &[&[Tokens]],
+        shared: &[usize],
+        tasks: &[Name],
+        cache: &mut Cache,
+    ) -> Result<()> {
+        if shared.iter().all(|&n| n == 0) {
+            return Ok(());
+        }
+        let prefix: Vec<u32> = groups
+            .iter()
+            .zip(shared)
+            .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
+            .collect();
+        let segments = Segments::new(shared);
+        let route = self.route(&segments);
+        let pass = Pass {
+            tasks,
+            routes: route.as_slice(),
+            ..Pass::new(&segments)
+        };
+        let decoder = &self.base.decoder;
+        decoder.hidden_at(&prefix, &[], Some(cache), &pass)?;
+        Ok(())
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use lyceum::backbone::{Base, Message, Precision, families};
 use lyceum::generate::{GenerationConfig, ignore};
-use lyceum::mix::Segments;
+use lyceum::mix::{Pass, Segments};
 use serde_json::json;
 
 use crate::families::{
-    TOKENIZER, Tensors, apart, base, base_of, folder, logits, pass, sequences, tensors,
+    TOKENIZER, Tensors, apart, base, base_of, folder, logits, sequences, tensors,
 };
 
 /// A golden's configuration with some fields changed.
@@ -313,7 +313,7 @@ fn sequences_end_where_the_positions_do() {
         assert_eq!(base.decoder.config().max_position_embeddings, longest);
         let segments = Segments::new(&[longest + 1]);
         let tokens = vec![3; longest + 1];
-        let result = base.decoder.hidden(&tokens, None, &pass(&segments, None));
+        let result = base.decoder.hidden(&tokens, None, &Pass::new(&segments));
         assert!(result.unwrap_err().to_string().contains("positions"));
     }
 }
@@ -325,7 +325,7 @@ fn sequences_continue_what_is_in_the_cache() {
         let segments = Segments::after(&[2, 1], past).unwrap();
         let result = base
             .decoder
-            .hidden(&[3, 4, 5], cache, &pass(&segments, None));
+            .hidden(&[3, 4, 5], cache, &Pass::new(&segments));
         result.map_err(|error| error.to_string())
     };
     let (mut cache, mut single) = (base.decoder.cache(2), base.decoder.cache(1));

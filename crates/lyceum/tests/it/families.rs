@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use lyceum::backbone::{Base, Cache, Logits, Place, Precision, families};
 use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::Lora;
-use lyceum::mix::{Bank, Mixing, Mixture, Pass, Segments};
+use lyceum::mix::{Bank, Mixing, Mixture, Pass, Route, Segments};
 use lyceum::route::Fixed;
 use lyceum::{Name, Site};
 
@@ -71,21 +71,15 @@ pub(crate) fn sequences(golden: &Tensors) -> [Vec<u32>; 2] {
     })
 }
 
-pub(crate) fn pass<'a>(segments: &'a Segments, mixture: Option<&'a Mixture>) -> Pass<'a> {
-    Pass {
-        segments,
-        tasks: &[],
-        mixture,
-        probe: None,
-        recompute: false,
-    }
-}
-
 /// Logits `[t, v]` of packed sequences.
 pub(crate) fn logits(base: &Base, sequences: &[Vec<u32>], mixture: Option<&Mixture>) -> Tensor {
     let lens: Vec<usize> = sequences.iter().map(Vec::len).collect();
     let segments = Segments::new(&lens);
-    let pass = pass(&segments, mixture);
+    let routes = Route::all(&segments, mixture);
+    let pass = Pass {
+        routes: routes.as_slice(),
+        ..Pass::new(&segments)
+    };
     let hidden = base
         .decoder
         .hidden(&sequences.concat(), None, &pass)
@@ -195,7 +189,11 @@ fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
         // The same with only these rows wanted of the last block, and logits some at a time.
         let lens = both.each_ref().map(Vec::len);
         let segments = Segments::new(&lens);
-        let pass = pass(&segments, Some(&mixture));
+        let routes = Route::all(&segments, &mixture);
+        let pass = Pass {
+            routes: routes.as_slice(),
+            ..Pass::new(&segments)
+        };
         let hidden = base.decoder.hidden_at(&both.concat(), &wanted, None, &pass);
         let short = base.decoder.losses(&hidden.unwrap(), &ids.into()).unwrap();
         let short = short.mean_all().unwrap();
@@ -233,7 +231,7 @@ fn adapters_imported_from_peft_route_as_peft_computes() {
 fn in_pieces(base: &Base, cache: &mut Cache, tokens: &[u32], some: usize) -> Tensor {
     let piece = |piece: &[u32], cache: &mut Cache| {
         let segments = Segments::after(&[piece.len()], cache.lens()).unwrap();
-        let pass = pass(&segments, None);
+        let pass = Pass::new(&segments);
         let hidden = base.decoder.hidden(piece, Some(cache), &pass).unwrap();
         base.decoder.logits(&hidden, Logits::All).unwrap()
     };

@@ -37,6 +37,7 @@ mod quantised;
 mod recipes;
 mod remote;
 mod router_laws;
+mod routes;
 mod saved;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;

@@ -1,0 +1,229 @@
+//! The experts' factors at one site.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use lyceum_kernels::delta::{Delta, Factors, Law, Slab, SlabTable};
+
+use super::{Gates, Mixing};
+use crate::error::{Error, Result};
+use crate::lora::Lora;
+use crate::ops::{self, composed::Placed};
+
+/// One expert's factors at one site. Clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Adapter {
+    slab: Slab,
+    scale: f64,
+    /// A, and B transposed, flat, if one of them can be trained.
+    variables: Option<[Tensor; 2]>,
+}
+
+impl Adapter {
+    /// # Errors
+    /// When the factors are not f32.
+    pub(super) fn new(lora: &Lora) -> Result<Self> {
+        let a = lora.a.flatten_all()?;
+        let b = lora.b.t()?.contiguous()?.flatten_all()?;
+        let scale = lora.scale;
+        let slab = Slab::new(
+            &ops::values(&a)?,
+            &ops::values(&b)?,
+            lora.rank(),
+            scale as f32,
+        );
+        let trained = lora.a.track_op() || lora.b.track_op();
+        Ok(Adapter {
+            slab,
+            scale,
+            variables: trained.then_some([a, b]),
+        })
+    }
+
+    /// A and B transposed, flat.
+    fn tensors(&self, d_in: usize) -> Result<[Tensor; 2]> {
+        if let Some(variables) = &self.variables {
+            return Ok(variables.clone());
+        }
+        let values = self.slab.values();
+        let (a, b) = values.split_at(self.slab.rank() * d_in);
+        let tensor = |x: &[f32]| Tensor::from_slice(x, x.len(), &candle_core::Device::Cpu);
+        Ok([tensor(a)?, tensor(b)?])
+    }
+}
+
+/// The factors of all experts at one site, a slab each.
+#[derive(Debug, Clone)]
+pub struct SiteBank {
+    pub(super) table: SlabTable,
+    /// By expert; `None` where it does not adapt this site.
+    adapters: Vec<Option<Adapter>>,
+    /// All A's, then all B's transposed, as one flat tensor, if one of them can be trained.
+    params: Option<Tensor>,
+    /// The same as two matrices `[R, d_in]` and `[R, d_out]` on the device that asked for them
+    /// first, if they are not trained.
+    pub(super) placed: Placed<(Tensor, Tensor)>,
+}
+
+impl SiteBank {
+    /// A bank of these adapters, one per expert, for a site of `widths` (in, out).
+    pub(super) fn new(adapters: Vec<Option<Adapter>>, widths: (usize, usize)) -> Result<Self> {
+        let slab = |adapter: &Option<Adapter>| {
+            adapter
+                .as_ref()
+                .map_or_else(Slab::empty, |own| own.slab.clone())
+        };
+        let here = adapters.iter().flatten();
+        let mut params = None;
+        if here.clone().any(|own| own.variables.is_some()) {
+            let pairs = here.map(|own| own.tensors(widths.0));
+            let pairs = pairs.collect::<Result<Vec<_>>>()?;
+            let sides = [0, 1].map(|side| pairs.iter().map(move |pair| &pair[side]));
+            params = Some(Tensor::cat(
+                &sides.into_iter().flatten().collect::<Vec<_>>(),
+                0,
+            )?);
+        }
+        Ok(SiteBank {
+            table: SlabTable::new(adapters.iter().map(slab).collect(), widths),
+            adapters,
+            params,
+            placed: Placed::new(),
+        })
+    }
+
+    /// The adapters, one per expert.
+    pub(super) fn adapters(&self) -> &[Option<Adapter>] {
+        &self.adapters
+    }
+
+    /// The widths of the site: in, out.
+    pub fn widths(&self) -> (usize, usize) {
+        self.table.widths()
+    }
+
+    /// The values of expert `e`, which banks share: A `[rank, d_in]`, then B transposed
+    /// `[rank, d_out]`; `None` where it does not adapt this site.
+    pub fn slab(&self, e: usize) -> Option<&Arc<[f32]>> {
+        let own = self.adapters.get(e)?.as_ref()?;
+        Some(own.slab.values())
+    }
+
+    /// All A's, then all B's transposed, if one of them can be trained: one flat tensor.
+    pub(super) fn params(&self) -> Option<&Tensor> {
+        self.params.as_ref()
+    }
+
+    fn delta<'a>(&'a self, gates: &'a Gates, mixing: Mixing) -> Delta<'a> {
+        let law = match mixing {
+            Mixing::Outputs => Law::Outputs,
+            Mixing::Factors => Law::Factors,
+        };
+        let factors = Factors {
+            table: &self.table,
+            law,
+        };
+        Delta::new(factors, gates.view())
+    }
+
+    /// What the experts take in of `x` `[t, d_in]`, where outputs have `d_out` values: what the other
+    /// methods call `low`.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
+    /// widths that do not fit.
+    pub fn project(
+        &self,
+        (x, d_out): (&[f32], usize),
+        gates: &Gates,
+        mixing: Mixing,
+    ) -> Result<Vec<f32>> {
+        self.check((x.len(), d_out), gates, mixing)?;
+        Ok(self.delta(gates, mixing).project(x))
+    }
+
+    /// Whether `n` values of input, outputs of `d_out` values and `gates` fit these experts.
+    pub(super) fn check(
+        &self,
+        (n, d_out): (usize, usize),
+        gates: &Gates,
+        mixing: Mixing,
+    ) -> Result<()> {
+        if mixing == Mixing::Factors {
+            self.check_even()?;
+        }
+        let (d_in, width) = self.widths();
+        let t = n / d_in.max(1);
+        if n != t * d_in || d_out != width || !gates.fit(t, self.adapters.len()) {
+            let text = format!(
+                "gates of {} experts from {d_in} to {width} values over {n} values, to {d_out}",
+                self.adapters.len(),
+            );
+            return Err(Error::Mismatch(text));
+        }
+        Ok(())
+    }
+
+    /// Adds to `y`, the outputs of some tokens from `first` on, what the experts make of them.
+    pub fn spread(&self, low: &[f32], gates: &Gates, mixing: Mixing, first: usize, y: &mut [f32]) {
+        self.delta(gates, mixing).spread(low, first, y);
+    }
+
+    /// The gradients of `low` and of the gates' weights `[t, per]` for `dy` `[t, d_out]`.
+    pub(super) fn project_backward(
+        &self,
+        low: &[f32],
+        gates: &Gates,
+        mixing: Mixing,
+        dy: &[f32],
+    ) -> (Vec<f32>, Vec<f32>) {
+        self.delta(gates, mixing).project_backward(low, dy)
+    }
+
+    /// Adds to `dx`, the gradients of some tokens' inputs from `first` on, what comes through the
+    /// experts.
+    pub(super) fn spread_back(
+        &self,
+        dlow: &[f32],
+        gates: &Gates,
+        mixing: Mixing,
+        first: usize,
+        dx: &mut [f32],
+    ) {
+        self.delta(gates, mixing).spread_back(dlow, first, dx);
+    }
+
+    /// The gradients of the factors as [`SiteBank::params`] has them, if they can be trained.
+    pub(super) fn backward(
+        &self,
+        (x, dlow): (&[f32], &[f32]),
+        (low, dy): (&[f32], &[f32]),
+        gates: &Gates,
+        mixing: Mixing,
+    ) -> Option<Vec<f32>> {
+        self.params.as_ref()?;
+        let (d_in, d_out) = self.widths();
+        let ranks = self.table.ranks();
+        let mut params = vec![0.0; ranks * (d_in + d_out)];
+        let both = params.split_at_mut(ranks * d_in);
+        self.delta(gates, mixing)
+            .factors_backward((x, dlow), (low, dy), both);
+        Some(params)
+    }
+
+    fn check_even(&self) -> Result<()> {
+        let shape = |own: &Option<Adapter>| {
+            let own = own.as_ref()?;
+            Some((own.slab.rank(), own.scale))
+        };
+        let mut shapes = self.adapters.iter().map(shape);
+        match shapes.next().flatten() {
+            Some(first) if shapes.all(|own| own == Some(first)) => Ok(()),
+            _ => Err(Error::Mismatch(
+                "mixing `factors` averages A's and B's, so every expert must adapt the same sites \
+                 with the same rank and scale; these do not: use `--mixing outputs`"
+                    .into(),
+            )),
+        }
+    }
+}
