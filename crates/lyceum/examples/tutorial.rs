@@ -1,6 +1,8 @@
 //! The README's program on less data: `cargo run -p lyceum --example tutorial`. `.ci/package` runs it
 //! outside the tree, over the packaged crates.
 
+#![expect(clippy::print_stdout, reason = "it prints what it finds")]
+
 use std::sync::Arc;
 
 use lyceum::assets;
