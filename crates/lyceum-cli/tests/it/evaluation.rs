@@ -227,6 +227,7 @@ fn figures_are_printed_whatever_happens_to_the_files() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn a_report_says_what_was_evaluated() {
     let place = trained();
     place.ok("derive lib arrow");

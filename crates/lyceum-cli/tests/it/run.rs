@@ -74,6 +74,7 @@ fn a_page_that_loads_something_is_found_out() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn a_recipe_leaves_a_whole_report() {
     let place = Place::new();
     place.ok("run recipe.toml --out out");
