@@ -1,7 +1,7 @@
 //! Seeded random numbers that are the same on every machine: SplitMix64 seeds, xoshiro256++.
 //!
 //! Streams are derived from a seed *and a name*, so adding an expert changes no other's draw.
-//! Sources: <https://prng.di.unimi.it/> (algorithms), design.md §3 (why not candle's own).
+//! Sources: <https://prng.di.unimi.it/> (algorithms), docs/decisions.md (how anything is reproducible).
 
 use sha2::{Digest, Sha256};
 

@@ -1,7 +1,7 @@
 //! Routers: how each token's experts and their weights are chosen.
 //!
 //! [`RouterSpec`] names a router and its settings; [`RouterSpec::mixture`] builds the
-//! [`Router`] itself. Everything that commands, checks, recipes and reports need to know
+//! [`Router`](crate::mix::Router) itself. Everything that commands, checks, recipes and reports need to know
 //! of a router stands in its [`About`], a constant in the router's own file, listed in [`ROUTERS`];
 //! [`register`] adds one from outside the crate. A router that needs artifacts cannot be built
 //! without them.
