@@ -65,6 +65,7 @@ fn flags_without_what_they_belong_to() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "assets"), ignore = "needs the feature `assets`")]
 fn the_same_word_means_the_same_everywhere() {
     let place = trained();
     place.ok("derive lib arrow");
