@@ -1,39 +1,20 @@
-//! The embedded default: a small base, ten small tasks and ARC-Easy. Sources and licences are in
-//! `assets/README.md`.
+//! The embedded default: a small base, ten small tasks and ARC-Easy (feature `assets`). Sources and
+//! licences are in the README of `lyceum-assets`.
 
 use crate::backbone::{Base, Place};
 use crate::data::{Dataset, Question};
 use crate::error::Result;
 
-macro_rules! asset {
-    ($path:literal) => {
-        include_bytes!(concat!("../../../assets/", $path))
-    };
-}
-
-const TASKS: &[&[u8]] = &[
-    asset!("tasks/boolq.jsonl"),
-    asset!("tasks/cos_e_v1_11_description_question_option_id.jsonl"),
-    asset!("tasks/niv1_subtask018_mctaco_temporal_reasoning_presence.jsonl"),
-    asset!("tasks/niv1_subtask033_winogrande_answer_generation.jsonl"),
-    asset!("tasks/niv1_subtask039_qasc_find_overlapping_words.jsonl"),
-    asset!("tasks/niv1_subtask041_qasc_answer_generation.jsonl"),
-    asset!("tasks/quoref_Given_Context_Answer_Question.jsonl"),
-    asset!("tasks/squad_adversarial_qa_answer_the_following_q.jsonl"),
-    asset!("tasks/wiki_hop_original_explain_relation.jsonl"),
-    asset!("tasks/wiqa_what_is_the_final_step_of_the_following_process.jsonl"),
-];
-
 /// The small base shipped with Lyceum.
 ///
 /// # Errors
-/// Only if the build embedded damaged files.
+/// In a build without the feature `assets`.
 pub fn base(place: impl Into<Place>) -> Result<Base> {
     Base::from_bytes(
         "embedded",
-        asset!("base/config.json"),
-        asset!("base/model.safetensors"),
-        asset!("base/tokenizer.json"),
+        lyceum_assets::base::CONFIG,
+        lyceum_assets::base::WEIGHTS,
+        lyceum_assets::base::TOKENIZER,
         place,
     )
 }
@@ -41,18 +22,19 @@ pub fn base(place: impl Into<Place>) -> Result<Base> {
 /// The ten tasks shipped with Lyceum.
 ///
 /// # Errors
-/// Only if the build embedded damaged files.
+/// In a build without the feature `assets`.
 pub fn tasks() -> Result<Dataset> {
-    Dataset::from_jsonl(&TASKS.concat(), "embedded tasks")
+    let tasks = lyceum_assets::TASKS.map(|(_, rows)| rows);
+    Dataset::from_jsonl(&tasks.concat(), "embedded tasks")
 }
 
 /// ARC-Easy, test split, 2376 questions, prompts as lm-eval and MTTL write them:
 /// `Question: ...`, a line end, `Answer:`.
 ///
 /// # Errors
-/// Only if the build embedded damaged files.
+/// In a build without the feature `assets`.
 pub fn arc_easy() -> Result<Vec<Question>> {
-    Question::from_jsonl(asset!("eval/arc_easy_test.jsonl"), "embedded arc-easy")
+    Question::from_jsonl(lyceum_assets::ARC_EASY, "embedded arc-easy")
 }
 
 #[cfg(test)]

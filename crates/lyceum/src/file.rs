@@ -48,6 +48,14 @@ pub fn probe(dir: &Path) -> Result<()> {
     written.map_err(|e| Error::io(dir, e))
 }
 
+/// The error about the file `what` that a reader of its format met.
+pub(crate) fn unread(what: impl std::fmt::Display, error: lyceum_formats::Error) -> Error {
+    match error {
+        lyceum_formats::Error::Io(error) => Error::io(what.to_string(), error),
+        other => Error::format(what, other),
+    }
+}
+
 /// Recognises bytes that stand in for a file of data: a pointer of Git LFS or git-annex, a web page,
 /// or nothing; the text says what to do.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {

@@ -5,6 +5,7 @@
 // F0: words and numbers.
 pub mod device;
 pub mod error;
+mod feature;
 pub mod figure;
 pub mod file;
 pub mod name;
@@ -18,13 +19,14 @@ pub mod lora;
 pub mod mttl;
 pub mod peft;
 pub mod store;
-pub mod torch;
+mod torch;
 // F2: data.
 pub mod data;
 // F3: mixing.
 pub mod mix;
 pub mod ops;
 // F4: routers, models.
+#[cfg_attr(not(feature = "assets"), path = "assets/disabled.rs")]
 pub mod assets;
 pub mod backbone;
 pub mod generate;
@@ -49,5 +51,5 @@ pub use name::{Name, Site};
 
 /// The README's Rust, compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -260,6 +260,22 @@ pub(crate) enum Command {
         #[arg(long, default_value = ".")]
         root: PathBuf,
     },
+    /// Print the completions of a shell
+    #[command(after_help = "Examples:\n  lyceum completions bash > \
+                            ~/.local/share/bash-completion/completions/lyceum\n  lyceum \
+                            completions zsh > ~/.zfunc/_lyceum\n  lyceum completions fish > \
+                            ~/.config/fish/completions/lyceum.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one per command
+    #[command(after_help = "Example: lyceum man --out ~/.local/share/man/man1")]
+    Man {
+        /// The folder they are written to
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -153,7 +153,9 @@ fn questions(path: &Path) -> Result<Vec<Question>> {
         return model::questions(path);
     }
     let name = path.display().to_string();
-    let tasks = lyceum::assets::tasks()?.tasks();
+    // A build that embeds no tasks has none to be mistaken for questions.
+    let tasks = lyceum::assets::tasks().map(|data| data.tasks());
+    let tasks = tasks.unwrap_or_default();
     if tasks.iter().any(|task| task.as_str() == name) {
         bail!(
             "`{name}` is a task of the data and no file of questions; did you mean --tasks {name}?"

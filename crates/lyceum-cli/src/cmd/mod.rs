@@ -9,6 +9,7 @@ mod generate;
 mod import;
 mod library;
 mod logits;
+mod manual;
 mod merge;
 mod model;
 mod routed;
@@ -17,7 +18,7 @@ mod train;
 
 use anyhow::Result;
 
-use crate::args::{BaseCommand, Cli, Command, FormatArg};
+use crate::args::{BaseCommand, Cli, Command, Common, FormatArg};
 use crate::out::{self, Format, show};
 
 /// Runs what was asked for.
@@ -29,15 +30,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
     }
     let device = lyceum::device::device(&cli.common.device)?;
-    if let Some(threads) = cli.common.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .build_global()?;
-    }
-    if cli.common.offline {
-        lyceum::store::go_offline();
-    }
+    configure(&cli.common)?;
     match cli.command {
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { out } => manual::pages(&out, format),
         Command::Cache { command } => cache::cache(&command, format),
         Command::Run(args) => run::run(&args, &device, format),
         Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out, &device),
@@ -82,6 +78,19 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             out,
         } => logits::logits((&model, &device), task_names.as_deref(), &input, &out),
     }
+}
+
+/// Applies the options that hold for the whole process.
+fn configure(common: &Common) -> Result<()> {
+    if let Some(threads) = common.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .build_global()?;
+    }
+    if common.offline {
+        lyceum::store::go_offline();
+    }
+    Ok(())
 }
 
 /// Says on stderr what is done, when people are watching.

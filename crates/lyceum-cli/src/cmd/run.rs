@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use lyceum::backbone::Place;
 use lyceum::recipe::{self, Recipe};
-use lyceum::report::Report;
 use lyceum::report::chart::{Chart, Kind, Lines};
+use lyceum::report::{self, Report};
 use lyceum_pretrain::{Pretrain, PretrainState};
 
 use super::model;
@@ -73,7 +73,9 @@ pub(crate) fn pretrain(path: &Path, root: &Path, out: &Path, device: &Device) ->
     let mut bar = Bar::stoppable("pretrain", "loss");
     let state = lyceum_pretrain::pretrain(&how, root, out, device, &mut bar)?;
     drop(bar);
-    curves(&state, how.save_every).write(out)?;
+    if report::drawable().is_ok() {
+        curves(&state, how.save_every).write(out)?;
+    }
     let mut text = format!("{} steps; base in {}", state.losses.len(), out.display());
     if let Some((_, loss, bits)) = state.held_out.last() {
         text += &format!("\nheld out: loss {loss:.3}, {bits:.3} bits per byte");
@@ -111,6 +113,7 @@ fn curves(state: &PretrainState, every: usize) -> Chart {
 }
 
 pub(crate) fn plot(paths: &[PathBuf], out: Option<&Path>) -> Result<()> {
+    report::drawable()?;
     let report = match paths {
         [path] => Report::read(path)?,
         _ => {

@@ -116,6 +116,7 @@ fn tasks_rows_and_splits_that_are_not_there() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "assets"), ignore = "needs the feature `assets`")]
 fn routers_without_what_they_need() {
     let place = trained();
     let eval = "eval --base base --library lib --data rows.jsonl --router";

@@ -19,6 +19,7 @@ fn place() -> Place {
 }
 
 #[test]
+#[cfg_attr(not(feature = "assets"), ignore = "needs the feature `assets`")]
 fn a_base_shows_what_it_is() {
     let place = place();
     let shown = place.json("base show stories");

@@ -65,6 +65,7 @@ fn flags_without_what_they_belong_to() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "assets"), ignore = "needs the feature `assets`")]
 fn the_same_word_means_the_same_everywhere() {
     let place = trained();
     place.ok("derive lib arrow");
@@ -227,6 +228,7 @@ fn figures_are_printed_whatever_happens_to_the_files() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn a_report_says_what_was_evaluated() {
     let place = trained();
     place.ok("derive lib arrow");

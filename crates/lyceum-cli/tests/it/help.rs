@@ -12,25 +12,26 @@ fn help(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[test]
-fn every_subcommand_has_help_with_an_example() {
+/// The names of all commands, from the help of `lyceum`.
+pub(crate) fn commands() -> Vec<String> {
     let top = help(&[]);
-    let commands = top
-        .split("Commands:")
-        .nth(1)
-        .unwrap()
-        .split("\n\n")
-        .next()
-        .unwrap();
-    let names: Vec<&str> = commands
+    let (_, listed) = top.split_once("Commands:").unwrap();
+    let (listed, _) = listed.split_once("\n\n").unwrap();
+    listed
         .lines()
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| *name != "help")
-        .collect();
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_subcommand_has_help_with_an_example() {
+    let names = commands();
     assert!(names.len() >= 12, "{names:?}");
     for name in names {
-        let text = help(&[name]);
+        let text = help(&[&name]);
         let examples = examples(&text);
         assert!(!examples.is_empty(), "`{name}` has no example:\n{text}");
         for example in examples {

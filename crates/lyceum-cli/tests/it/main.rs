@@ -16,6 +16,7 @@ mod evaluation;
 mod generate;
 mod help;
 mod interrupt;
+mod manual;
 mod members;
 mod merge;
 mod moved;

@@ -92,6 +92,7 @@ fn another_base_data_or_settings_are_named() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "assets"), ignore = "needs the feature `assets`")]
 fn a_run_that_ended_above_where_it_began_is_named() {
     let place = Place::new();
     // The shipped base has something to lose.

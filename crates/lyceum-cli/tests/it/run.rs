@@ -74,6 +74,7 @@ fn a_page_that_loads_something_is_found_out() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn a_recipe_leaves_a_whole_report() {
     let place = Place::new();
     place.ok("run recipe.toml --out out");
@@ -166,6 +167,7 @@ fn a_recipe_leaves_a_whole_report() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn equal_seeds_give_equal_reports_whatever_the_threads() {
     let place = Place::new();
     place.ok("run recipe.toml --out one --threads 1");

@@ -117,6 +117,7 @@ fn versions_are_listed_opened_restored_and_purged() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn every_router_is_evaluated_saved_and_opened() {
     let place = trained();
     place.ok("derive lib arrow");

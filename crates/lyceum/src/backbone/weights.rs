@@ -124,7 +124,7 @@ impl<'a> Weights<'a> {
                     stored.map_err(|why| bad(&name, why))?
                 }
                 None => {
-                    let made = tensor.to_candle();
+                    let made = torch::tensor(&tensor);
                     Stored::made(made.context(|| format!("reading `{name}` of {what}"))?)
                 }
             };

@@ -187,7 +187,7 @@ fn byte_char(byte: u8) -> char {
 mod tests {
     use super::*;
 
-    const BYTES: &[u8] = include_bytes!("../../../../assets/base/tokenizer.json");
+    const BYTES: &[u8] = lyceum_assets::base::TOKENIZER;
 
     #[test]
     fn bytes_have_the_characters_of_gpt_2() {

@@ -2,9 +2,7 @@
 
 mod around;
 mod arrow;
-mod budget;
 mod choice;
-mod codec;
 mod configs;
 mod cuts;
 mod files;
@@ -14,12 +12,12 @@ mod hub;
 mod json;
 mod jsonl;
 mod layout;
+#[cfg_attr(not(feature = "parquet"), path = "parquet_disabled.rs")]
 mod parquet;
 mod pattern;
 mod pieces;
 mod prompt;
 mod row;
-mod sentencepiece;
 mod source;
 mod stream;
 mod tokens;
@@ -32,7 +30,7 @@ use sha2::{Digest, Sha256};
 
 pub(crate) use around::{Around, object, token};
 pub use choice::Question;
-pub(crate) use pieces::{Kind, Piece, Vocabulary, Words, byte_level};
+pub(crate) use pieces::{Vocabulary, Words, byte_level};
 pub use prompt::join;
 pub use stream::TextStream;
 pub use tokens::{Tokenizer, Tokens};

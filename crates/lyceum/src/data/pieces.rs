@@ -6,34 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use lyceum_formats::sentencepiece::{Model, Piece, PieceKind};
 use serde_json::{Map, Value, json};
 
 /// The mark of a word's beginning.
 const SPACE: &str = "\u{2581}";
-
-/// What a token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Text.
-    Normal,
-    /// Not text: beginning, end, unknown.
-    Control,
-    /// Text that is never cut.
-    Added,
-    /// Nothing.
-    Unused,
-    /// One byte, as `<0x0A>`.
-    Byte,
-}
-
-/// One token; its id is its place in the list.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Piece {
-    pub(crate) text: String,
-    /// Pieces of a higher score are joined first.
-    pub(crate) score: f64,
-    pub(crate) kind: Kind,
-}
 
 /// A sentencepiece vocabulary of pairs.
 #[derive(Debug)]
@@ -46,7 +23,17 @@ pub(crate) struct Vocabulary<'a> {
     pub(crate) unknown: usize,
 }
 
-impl Vocabulary<'_> {
+impl<'a> Vocabulary<'a> {
+    /// That of a `tokenizer.model`; `starts` puts its beginning token before a text.
+    pub(crate) fn of(model: &'a Model, starts: bool) -> Self {
+        Vocabulary {
+            pieces: &model.pieces,
+            space_first: model.space_first,
+            start: Some(model.begin).filter(|id| starts && *id < model.pieces.len()),
+            unknown: model.unknown,
+        }
+    }
+
     /// The same as a `tokenizer.json`.
     pub(crate) fn tokenizer_json(&self) -> Value {
         let text = |text: &str| json!({ "String": text });
@@ -75,12 +62,12 @@ impl Vocabulary<'_> {
 
     /// Every way to join two pieces to a third, the third's best score first.
     fn merges(&self) -> Vec<Value> {
-        let joined = |piece: &&Piece| matches!(piece.kind, Kind::Normal);
+        let joined = |piece: &&Piece| matches!(piece.kind, PieceKind::Normal);
         let known: BTreeMap<&str, usize> = self
             .pieces
             .iter()
             .enumerate()
-            .filter(|(_, piece)| piece.kind != Kind::Control)
+            .filter(|(_, piece)| piece.kind != PieceKind::Control)
             .map(|(id, piece)| (piece.text.as_str(), id))
             .collect();
         let mut merges: Vec<(f64, usize, usize)> = Vec::new();
@@ -140,9 +127,9 @@ fn ids(pieces: &[Piece]) -> Map<String, Value> {
 fn added(pieces: &[Piece]) -> Vec<Value> {
     let token = |(id, piece): (usize, &Piece)| {
         let special = match piece.kind {
-            Kind::Control => true,
-            Kind::Added => false,
-            Kind::Normal | Kind::Unused | Kind::Byte => return None,
+            PieceKind::Control => true,
+            PieceKind::Added => false,
+            PieceKind::Normal | PieceKind::Unused | PieceKind::Byte => return None,
         };
         Some(
             json!({ "id": id, "content": piece.text, "single_word": false, "lstrip": false,

@@ -1,7 +1,12 @@
 //! A row as files hold it, whatever their format, and what becomes of it.
 
+use std::path::Path;
+
+use lyceum_formats::{Batch, TextColumn};
+
 use super::{Example, Split};
 use crate::error::{Context, Error, Result};
+use crate::file::unread;
 use crate::name::Name;
 
 /// The fields, and whether each must be there.
@@ -14,8 +19,27 @@ pub(super) const FIELDS: [(&str, bool); 6] = [
     ("template_type", false),
 ];
 
+/// The fields as columns of a table.
+pub(super) const COLUMNS: [TextColumn<'static>; FIELDS.len()] = {
+    let mut columns = [TextColumn {
+        name: "",
+        required: false,
+        list: false,
+    }; FIELDS.len()];
+    let mut i = 0;
+    while i < FIELDS.len() {
+        (columns[i].name, columns[i].required) = FIELDS[i];
+        columns[i].list = i == TARGET;
+        i += 1;
+    }
+    columns
+};
+
+/// The place of `target` among the fields.
+const TARGET: usize = 1;
+
 /// The texts of a row, field by field: any number in `target`, one or none in the others.
-pub(super) type Texts = [Vec<String>; FIELDS.len()];
+type Texts = [Vec<String>; FIELDS.len()];
 
 /// A row. What is absent or null is empty.
 #[derive(Debug, Default)]
@@ -80,6 +104,24 @@ impl Row {
     }
 }
 
+/// Adds the rows of the table at `path`; those that do not say belong to `split`.
+pub(super) fn add(
+    table: impl Iterator<Item = lyceum_formats::Result<Batch<{ FIELDS.len() }>>>,
+    path: &Path,
+    split: Option<Split>,
+    examples: &mut Vec<Example>,
+) -> Result<()> {
+    let mut number = 0;
+    for batch in table {
+        for row in batch.map_err(|e| unread(path.display(), e))? {
+            number += 1;
+            let at = || format!("{} row {number}", path.display());
+            examples.push(Row::from(row).example(split).context(at)?);
+        }
+    }
+    Ok(())
+}
+
 /// The rows of some files, and what was noticed on the way.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
@@ -111,5 +153,19 @@ impl Rows {
             "{texts} half a surrogate pair (a character cut in two), read as U+FFFD; the first: \
              {first}"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_targets_may_be_lists() {
+        assert_eq!(FIELDS[TARGET].0, "target");
+        for (column, field) in COLUMNS.iter().zip(FIELDS) {
+            assert_eq!((column.name, column.required), field);
+            assert_eq!(column.list, column.name == "target");
+        }
     }
 }

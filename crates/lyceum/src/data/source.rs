@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::budget::Budget;
-use super::codec::Packing;
+use lyceum_formats::compression::{Budget, Packing};
+
 use super::json::Json;
 
 /// What is wrong with a file, and in which line.
@@ -16,6 +16,12 @@ pub(super) struct Fault {
 impl From<String> for Fault {
     fn from(why: String) -> Self {
         Fault { line: None, why }
+    }
+}
+
+impl From<lyceum_formats::Error> for Fault {
+    fn from(error: lyceum_formats::Error) -> Self {
+        error.to_string().into()
     }
 }
 

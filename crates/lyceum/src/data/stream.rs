@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     /// The embedded base's tokenizer, byte-level pairs.
-    const BYTES: &[u8] = include_bytes!("../../../../assets/base/tokenizer.json");
+    const BYTES: &[u8] = lyceum_assets::base::TOKENIZER;
 
     fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
         let mut stream = TextStream::new(tokenizer);

@@ -5,10 +5,14 @@ mod end;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use lyceum_formats::sentencepiece;
+
 use super::around::{Around, Built, decide};
 use super::cuts::Cuts;
-use super::{Example, join, sentencepiece};
+use super::pieces::Vocabulary;
+use super::{Example, join};
 use crate::error::{Context, Error, Result};
+use crate::file::unread;
 
 /// Token ids, the targets being those from `from` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,11 +77,13 @@ impl Tokenizer {
         if older.exists() {
             // Tokenizers of sentencepiece begin texts unless told otherwise.
             let start = around.settle().unwrap_or(true);
-            let found = sentencepiece::read(&read(&older)?, start)
-                .map_err(|why| Error::format(older.display(), why))?;
-            let bytes = serde_json::to_vec(&found.json).map_err(|e| Error::format("JSON", e))?;
-            around.eos = around.eos.or(found.end);
-            around.bos = around.bos.or(found.begin);
+            let model = sentencepiece::read(&read(&older)?);
+            let model = model.map_err(|e| unread(older.display(), e))?;
+            let json = Vocabulary::of(&model, start).tokenizer_json();
+            let bytes = serde_json::to_vec(&json).map_err(|e| Error::format("JSON", e))?;
+            let text = |id: usize| model.pieces.get(id).map(|piece| piece.text.clone());
+            around.eos = around.eos.or_else(|| text(model.end));
+            around.bos = around.bos.or_else(|| text(model.begin));
             return Self::named(&bytes, &around);
         }
         Err(Error::invalid(format!(

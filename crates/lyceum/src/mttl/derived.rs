@@ -130,7 +130,7 @@ fn vectors(data: &Value<'_>, expert: &str) -> Result<Vectors> {
             let shape = stored.shape();
             return Err(Error::invalid(format!("`{at}` is {shape:?}, not a vector")));
         }
-        let vector = stored.to_candle()?.flatten_all()?;
+        let vector = torch::tensor(stored)?.flatten_all()?;
         let finite = vector.to_vec1::<f32>()?.iter().all(|x| x.is_finite());
         match finite {
             true => Ok(vector),

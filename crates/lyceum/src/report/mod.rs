@@ -1,24 +1,16 @@
 //! What a run found, as data, as text and as a page with charts.
 
-mod axis;
-mod bars;
-mod canvas;
 pub mod chart;
 mod charts;
-mod colour;
-mod face;
-mod heat;
-mod html;
+#[cfg_attr(not(feature = "report"), path = "draw/disabled.rs")]
+mod draw;
 pub mod json;
-mod lines;
 mod markdown;
 pub mod paired;
-mod raster;
 mod routed;
 mod seeds;
 mod story;
 mod student;
-mod svg;
 mod table;
 
 use std::collections::BTreeMap;
@@ -31,6 +23,7 @@ use serde_json::Value;
 use crate::backbone::Base;
 use crate::error::{Error, Result};
 use crate::figure::{Curve, Cut, Routing, Row, Similarity};
+pub use draw::drawable;
 use paired::Scores;
 
 /// A run's results with everything needed to judge and repeat them.
@@ -155,13 +148,23 @@ impl Report {
     }
 
     /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`. Charts of the
-    /// report that was there before, and that this one has not, go.
+    /// report that was there before, and that this one has not, go. A build that draws nothing (see
+    /// [`drawable`]) writes text and data only.
     ///
     /// # Errors
     /// When a chart cannot be drawn or a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let mut json = json::pretty(self)?;
         json.push('\n');
+        if drawable().is_ok() {
+            self.draw(dir)?;
+        }
+        crate::file::write(&dir.join("report.md"), markdown::render(self).as_bytes())?;
+        crate::file::write(&dir.join("report.json"), json.as_bytes())
+    }
+
+    /// Writes `plots/` and `report.html`; `report.json` there is still that of the report before.
+    fn draw(&self, dir: &Path) -> Result<()> {
         let charts = self.charts();
         let before = Report::read(&dir.join("report.json"));
         for chart in &charts {
@@ -172,10 +175,8 @@ impl Report {
                 remove_chart(&dir.join("plots"), &old.name)?;
             }
         }
-        let page = html::render(self, &charts)?;
-        crate::file::write(&dir.join("report.html"), page.as_bytes())?;
-        crate::file::write(&dir.join("report.md"), markdown::render(self).as_bytes())?;
-        crate::file::write(&dir.join("report.json"), json.as_bytes())
+        let page = draw::page(self, &charts)?;
+        crate::file::write(&dir.join("report.html"), page.as_bytes())
     }
 
     /// Reads `report.json`.

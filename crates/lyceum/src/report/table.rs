@@ -23,7 +23,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn new(title: &'static str, head: &[&str], words: usize) -> Self {
+    pub(super) fn new(title: &'static str, head: &[&str], words: usize) -> Self {
         Table {
             title,
             note: String::new(),
@@ -135,30 +135,6 @@ pub(super) fn by_task(report: &Report) -> Table {
     }
     if labels.is_empty() {
         table.rows.clear();
-    }
-    table
-}
-
-/// Every figure.
-pub(super) fn figures(report: &Report) -> Table {
-    let head = [
-        "method",
-        "task",
-        "metric",
-        "mean",
-        "± 1 standard error",
-        "n",
-    ];
-    let mut table = Table::new("All figures", &head, 3);
-    for row in &report.rows {
-        table.rows.push(vec![
-            row.label(),
-            row.task.clone(),
-            row.metric.clone(),
-            format!("{:.4}", row.mean),
-            format!("{:.4}", row.stderr),
-            row.n.to_string(),
-        ]);
     }
     table
 }

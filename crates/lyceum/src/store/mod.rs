@@ -227,9 +227,7 @@ fn far(address: &Address) -> Result<Arc<dyn Store>> {
 /// What a build without the feature says.
 #[cfg(not(feature = "remote"))]
 pub(crate) fn without(address: &Address) -> Error {
-    Error::invalid(format!(
-        "{address}: this build of Lyceum reads no remote place; build it with the feature `remote`"
-    ))
+    crate::feature::missing(address, "reads no remote place", "remote")
 }
 
 /// `work` on every item, up to `width` at once; results in the items' order. After an error no

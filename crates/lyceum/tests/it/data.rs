@@ -269,6 +269,7 @@ fn same(examples: &[Example]) {
 
 /// The same rows in every form that pyarrow gives them.
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn arrow_and_parquet_are_read_in_all_their_forms() {
     let mut seen = 0;
     for entry in golden("data").read_dir().unwrap() {

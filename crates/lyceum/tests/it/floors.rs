@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor, lowest first. A folder counts as one module.
 const FLOORS: &[&[&str]] = &[
     &[
-        "device", "error", "figure", "file", "name", "progress", "rng",
+        "device", "error", "feature", "figure", "file", "name", "progress", "rng",
     ],
     &[
         "artifact", "expert", "library", "lora", "mttl", "peft", "store", "torch",

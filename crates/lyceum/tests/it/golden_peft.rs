@@ -329,7 +329,7 @@ fn without_its_base_an_adapter_is_routed_where_all_its_sites_fit() {
     let spec = RouterSpec::uniform();
     let route = |base| Model::routed(base, &library, &spec, Mixing::Outputs);
     assert!(route(golden::base()).is_ok());
-    let other = std::sync::Arc::new(lyceum::assets::base(Precision::F32).unwrap());
+    let other = std::sync::Arc::new(crate::shipped::base(Precision::F32));
     let error = route(other).unwrap_err().to_string();
     assert!(
         error.contains("fits the base `embedded` at 0 of its"),

@@ -1,5 +1,6 @@
 //! Files from outside, mutated: whatever is in them, nothing panics. Seeded; `LYCEUM_FUZZ=100000`
-//! sets how many times each target runs.
+//! sets how many times each target runs. The readers of single formats are tried in
+//! `lyceum-formats`, here what is made of what they read.
 
 use std::collections::BTreeMap;
 
@@ -7,120 +8,22 @@ use lyceum::artifact::Artifact;
 use lyceum::expert::{Card, Expert};
 use lyceum::lora::Lora;
 use lyceum::rng::Rng;
-use lyceum::torch::{self, Stored, Value};
 use lyceum::{Name, mttl, peft};
+use lyceum_formats::torch::{self, Value};
 
-use crate::mttl::{copy, golden, legacy, text};
+use crate::mttl::{copy, golden};
 
 mod bases;
 mod data;
 mod libraries;
+#[path = "../../../lyceum-formats/tests/it/mutations.rs"]
+mod mutations;
 
-fn rounds(usual: usize) -> usize {
-    let asked = std::env::var("LYCEUM_FUZZ")
-        .ok()
-        .and_then(|n| n.parse().ok());
-    asked.unwrap_or(usual)
-}
+use mutations::rounds;
 
-/// Cuts, doubles, overwrites and flips bytes, and puts numbers that claim too much.
+/// Mutates `seed`, as the readers of `lyceum-formats` are tried.
 fn mutate(rng: &mut Rng, seed: &[u8]) -> Vec<u8> {
-    let mut bytes = seed.to_vec();
-    for _ in 0..=rng.below(4) {
-        let n = bytes.len().max(1);
-        let at = rng.below(n);
-        match rng.below(8) {
-            0 => bytes.truncate(at),
-            1 => {
-                let piece = bytes[at..(at + rng.below(40)).min(bytes.len())].to_vec();
-                let to = rng.below(n).min(bytes.len());
-                bytes.splice(to..to, piece);
-            }
-            2 => {
-                let end = (at + 4).min(bytes.len());
-                bytes[at.min(end)..end].fill(0xff);
-            }
-            3 => {
-                let ops = b"()]}.bRQhqjrtueasNKMJGXc\x81\x85\x86\x87\x88\x89\x8a";
-                bytes.insert(at.min(bytes.len()), ops[rng.below(ops.len())]);
-            }
-            4 => {
-                let claims = [0, 1, 1 << 16, 1 << 31, 1 << 32, 1 << 40, 1 << 63, u64::MAX];
-                let claim = claims[rng.below(claims.len())].to_le_bytes();
-                let end = (at + [1, 2, 4, 8][rng.below(4)]).min(n).min(bytes.len());
-                let at = at.min(end);
-                bytes[at..end].copy_from_slice(&claim[..end - at]);
-            }
-            5 => {
-                // The same where numbers are digits, and where things are nested.
-                let texts: [&[u8]; 6] = [b"9", b"99999999999999999999", b"-1", b"[", b"{", b"\""];
-                let to = at.min(bytes.len());
-                let text = texts[rng.below(texts.len())].repeat(1 + rng.below(3));
-                bytes.splice(to..to, text);
-            }
-            _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << rng.below(8);
-                }
-            }
-        }
-    }
-    bytes
-}
-
-fn seeds() -> Vec<Vec<u8>> {
-    let small = [
-        "who_has.meta",
-        "who_has.phatgoosetransformconfig-38fe97c3dc9c5e1f6c8f1d50b9bbb8f3.bin",
-    ];
-    let mut seeds: Vec<Vec<u8>> = small
-        .iter()
-        .map(|file| std::fs::read(golden(&format!("mttl-library/{file}"))).unwrap())
-        .collect();
-    let tensor = Value::Tensor(Box::new(Stored::tensor(
-        &[2, 3],
-        &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
-    )));
-    seeds.push(torch::save(&Value::Dict(vec![(text("h.lora_a"), tensor)])).unwrap());
-    seeds
-}
-
-#[test]
-fn fuzz_zip_containers() {
-    let (mut rng, seeds) = (Rng::new(1), seeds());
-    for _ in 0..rounds(2000) {
-        let seed = rng.below(seeds.len());
-        let bytes = mutate(&mut rng, &seeds[seed]);
-        let _ = torch::tensors(&bytes, "x");
-    }
-}
-
-#[test]
-fn fuzz_pickles() {
-    let mut rng = Rng::new(2);
-    let seeds: Vec<Vec<u8>> = seeds()
-        .iter()
-        .map(|file| {
-            // The pickle inside the stored zip: from its header to its end.
-            let start = file.windows(2).position(|w| w == b"\x80\x02").unwrap();
-            let end = file
-                .windows(4)
-                .skip(start)
-                .position(|w| w == b"PK\x03\x04" || w == b"PK\x07\x08");
-            file[start..start + end.unwrap()].to_vec()
-        })
-        .collect();
-    for _ in 0..rounds(2000) {
-        let seed = rng.below(seeds.len());
-        let pickle = mutate(&mut rng, &seeds[seed]);
-        if let Ok(Value::Dict(pairs)) = torch::load(&legacy(&pickle), "x") {
-            for (_, value) in pairs {
-                if let Value::Tensor(stored) = value {
-                    let _ = stored.to_f32();
-                }
-            }
-        }
-    }
+    mutations::mutate(&mut |n| rng.below(n), seed)
 }
 
 fn expert() -> Expert {
@@ -238,7 +141,7 @@ fn fuzz_mttl_folders() {
     for _ in 0..rounds(100) {
         let path = &paths[rng.below(paths.len())];
         let bytes = std::fs::read(path).unwrap();
-        let again = match (rng.below(2), torch::load(&bytes, "x")) {
+        let again = match (rng.below(2), torch::load(&bytes)) {
             // Values that belong together, but to another file: no checksum is in the way.
             (0, Ok(Value::Dict(mut pairs))) => {
                 let (i, j) = (rng.below(pairs.len()), rng.below(pairs.len()));

@@ -41,6 +41,7 @@ mod routes;
 mod saved;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;
+mod shipped;
 mod sizes;
 mod smollm2;
 mod store_laws;

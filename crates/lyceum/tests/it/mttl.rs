@@ -1,20 +1,25 @@
 //! MTTL's library reads bit for bit, goes back and forth without loss, and nothing hostile in a
 //! file of torch's or a folder of MTTL's panics or is believed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use lyceum::expert::Expert;
 use lyceum::library::Library;
-use lyceum::rng::Rng;
 use lyceum::store::Put;
-use lyceum::torch::{self, Stored, Value};
 use lyceum::{Name, mttl};
+use lyceum_formats::torch::{self, Stored, Value};
 
 pub(crate) fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(path)
+}
+
+fn tensor(stored: &Stored<'_>) -> Tensor {
+    let values = stored.to_f32().unwrap();
+    Tensor::from_vec(values, stored.shape(), &Device::Cpu).unwrap()
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
@@ -45,7 +50,12 @@ fn the_golden_library_reads_whole_and_its_prototypes_are_the_recorded_ones() {
                 .all(|l| l.rank() == 4 && l.scale == 0.25)
         );
         let bytes = std::fs::read(golden(&format!("mttl-library/{}.ckpt", expert.card.name)));
-        let raw = torch::tensors(&bytes.unwrap(), "ckpt").unwrap();
+        let bytes = bytes.unwrap();
+        let raw: BTreeMap<String, Tensor> = torch::stored(&bytes)
+            .unwrap()
+            .into_iter()
+            .map(|(name, stored)| (name, tensor(&stored)))
+            .collect();
         assert_eq!(raw.len(), 24);
         for (site, lora) in &expert.loras {
             let (a, b) = (
@@ -139,7 +149,7 @@ fn an_expert_of_some_layers_names_them_and_mixed_scales_are_told() {
         }
         let notes = mttl::write(&library, &out).unwrap();
         let bytes = std::fs::read(out.join("color_of.meta")).unwrap();
-        let meta = torch::load(&bytes, "meta").unwrap();
+        let meta = torch::load(&bytes).unwrap();
         let config = meta.get("expert_config").unwrap();
         let text = |key| config.get(key).unwrap().text().unwrap().to_owned();
         (vec![text("modify_modules"), text("modify_layers")], notes)
@@ -262,91 +272,4 @@ fn names_cannot_leave_the_folder() {
     std::fs::write(dir.path().join("who_has.meta"), bytes).unwrap();
     let error = lyceum::check::chain(&mttl::read(dir.path()).unwrap_err());
     assert!(error.contains("says it is `../../evil`"), "{error}");
-}
-
-/// A file of `torch.save` around a pickle given byte for byte.
-pub(crate) fn legacy(pickle: &[u8]) -> Vec<u8> {
-    let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec();
-    file.extend(b"\x80\x02M\xe9\x03.");
-    file.extend(b"\x80\x02}X\x0d\x00\x00\x00little_endian\x88s.");
-    file.extend(pickle);
-    file.extend(b"\x80\x02].");
-    file
-}
-
-#[test]
-fn hostile_pickles_are_refused_by_name() {
-    let refused = |pickle: &[u8], why: &str| {
-        let file = legacy(pickle);
-        let error = torch::load(&file, "x").unwrap_err().to_string();
-        assert!(error.contains(why), "{error} does not say {why}");
-    };
-    assert!(torch::load(&legacy(b"\x80\x02}X\x01\x00\x00\x00aK\x07s."), "x").is_ok());
-    refused(
-        b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.",
-        "os.system",
-    );
-    refused(b"\x80\x02cbuiltins\neval\n.", "builtins.eval");
-    refused(b"\x80\x02]q\x00h\x00a.", "contains itself");
-    refused(
-        &[
-            b"\x80\x02",
-            &b"]".repeat(90)[..],
-            &b"a".repeat(89)[..],
-            b".",
-        ]
-        .concat(),
-        "deeper",
-    );
-    refused(
-        b"\x80\x02}X\x01\x00\x00\x00aK\x07sX\x01\x00\x00\x00aK\x08s.",
-        "twice",
-    );
-    refused(b"\x80\x02X\xff\xff\xff\x7fa.", "cut off");
-    refused(b"\x80\x04K\x01.", "protocol 2");
-    // Lists of lists by reference: 2^40 values from some hundred bytes.
-    let mut laughs = b"\x80\x02]q\x00".to_vec();
-    for i in 0..40u8 {
-        laughs.extend([b']', b'q', i + 1, b'h', i, b'a', b'h', i, b'a']);
-    }
-    laughs.push(b'.');
-    refused(&laughs, "more than its own size");
-    // A tensor of a terabyte without bytes.
-    let claim = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n\
-        FloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu\x8a\x06\x00\x00\x00\x00\x00\x01tQK\x00\
-        K\x01\x85K\x01\x85\x89}tR.";
-    refused(claim, "holds no storage");
-}
-
-#[test]
-fn what_is_written_is_read_back() {
-    let mut rng = Rng::new(3);
-    for _ in 0..50 {
-        let values = rng.normal(6, 1.0);
-        let dict: Vec<(Value<'_>, Value<'_>)> = vec![
-            (
-                text("t"),
-                Value::Tensor(Box::new(Stored::tensor(&[2, 3], &values))),
-            ),
-            (
-                text("n"),
-                Value::Tensor(Box::new(Stored::ndarray(&[6], &values))),
-            ),
-            (text("i"), Value::Int(rng.below(1 << 40) as i64 - (1 << 39))),
-            (
-                text("l"),
-                Value::List(vec![Value::None, Value::Bool(true), Value::Float(0.1)]),
-            ),
-        ];
-        let bytes = torch::save(&Value::Dict(dict.clone())).unwrap();
-        let read = torch::load(&bytes, "x").unwrap();
-        assert_eq!(read.get("i"), Some(&dict[2].1));
-        assert_eq!(read.get("l"), Some(&dict[3].1));
-        for key in ["t", "n"] {
-            let Some(Value::Tensor(stored)) = read.get(key) else {
-                panic!("no {key}")
-            };
-            assert_eq!(stored.to_f32().unwrap(), values);
-        }
-    }
 }

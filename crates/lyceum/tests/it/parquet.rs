@@ -107,6 +107,7 @@ fn open(bytes: &[u8]) -> lyceum::Result<Vec<Example>> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn rows_are_read_whatever_the_pages() {
     for kind in [Kind::Plain, Kind::Snappy, Kind::Zstd, Kind::V2] {
         let examples = open(&rows(kind)).unwrap();
@@ -212,6 +213,7 @@ fn refused(file: &[u8], why: &str) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn files_that_unpack_to_terabytes_are_refused() {
     let none = Compression::UNCOMPRESSED;
     let too_much = "it unpacks to more than";
@@ -241,6 +243,7 @@ fn files_that_unpack_to_terabytes_are_refused() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn footers_that_claim_too_much_are_refused() {
     // A file that is only a footer: version, schema, rows, groups.
     let file = |children: &[u64]| {

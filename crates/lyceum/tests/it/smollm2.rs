@@ -137,7 +137,7 @@ fn arc_easy_has_the_figures_of_lm_eval() {
     let _alone = ALONE.lock();
     let said = golden::json("smollm2/golden.json");
     let said = &said["lm_eval_0.4.13_arc_easy_first_400"];
-    let mut questions = lyceum::assets::arc_easy().unwrap();
+    let mut questions = crate::shipped::arc_easy();
     questions.truncate(400);
     let mut base = Base::open(&path, Precision::F32).unwrap();
     let plain = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()), None);
@@ -177,7 +177,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
         "niv1_subtask041_qasc_answer_generation",
     ];
     let tasks: Vec<Name> = names.iter().map(|name| Name::new(name).unwrap()).collect();
-    let all = lyceum::assets::tasks().unwrap();
+    let all = crate::shipped::tasks();
     let rows = |task: &Name| -> Vec<Example> {
         let own = all.select(Some(std::slice::from_ref(task)), Split::Train);
         own.unwrap().into_iter().take(ROWS).collect()

@@ -294,7 +294,7 @@ fn the_end_of_a_long_text_has_the_tokens_it_has_in_the_whole() {
     let read = |name: &str| std::fs::read(folder("../stories260K").join(name)).unwrap();
     let (model, tokens) = (read("stories260K.bin"), read("tok512.bin"));
     llama2c::convert(&model, &tokens, stories.path()).unwrap();
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/base");
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lyceum-assets/base");
     let text = long_text();
     // No place to cut within the 64 KiB that are tried first.
     let unbroken = format!("{text}{}", "ab".repeat(40_000));
@@ -348,7 +348,7 @@ fn the_end_of_a_long_text_has_the_tokens_it_has_in_the_whole() {
 
 #[test]
 fn a_long_text_that_cannot_be_cut_is_refused() {
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/base");
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lyceum-assets/base");
     let tokenizer = Tokenizer::open(&assets).unwrap();
     let unbroken = "ab".repeat(600_000);
     let why = tokenizer.text(&unbroken, 100).unwrap_err().to_string();

@@ -8,7 +8,7 @@ use lyceum::rng::Rng;
 use serde_json::json;
 
 /// The tokenizer of the embedded base (4096 tokens).
-const TOKENIZER: &[u8] = include_bytes!("../../../../assets/base/tokenizer.json");
+const TOKENIZER: &[u8] = lyceum_assets::base::TOKENIZER;
 const VOCAB: usize = 4096;
 const WIDTH: usize = 16;
 const LAYERS: usize = 2;

@@ -58,11 +58,11 @@ fn distance(a: &Tensor, b: &Tensor) -> f32 {
 
 #[test]
 fn losses_in_bf16_are_within_a_hundredth() {
-    let data = lyceum::assets::tasks().unwrap();
+    let data = crate::shipped::tasks();
     let jobs: Vec<Job> = jobs(&data).into_iter().step_by(3).collect();
     let how = TrainConfig::default().steps(4).max_input(128);
     let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|precision| {
-        let base = Arc::new(lyceum::assets::base(precision).unwrap());
+        let base = Arc::new(crate::shipped::base(precision));
         experts(&base, &jobs, &LoraConfig::default(), &how, &mut NoProgress).unwrap()
     });
     for ((expert, exact), (_, rounded)) in exact.iter().zip(&rounded) {

@@ -431,7 +431,7 @@ fn what_is_asked_for_twice_is_refused() {
 fn a_loss_that_rises_is_named() {
     let mut setting = Setting::new();
     // It has something to lose.
-    setting.base = Arc::new(lyceum::assets::base(Precision::F32).unwrap());
+    setting.base = Arc::new(crate::shipped::base(Precision::F32));
     let rises = |setting: &Setting, name: &str| {
         let mut watch = Stop::after(usize::MAX);
         let trained = setting.run(&setting.library(name), &mut watch).unwrap();

@@ -4,13 +4,13 @@
 //! the same things are checked and refused. What ggml's files leave out is what their programs
 //! take for granted: Gemma's activation, for one.
 
+use lyceum_formats::gguf::{Header, Value};
 use serde_json::{Map, Value as Json, json};
 
 use super::super::config::{Config, Qkv};
 use super::super::family;
 use super::super::stored::Order;
 use super::fields::{Fields, below};
-use super::file::{Header, Value};
 use crate::error::{Error, Result};
 
 /// `general.architecture`, and the family it is.

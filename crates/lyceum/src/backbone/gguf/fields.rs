@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::file::{Header, Value};
+use lyceum_formats::gguf::{Header, Value};
+
 use crate::error::{Error, Result};
 
 /// Fields that say again what others say, or nothing about the computation.

@@ -5,7 +5,6 @@
 
 mod config;
 mod fields;
-mod file;
 mod names;
 mod vocabulary;
 
@@ -13,16 +12,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use lyceum_formats::gguf::{GgmlType, Header, Value};
 use lyceum_kernels::map::Map;
+use lyceum_kernels::quantised::Format;
 
 use super::chat::{Chat, DEFAULT, Said};
 use super::config::{Config, Positions};
 use super::load::Parts;
-use super::stored::{Bytes, Stored, bad};
+use super::stored::{Bytes, Lay, Stored, bad};
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
-use file::{Header, Value};
+use crate::file::unread;
 
 /// Tensors of divisors of stretched contexts.
 const DIVISORS: [&str; 3] = [
@@ -39,7 +40,7 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
     let what = path.display().to_string();
     let map = Arc::new(Map::open(path).map_err(|e| Error::io(path, e))?);
     crate::file::check(&what, &map)?;
-    let header = Header::read(&map).map_err(|why| Error::format(&what, why))?;
+    let header = Header::read(&map).map_err(|e| unread(&what, e))?;
     if let Some(Value::Whole(2..)) = header.fields.get("split.count") {
         let why = "is one of several files; merge them (llama-gguf-split --merge)";
         return Err(Error::format(what, why));
@@ -47,7 +48,7 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
     let mut found: BTreeMap<&str, Stored<'static>> = BTreeMap::new();
     for (name, entry) in &header.tensors {
         let place = (Bytes::Map(map.clone()), entry.range.clone());
-        let stored = Stored::new(place, entry.shape.clone(), entry.lay);
+        let stored = Stored::new(place, entry.shape.clone(), lay(name, entry.kind)?);
         found.insert(name, stored.map_err(|why| bad(name, why))?);
     }
     let numbers = |name: &str| numbers(&found, name);
@@ -68,6 +69,28 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
         said,
         tokenizer,
         notes: Vec::new(),
+    })
+}
+
+/// How the values of the tensor `name` lie.
+fn lay(name: &str, kind: GgmlType) -> Result<Lay> {
+    Ok(match kind {
+        GgmlType::F64 => Lay::F64,
+        GgmlType::F32 => Lay::F32,
+        GgmlType::F16 => Lay::F16,
+        GgmlType::Bf16 => Lay::Bf16,
+        GgmlType::Q4_0 => Lay::Blocks(Format::Q4_0),
+        GgmlType::Q4_1 => Lay::Blocks(Format::Q4_1),
+        GgmlType::Q5_0 => Lay::Blocks(Format::Q5_0),
+        GgmlType::Q5_1 => Lay::Blocks(Format::Q5_1),
+        GgmlType::Q8_0 => Lay::Blocks(Format::Q8_0),
+        GgmlType::Q4_K => Lay::Blocks(Format::Q4_K),
+        GgmlType::Q5_K => Lay::Blocks(Format::Q5_K),
+        GgmlType::Q6_K => Lay::Blocks(Format::Q6_K),
+        other => {
+            let why = format!("is kept as {other:?}, which is not supported");
+            return Err(bad(name, &why));
+        }
     })
 }
 
@@ -158,4 +181,19 @@ fn beside_file(path: &Path, header: &Header<'_>) -> Result<Tokenizer> {
         ));
     }
     Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_of_a_tensor_lies_in_as_many_bytes_as_its_file_has() {
+        for kind in GgmlType::ALL {
+            let lay = lay("w", kind).unwrap();
+            for n in [1, 31, 32, 33, 256, 257, 4096] {
+                assert_eq!(lay.bytes(n), kind.row_bytes(n), "{kind:?} {n}");
+            }
+        }
+    }
 }

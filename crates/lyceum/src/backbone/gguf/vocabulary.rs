@@ -3,11 +3,12 @@
 //! Two kinds are read: `llama`, a sentencepiece vocabulary whose scores say what is joined first,
 //! and `gpt2`, byte-level pairs with a list of merges and a named way to cut a text into words.
 
+use lyceum_formats::gguf::{Header, List, Value};
 use serde_json::{Value as Json, json};
 
-use super::file::{Header, List, Value};
-use crate::data::{Around, Kind, Piece, Tokenizer, Vocabulary, Words, byte_level};
+use crate::data::{Around, Tokenizer, Vocabulary, Words, byte_level};
 use crate::error::{Error, Result};
+use lyceum_formats::sentencepiece::{Piece, PieceKind};
 
 fn field<'a>(header: &Header<'a>, name: &str) -> Option<Value<'a>> {
     let name = format!("tokenizer.ggml.{name}");
@@ -114,11 +115,11 @@ fn pieces(header: &Header<'_>) -> Result<Vec<Piece>, String> {
             Some(_) => return Err("holds tokens without a score".into()),
         };
         let kind = match kinds.as_mut().map(Iterator::next) {
-            None | Some(Some(Value::Whole(1))) => Kind::Normal,
-            Some(Some(Value::Whole(2 | 3))) => Kind::Control,
-            Some(Some(Value::Whole(4))) => Kind::Added,
-            Some(Some(Value::Whole(5))) => Kind::Unused,
-            Some(Some(Value::Whole(6))) => Kind::Byte,
+            None | Some(Some(Value::Whole(1))) => PieceKind::Normal,
+            Some(Some(Value::Whole(2 | 3))) => PieceKind::Control,
+            Some(Some(Value::Whole(4))) => PieceKind::Added,
+            Some(Some(Value::Whole(5))) => PieceKind::Unused,
+            Some(Some(Value::Whole(6))) => PieceKind::Byte,
             Some(_) => return Err("holds tokens of unknown kinds".into()),
         };
         all.push(Piece {

@@ -123,6 +123,7 @@ fn everything_below_a_folder_is_read_in_the_order_of_its_paths() {
 
 /// What was read before keeps its fingerprint: the rows of `*.jsonl` and `*.parquet`, by name.
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn flat_folders_stay_what_they_were() {
     let folder = Folder::new();
     let row = |name: &str| ROW.replace("w1", name);
@@ -233,6 +234,7 @@ fn parquet(folder: &Folder, path: &str) {
 
 /// A clone of a hub's repository is what `hf://datasets/owner/name` is.
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn a_clone_is_read_by_its_readme() {
     let folder = Folder::new();
     parquet(&folder, "x/data/test-00000-of-00001.parquet");

@@ -83,12 +83,14 @@ fn held(names: &[&str]) -> Vec<Vec<u8>> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn fuzz_parquet() {
     let seeds = [Kind::Plain, Kind::Snappy, Kind::Zstd, Kind::V2].map(parquet::rows);
     files(&mut Rng::new(6), "rows.parquet", &seeds, 500);
 }
 
 #[test]
+#[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn fuzz_parquet_codecs() {
     let seeds = held(&[
         "gzip.parquet",
