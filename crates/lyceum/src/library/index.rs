@@ -4,7 +4,7 @@
 //! expert writes one shard and the root, whatever the size of the library; showing one reads as
 //! much; listing all reads every shard, and shards that did not change keep their object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,24 @@ impl Index {
     pub(crate) fn get(&self, objects: &Objects, name: &Name) -> Result<Option<Entry>> {
         let shard = self.shard(objects, place(name, self.bits))?;
         Ok(shard.get(name).cloned())
+    }
+
+    /// The entries of `names` that are there; other shards are not read.
+    pub(crate) fn some(
+        &self,
+        objects: &Objects,
+        names: &BTreeSet<Name>,
+    ) -> Result<BTreeMap<Name, Entry>> {
+        let at: BTreeSet<usize> = names.iter().map(|name| place(name, self.bits)).collect();
+        let at: Vec<usize> = at.into_iter().collect();
+        each(objects.store.width(), &at, |at| self.shard(objects, *at))?;
+        let mut found = BTreeMap::new();
+        for name in names {
+            if let Some(entry) = self.get(objects, name)? {
+                found.insert(name.clone(), entry);
+            }
+        }
+        Ok(found)
     }
 
     /// All entries, in the order of their names.

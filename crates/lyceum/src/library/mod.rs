@@ -21,6 +21,7 @@ mod restore;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod visit;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -177,8 +178,12 @@ impl Library {
     /// # Errors
     /// When the index cannot be read.
     pub fn entries(&self) -> Result<BTreeMap<Name, Entry>> {
-        let mut all = self.snapshot().all(&self.shared.objects)?;
-        all.retain(|name, entry| entry.live() && self.counts(name));
+        let (snapshot, objects) = (self.snapshot(), &self.shared.objects);
+        let mut all = match &self.selection {
+            Some(selection) => snapshot.index.some(objects, &selection.names)?,
+            None => snapshot.all(objects)?,
+        };
+        all.retain(|_, entry| entry.live());
         Ok(all)
     }
 
@@ -226,8 +231,11 @@ impl Library {
     }
 
     pub(crate) fn card_of(&self, name: &Name, entry: &Entry) -> Result<Card> {
-        let bytes = self.shared.objects.get(entry.card(name)?)?;
-        serde_json::from_slice(&bytes)
+        self.parse_card(name, &self.card_bytes(name, entry)?)
+    }
+
+    fn parse_card(&self, name: &Name, bytes: &[u8]) -> Result<Card> {
+        serde_json::from_slice(bytes)
             .map_err(|e| Error::format(format!("experts/{name}/{}", peft::CARD), e))
     }
 
@@ -258,8 +266,9 @@ impl Library {
     }
 
     fn expert_of(&self, name: &Name, entry: &Entry) -> Result<Expert> {
-        peft::decode(&format!("experts/{name}"), |file| {
-            self.shared.objects.get(entry.file(name, file)?)
+        peft::decode(&format!("experts/{name}"), |file| match file {
+            peft::CARD => self.card_bytes(name, entry),
+            _ => self.shared.objects.get(entry.file(name, file)?),
         })
         .context(|| format!("reading expert `{name}` of {}", self.uri()))
     }
@@ -349,11 +358,6 @@ impl Library {
         batch.commit().map(|_| ())
     }
 
-    fn read_artifact(&self, derived: &Derived) -> Result<Artifact> {
-        let bytes = self.shared.objects.get(&derived.file)?;
-        Artifact::decode(&bytes, &derived.file.key())
-    }
-
     /// Whether `expert` has an artifact of `kind` made from its present weights.
     ///
     /// # Errors
@@ -380,22 +384,8 @@ impl Library {
         let entries: Vec<(Name, Entry)> = self.entries()?.into_iter().collect();
         let width = self.shared.objects.store.width();
         let read = |(name, entry): &(Name, Entry)| {
-            let underived = |why: &str| Error::Underived {
-                what: format!("expert `{name}` {why} {kind} artifact"),
-                command: format!("lyceum derive {} {kind}", self.uri()),
-            };
-            let Some(derived) = entry.fresh(kind) else {
-                let why = match entry.artifacts.contains_key(kind) {
-                    true => "has changed since its",
-                    false => "has no",
-                };
-                return Err(underived(why));
-            };
-            let artifact = self.read_artifact(derived)?;
-            match spec.is_none_or(|spec| artifact.spec == *spec) {
-                true => Ok((name.clone(), artifact)),
-                false => Err(underived("was given other settings for its")),
-            }
+            let artifact = self.artifact_under(spec, kind, name, entry)?;
+            Ok((name.clone(), artifact))
         };
         Ok(each(width, &entries, read)?.into_iter().collect())
     }

@@ -250,12 +250,16 @@ impl RouterSpec {
             return Ok(None);
         };
         let library = &library.chosen()?;
-        let experts = library.experts()?;
+        let kind = self.about.artifact.map(Name::new).transpose()?;
+        let visited = library.visit(kind.as_ref())?;
+        let (experts, artifacts): (Vec<_>, Vec<_>) = { visited.into_iter() }
+            .map(|visited| (visited.expert, visited.artifact))
+            .unzip();
         check(&experts, library, base, self.top_k)?;
-        let artifacts = match self.about.artifact {
-            Some(kind) => library.artifact(&Name::new(kind)?, None)?,
-            None => BTreeMap::new(),
-        };
+        let names = experts.iter().map(|expert| expert.card.name.clone());
+        let artifacts = { names.zip(artifacts) }
+            .filter_map(|(name, artifact)| Some(artifact?.map(|artifact| (name, artifact))))
+            .collect::<Result<BTreeMap<_, _>>>()?;
         let router = build(&Inputs {
             experts: &experts,
             artifacts: &artifacts,

@@ -39,6 +39,7 @@ mod remote;
 mod router_laws;
 mod routes;
 mod saved;
+mod selections;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;
 mod shipped;
