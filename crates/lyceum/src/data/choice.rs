@@ -24,7 +24,7 @@ const FIELDS: [&str; 3] = ["query", "choices", "gold"];
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {
-    /// What stands before an option; may be empty, then options are scored alone.
+    /// The text before each option; options are scored alone if it is empty.
     pub query: String,
     /// The options.
     pub choices: Vec<String>,

@@ -5,7 +5,7 @@ use std::io::{Cursor, Read};
 use super::Why;
 use super::budget::Budget;
 
-/// How a whole file is packed.
+/// Compression of a whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
     /// gzip, of one member or several.
@@ -119,8 +119,8 @@ pub(super) fn lz4_frame(bytes: &[u8], size: usize) -> Why<Option<Vec<u8>>> {
     exactly(lz4_flex::frame::FrameDecoder::new(Cursor::new(bytes)), size)
 }
 
-/// What parquet once called LZ4, unpacked to `size` bytes: blocks, each after its two sizes, as
-/// Hadoop writes them; some writers put a frame or a bare block there.
+/// Decompresses parquet's deprecated LZ4 codec to `size` bytes: Hadoop's framing, where each block
+/// follows its two sizes; some writers emit a plain frame or a bare block instead.
 pub(super) fn lz4_hadoop(bytes: &[u8], size: usize) -> Why<Option<Vec<u8>>> {
     let blocks = || -> Option<Vec<u8>> {
         let (mut rest, mut out) = (bytes, Vec::with_capacity(size));

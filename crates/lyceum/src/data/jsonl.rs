@@ -8,7 +8,7 @@ use super::row::{FIELDS, Row, Rows};
 use super::source::{self, Fault, Shape};
 use crate::error::{Context, Error, Result};
 
-/// Where a row is.
+/// Position of a row, for error messages.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     what: &'a str,
@@ -62,7 +62,7 @@ pub(super) type Each<'a> = &'a mut dyn FnMut(&mut Json<'_>, &Place<'_>) -> Resul
 pub(super) struct Input<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) what: &'a str,
-    /// Whether they may as well hold something else than rows.
+    /// `true` if values other than rows are tolerated.
     pub(super) loose: bool,
 }
 

@@ -86,7 +86,8 @@ pub(super) struct Rows {
     pub(super) examples: Vec<Example>,
     /// Files without rows among those that may hold some.
     pub(super) without: Vec<String>,
-    /// How many texts had half a surrogate pair replaced, and where the first is.
+    /// The number of texts with an unpaired surrogate that was replaced, and the place of the
+    /// first.
     broken: usize,
     first: String,
 }
@@ -100,7 +101,7 @@ impl Rows {
         self.broken += 1;
     }
 
-    /// What was replaced, in a line.
+    /// A note about replaced surrogates, in one line; `None` without any.
     pub(super) fn note(&self) -> Option<String> {
         let (first, texts) = match self.broken {
             0 => return None,

@@ -12,10 +12,10 @@ use crate::data::budget::Budget;
 use crate::data::codec;
 use crate::data::row::{FIELDS, Texts};
 
-/// What a row costs besides its texts.
+/// Bytes charged to the budget for a row, besides its texts.
 const ROW: usize = 64;
 
-/// How buffers are packed.
+/// Compression of a batch's buffers.
 #[derive(Debug, Clone, Copy)]
 enum Codec {
     Lz4,
@@ -91,7 +91,7 @@ impl<'a> Batch<'a> {
         Ok(rows)
     }
 
-    /// How many values the node `i` has.
+    /// The number of values of the node `i`.
     pub(super) fn node(&self, i: usize) -> Why<usize> {
         let nodes = self.nodes.filter(|nodes| i < nodes.len);
         size(
@@ -110,7 +110,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// How many buffers of longer texts the column of views `i` has.
+    /// The number of variadic data buffers (of longer texts) of the view column `i`.
     pub(super) fn more(&self, i: usize) -> Why<usize> {
         let counts = self.variadic.filter(|counts| i < counts.len);
         let more = size(

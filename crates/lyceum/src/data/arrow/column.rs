@@ -12,9 +12,9 @@ pub(super) type Column = Vec<Option<String>>;
 /// The texts of the dictionaries met so far.
 pub(super) type Dictionaries = BTreeMap<i64, Column>;
 
-/// What a value costs besides its text.
+/// Bytes charged to the budget for a value, besides its text.
 const VALUE: usize = 32;
-/// Texts of up to so many bytes lie in a view itself.
+/// Texts of up to this many bytes are stored inline in a view.
 const SHORT: usize = 12;
 
 /// A column of a batch.

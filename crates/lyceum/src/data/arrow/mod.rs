@@ -26,9 +26,9 @@ use super::row::{Row, Texts};
 use super::{Example, Split, Why};
 use crate::error::{Context, Error, Result};
 
-/// How a file begins that is no stream but holds one.
+/// First bytes of the file format, which wraps a stream.
 const MAGIC: &[u8] = b"ARROW1\0\0";
-/// What stands before the size of a message, except in files from before 2019.
+/// Continuation marker before the size of a message; absent in files written before 2019.
 const MESSAGE: u32 = u32::MAX;
 /// The versions of the format that are read: 4 and 5.
 const VERSIONS: [i16; 2] = [3, 4];
@@ -61,12 +61,12 @@ pub(super) fn read(path: &Path, split: Option<Split>, examples: &mut Vec<Example
 struct Stream {
     file: File,
     size: u64,
-    /// Where the next message begins.
+    /// Byte offset of the next message.
     at: u64,
     budget: Budget,
     schema: Option<Schema>,
     dictionaries: Dictionaries,
-    /// Whether a footer follows the stream.
+    /// `true` for the file format, whose stream is followed by a footer.
     footer: bool,
 }
 
@@ -176,7 +176,7 @@ impl Stream {
     }
 }
 
-/// Where the body of a message lies in its file.
+/// Byte range of a message's body in its file.
 #[derive(Debug, Clone, Copy)]
 struct Body {
     start: u64,

@@ -35,7 +35,7 @@ impl<'a> Json<'a> {
         Json { text, at }
     }
 
-    /// How many bytes it has gone over.
+    /// The byte offset of the reader.
     pub(super) fn offset(&self) -> usize {
         self.at
     }

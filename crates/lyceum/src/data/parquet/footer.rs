@@ -1,4 +1,4 @@
-//! What a file says it holds, checked before it is believed.
+//! The metadata in a file's footer, checked before it is used.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -74,7 +74,7 @@ fn schema(footer: &[u8]) -> Why<()> {
     Ok(())
 }
 
-/// Where in a file of `size` bytes a column chunk lies: from where on, and how long.
+/// Byte offset and length of a column chunk in a file of `size` bytes.
 pub(super) fn place(column: &ColumnChunkMetaData, size: u64) -> Why<(u64, usize)> {
     let name = column.column_path();
     if column.file_path().is_some() {

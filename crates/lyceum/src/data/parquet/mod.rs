@@ -21,7 +21,7 @@ use super::row::{FIELDS, Row, Texts};
 use super::{Example, Split, Why};
 use crate::error::{Context, Error, Result};
 
-/// How many rows are read at a time.
+/// Rows per batch.
 const ROWS: usize = 1024;
 
 /// Adds the rows of the file at `path`; those that do not say belong to `split`.
