@@ -84,7 +84,7 @@ pub fn check(what: &str, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// The same of a file that may not be there, by its first bytes.
+/// Applies [`check`] to the first 512 bytes of the file at `path`; a missing file passes.
 ///
 /// # Errors
 /// As [`check`], or when it cannot be read.

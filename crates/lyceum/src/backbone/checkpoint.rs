@@ -19,9 +19,9 @@ const FORMS: [(&str, &str, bool); 2] = [
 #[derive(Debug, Default)]
 pub(super) struct Files {
     pub(super) names: Vec<String>,
-    /// Whether `torch.save` wrote them.
+    /// `true` for files written by `torch.save`.
     pub(super) saved: bool,
-    /// What is there besides and not read.
+    /// Notes about files that are there but not read.
     pub(super) notes: Vec<String>,
 }
 
@@ -102,7 +102,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// What a folder that is no base holds instead, and what to do.
+/// Describes what a folder that is not a base contains instead, with a remedy.
 pub(super) fn instead(dir: &Path) -> String {
     let has = |name: &str| dir.join(name).exists();
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -129,7 +129,7 @@ pub(super) fn instead(dir: &Path) -> String {
     }
 }
 
-/// What is wrong with a file of safetensors that could not be read.
+/// The error for a safetensors file that could not be read.
 pub(super) fn damage(what: &str, bytes: &[u8]) -> Error {
     if let Err(error) = file::check(what, bytes) {
         return error;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::mix::{Pass, Segments};
 use crate::ops::{self, composed};
 
-/// What all blocks of a pass share.
+/// The inputs that all blocks of a pass share.
 struct Laid<'a> {
     pass: &'a Pass<'a>,
     /// Cosines and sines `[t, 1, half]`; none with learned positions.
@@ -34,7 +34,7 @@ struct Laid<'a> {
 struct Rectangle {
     n: usize,
     longest: usize,
-    /// How to come and go; none when the rows are a rectangle as they lie.
+    /// Indices to and from the padded layout; `None` when all sequences have one length.
     ragged: Option<Ragged>,
 }
 

@@ -36,7 +36,7 @@ pub struct Decoder {
     pub(super) positions: Option<Tensor>,
     pub(super) blocks: Vec<Arc<Block>>,
     head: Head,
-    /// Where all is composed of candle's operations; by the kernels when absent.
+    /// The device on which candle's operations compute; `None` for the CPU kernels.
     device: Option<Device>,
 }
 
@@ -112,12 +112,12 @@ impl Decoder {
         })
     }
 
-    /// What this decoder is.
+    /// The decoder's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where hidden states, logits and losses are.
+    /// The device of hidden states, logits and losses.
     pub fn device(&self) -> &Device {
         self.device.as_ref().unwrap_or(&Device::Cpu)
     }
@@ -147,7 +147,7 @@ impl Decoder {
         self.stream(tokens, None, cache, pass)
     }
 
-    /// The same of the tokens at `rows` only, `[rows, d]`: the last block computes what they need.
+    /// The last hidden states at `rows` only, `[rows, d]`: the last block computes no others.
     ///
     /// # Errors
     /// As [`Decoder::hidden`], and when there is no such row.

@@ -18,7 +18,7 @@ use crate::ops;
 const MAX_STEP_TOKENS: usize = 8192;
 
 impl Model {
-    /// As [`Model::generate`], from tokens to tokens: the chunks have no text. `tasks` names the task
+    /// Token-level variant of [`Model::generate`]: the chunks have no text. `tasks` names the task
     /// of every prompt, or of none. Prompts are read whole.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::name::Name;
 
-/// How text is continued, greedily.
+/// Settings of greedy text generation.
 ///
 /// ```
 /// use lyceum::generate::GenerationConfig;

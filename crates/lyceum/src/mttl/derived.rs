@@ -218,7 +218,8 @@ pub(super) fn stretch(lora: &Lora, direction: &Tensor) -> Result<f64> {
     Ok(sum(moved)? / length.max(f64::MIN_POSITIVE))
 }
 
-/// Whether the prototypes do not stretch by the eigenvalues recorded with them.
+/// Returns `true` if the prototypes do not stretch by the eigenvalues recorded with them, that is,
+/// if they are older than the weights.
 fn stale(expert: &Expert, vectors: &Vectors, values: Option<&BTreeMap<Site, f64>>) -> Result<bool> {
     for (site, value) in values.into_iter().flatten() {
         let (Some(lora), Some(vector)) = (expert.loras.get(site), vectors.get(site)) else {

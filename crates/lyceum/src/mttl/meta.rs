@@ -1,11 +1,12 @@
-//! What MTTL writes beside an expert's weights (`<expert>.meta`), in all four generations.
+//! The metadata file that MTTL writes beside an expert's weights (`<expert>.meta`), in all four
+//! generations.
 
 use serde_json::{Map, Value as Json};
 
 use crate::name::Name;
 use crate::torch::Value;
 
-/// What is kept of it.
+/// The fields read from it.
 #[derive(Debug, Clone)]
 pub(super) struct Meta {
     pub(super) deleted: bool,

@@ -14,16 +14,16 @@ use crate::name::{Name, Site};
 use crate::store::Put;
 use crate::torch;
 
-/// What a folder holds.
+/// The contents of a folder of MTTL experts.
 #[derive(Debug, Default)]
 pub struct Library {
     /// The experts, in the order of their names.
     pub experts: Vec<Expert>,
     /// Those MTTL marks as deleted.
     pub removed: Vec<Expert>,
-    /// What was derived from the experts.
+    /// Vectors derived from the experts.
     pub artifacts: Vec<Artifact>,
-    /// What was left out, and why.
+    /// Notes about files that were skipped, with the reason.
     pub notes: Vec<String>,
     /// Experts that could not be taken, where others could.
     pub refused: Vec<Refused>,
@@ -40,7 +40,7 @@ pub struct Refused {
     pub nameable: bool,
 }
 
-/// Whether `dir` is a folder of MTTL experts: it holds some `.meta` file.
+/// Returns `true` if `dir` is a folder of MTTL experts: it contains a `.meta` file.
 pub fn is_library(dir: &Path) -> bool {
     files(dir).is_ok_and(|files| files.iter().any(|(_, name)| name.ends_with(".meta")))
 }
@@ -72,7 +72,7 @@ pub fn read(dir: &Path) -> Result<Library> {
     }
 }
 
-/// What can be read of the library in `dir`, and everything that cannot.
+/// Reads the library in `dir` as far as possible, and collects an error for everything unreadable.
 ///
 /// # Errors
 /// When the folder cannot be listed or holds no expert.

@@ -179,7 +179,8 @@ fn rank_and_alpha(expert: &Expert) -> Result<(usize, f64)> {
     Ok((rank, if plain { said } else { scale * rank as f64 }))
 }
 
-/// What MTTL is to modify, as two regular expressions: the modules, and the layers within them.
+/// MTTL's `modify_modules` and `modify_layers`: regular expressions for the adapted modules, and
+/// for the layers within them.
 fn modified(expert: &Expert, before: &Json) -> (String, String) {
     let names: BTreeSet<&str> = expert.loras.keys().map(Site::last).collect();
     let text = |field: &str| before[field].as_str().map(str::to_owned);

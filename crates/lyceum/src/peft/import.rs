@@ -58,8 +58,8 @@ pub fn import(dir: &Path, name: &Name, base: Option<&Host>) -> Result<Expert> {
     import_beside(dir, name, beside).map(|imported| imported.expert)
 }
 
-/// As [`import`], with the base's tensors beside: those of the base that PEFT saved along
-/// (`modules_to_save`, embedding and head) are left out where they are the base's own.
+/// Variant of [`import`] that reads the base's tensors too: copies of the base that PEFT saved
+/// along (`modules_to_save`, embedding and head) are left out where they equal the base's own.
 ///
 /// # Errors
 /// As [`import`].

@@ -26,7 +26,7 @@ fn hash(bytes: &[u8]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where the tasks of the clusters at `path` are.
+/// The path of the tasks file beside the clusters at `path`.
 fn beside(path: &Path) -> PathBuf {
     path.with_extension("tasks.json")
 }
@@ -61,12 +61,12 @@ pub fn write_clusters(
     Ok(Some(beside))
 }
 
-/// What a file of clusters is to be trained on.
+/// The training tasks of the clusters in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterTasks {
     /// Each cluster with its tasks.
     pub groups: Vec<(Name, Vec<Name>)>,
-    /// What is odd about them, if anything.
+    /// A warning about the file, if there is one.
     pub note: Option<String>,
 }
 

@@ -11,7 +11,7 @@ use lyceum_kernels::quantised::Format;
 
 use super::super::stored::Lay;
 
-/// What a field holds. Numbers are widened, texts and lists borrowed from the file.
+/// The value of a field. Numbers are widened, texts and lists borrowed from the file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Value<'a> {
     Bool(bool),
@@ -50,14 +50,14 @@ pub(super) struct Entry {
     pub(super) range: Range<usize>,
 }
 
-/// What a file says of itself.
+/// The metadata and tensor entries of a file.
 #[derive(Debug)]
 pub(super) struct Header<'a> {
     pub(super) fields: BTreeMap<&'a str, Value<'a>>,
     pub(super) tensors: BTreeMap<&'a str, Entry>,
 }
 
-/// What was not read yet.
+/// The bytes not read yet.
 struct Rest<'a>(&'a [u8]);
 
 const TEXT: u32 = 8;
@@ -145,7 +145,7 @@ impl<'a> Header<'a> {
     /// Reads the front of `file`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// When the front is malformed; the text says how.
     pub(super) fn read(file: &'a [u8]) -> Result<Self, String> {
         let mut rest = Rest(file);
         if rest.bytes()? != *b"GGUF" {
@@ -225,7 +225,7 @@ fn place(shape: &[usize], lay: Lay, start: usize, offset: u64) -> Option<Range<u
     Some(from..from.checked_add(row.checked_mul(rows)?)?)
 }
 
-/// How values of ggml's type `id` lie.
+/// The storage type with ggml's number `id`.
 fn lay(id: u32) -> Result<Lay, String> {
     Ok(match id {
         0 => Lay::F32,

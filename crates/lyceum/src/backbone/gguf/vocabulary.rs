@@ -140,7 +140,7 @@ fn merges<'a>(header: &Header<'a>) -> Result<Vec<(&'a str, &'a str)>, String> {
     all.ok_or_else(|| "holds merges that are no pairs".into())
 }
 
-/// How a text is cut into words before pairs are joined, by llama.cpp's name for it.
+/// The pre-tokenizer that llama.cpp calls `name`.
 fn words(name: &str) -> Option<Words> {
     let bytes = |own: bool| {
         json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
