@@ -110,7 +110,7 @@ fn several<B: Block, const N: usize>(
     }
 }
 
-/// The same for `R` rows of x from row `first` on; says how many they were.
+/// `N` weights times `R` rows of x from row `first` on; returns `R`.
 #[inline(always)]
 fn tile<B: Block, const N: usize, const R: usize>(
     parts: &Parts,

@@ -109,7 +109,7 @@ pub fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<
         let at = format!("line {}, column {}", e.line(), e.column());
         let why = match e.classify() {
             serde_json::error::Category::Eof => format!("ends in the middle ({at})"),
-            serde_json::error::Category::Data => format!("is not what it should hold ({at})"),
+            serde_json::error::Category::Data => format!("is not of the expected form ({at})"),
             _ => format!("is not JSON ({at})"),
         };
         Error::format(what, why)

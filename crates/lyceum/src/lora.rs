@@ -256,7 +256,7 @@ impl LoraConfig {
         match parts.iter().find(wrong) {
             None => Ok(config),
             Some((site, _)) => Err(Error::invalid(format!(
-                "the rank and alpha of `{site}` cannot be told from those of a longer path"
+                "the rank and alpha of `{site}` are ambiguous with those of a longer path"
             ))),
         }
     }

@@ -79,7 +79,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     files.sort();
     files.dedup();
     if let Some(file) = files.iter().find(|f| f.contains(['/', '\\']) || *f == "..") {
-        return Err(bad(format!("the shard `{file}` lies outside the folder")));
+        return Err(bad(format!("the shard `{file}` is outside the folder")));
     }
     let missing: Vec<&str> = files
         .iter()
@@ -148,14 +148,14 @@ fn why(bytes: &[u8]) -> String {
         Some((_, None)) => {
             return format!(
                 "has {len} bytes and its header alone is said to have more: it was downloaded in \
-                 part, or is no file of safetensors"
+                 part, or is not a safetensors file"
             );
         }
         Some((size, Some(header))) => (size, header),
     };
     let Ok(tensors) = serde_json::from_slice::<BTreeMap<String, Value>>(header.trim_ascii_end())
     else {
-        return "has a damaged header, or is no file of safetensors".into();
+        return "has a damaged header, or is not a safetensors file".into();
     };
     let end = |tensor: &Value| tensor.get("data_offsets")?.get(1)?.as_u64();
     let end = tensors.values().filter_map(end).max().unwrap_or(0);

@@ -149,8 +149,7 @@ impl Decoder {
     ) -> Result<Tensor> {
         if pass.recompute {
             return Err(Error::invalid(
-                "only the processor's kernels compute again what they did not keep; leave out \
-                 --recompute",
+                "activation recomputation is supported on the CPU only; drop `recompute`",
             ));
         }
         let index = |ids: &[u32]| Tensor::from_slice(ids, ids.len(), device);

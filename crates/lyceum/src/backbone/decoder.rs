@@ -159,7 +159,7 @@ impl Decoder {
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
         if rows.iter().any(|&row| row as usize >= tokens.len()) {
-            return Err(Error::invalid("a row asked for is not one of the batch's"));
+            return Err(Error::invalid("a requested row is outside the batch"));
         }
         if pass.probe.is_some() || self.device.is_some() {
             // Who watches sees every decision; a GPU computes whole rectangles anyway.
@@ -285,7 +285,7 @@ impl Decoder {
         } = self.config;
         if tokens.len() != pass.segments.tokens() || tokens.is_empty() {
             return Err(Error::invalid(
-                "a batch must hold as many tokens as its segments, and some",
+                "a batch must have as many tokens as its segments, and at least one",
             ));
         }
         pass.check_routes()?;

@@ -1,7 +1,7 @@
 //! A checkpoint's tensors under the names that its configuration uses.
 //!
-//! What a file holds is used, refused, or known to change nothing: a tensor that the configuration
-//! does not explain, or that contradicts it, is never left out in silence.
+//! Every tensor of a file is used, refused, or known to have no effect: one that the configuration
+//! does not explain, or that contradicts it, is an error.
 
 use std::collections::BTreeMap;
 

@@ -121,7 +121,7 @@ impl Base {
         tokenizer.doubt(&config.model_type);
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
-                "the tokenizer knows {} tokens, the base {}: they do not belong together",
+                "the tokenizer has {} tokens, the base {}: they do not match",
                 tokenizer.vocab_size(),
                 config.vocab_size
             )));
@@ -197,7 +197,7 @@ impl Parts<'static> {
         let config = path.join("config.json");
         if path.is_dir() && !config.exists() {
             return Err(Error::invalid(format!(
-                "{} holds no config.json, which says what the base is{}",
+                "{} has no config.json, which describes the base{}",
                 path.display(),
                 checkpoint::instead(path)
             )));
@@ -296,7 +296,7 @@ impl<'a> Source<'a> {
             return Ok(Weight::Plain(matrix, self.rounding()));
         }
         let &[mut n_out, mut n_in] = weights.shape(name)? else {
-            return Err(Error::Mismatch(format!("tensor `{name}` is no matrix")));
+            return Err(Error::Mismatch(format!("tensor `{name}` is not a matrix")));
         };
         if let (Some((format, bytes)), false) = (weights.blocks(name)?, transposed) {
             let packed = Packed::quantised((format, bytes), (n_out, n_in), self.rounding());
@@ -321,7 +321,7 @@ impl<'a> Source<'a> {
             let fits = |w: &f32| keep != Keep::Int8 || w.abs() <= Packed::LARGEST_INT8;
             match rows.iter().all(fits) {
                 true => Ok(()),
-                false => Err(bad(name, "holds values too large for eight bits")),
+                false => Err(bad(name, "has values too large for int8")),
             }
         };
         let packed = Packed::read((n_out, n_in), keep, read)?;

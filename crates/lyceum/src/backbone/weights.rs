@@ -136,7 +136,7 @@ impl<'a> Weights<'a> {
     fn put(&mut self, name: &str, stored: Stored<'a>) -> Result<()> {
         match self.tensors.insert(name.to_owned(), stored) {
             None => Ok(()),
-            Some(_) => Err(bad(name, "stands in two files of the base")),
+            Some(_) => Err(bad(name, "is in two files of the base")),
         }
     }
 

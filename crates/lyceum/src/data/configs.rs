@@ -168,7 +168,7 @@ fn configs(front: &str) -> Result<Vec<Config>> {
     let listed = parsed.first().map(|all| &all["configs"]);
     let listed = listed
         .and_then(Yaml::as_vec)
-        .ok_or_else(|| bad("is no list"))?;
+        .ok_or_else(|| bad("is not a list"))?;
     let mut configs = Vec::new();
     for one in listed {
         let text = |key: &str| one[key].as_str().map(ToOwned::to_owned);
@@ -195,7 +195,7 @@ fn configs(front: &str) -> Result<Vec<Config>> {
                     }
                 }
             }
-            _ => return Err(bad("has data_files that are no list")),
+            _ => return Err(bad("has data_files that are not a list")),
         }
         configs.push(config);
     }

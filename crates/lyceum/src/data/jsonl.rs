@@ -187,7 +187,7 @@ fn row(json: &mut Json<'_>, place: &Place<'_>, rows: &mut Rows) -> super::Why<Ro
         let text = json.string()?;
         match (text.broken, name) {
             (true, "source") => broke(rows, place, name),
-            (true, _) => return Err(format!("`{name}` holds half a surrogate pair")),
+            (true, _) => return Err(format!("`{name}` has an unpaired surrogate")),
             _ => {}
         }
         *to = text.text;

@@ -33,7 +33,7 @@ pub(super) struct Layout {
 impl Layout {
     /// An error about the place `what`, in which no file of rows is.
     pub(super) fn empty(&self, what: &str) -> Error {
-        let why = format!("it holds no rows: none of {}", format::READ);
+        let why = format!("it has no rows: none of {}", format::READ);
         let notes = self.notes.iter().map(|note| format!("; {note}"));
         Error::format(what, notes.fold(why, |why, note| why + &note))
     }

@@ -93,7 +93,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// A text of the field `field` at `at` had half a surrogate pair.
+    /// A text of the field `field` at `at` had an unpaired surrogate.
     pub(super) fn broke(&mut self, at: &str, field: &str) {
         if self.broken == 0 {
             self.first = format!("{at}, `{field}`");
@@ -105,11 +105,11 @@ impl Rows {
     pub(super) fn note(&self) -> Option<String> {
         let (first, texts) = match self.broken {
             0 => return None,
-            1 => (&self.first, "1 text holds".to_owned()),
-            n => (&self.first, format!("{n} texts hold")),
+            1 => (&self.first, "1 text has".to_owned()),
+            n => (&self.first, format!("{n} texts have")),
         };
         Some(format!(
-            "{texts} half a surrogate pair (a character cut in two), read as U+FFFD; the first: \
+            "{texts} an unpaired surrogate, read as U+FFFD; the first: \
              {first}"
         ))
     }

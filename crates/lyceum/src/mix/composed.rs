@@ -29,7 +29,7 @@ impl Vector {
 }
 
 fn prepared() -> Error {
-    Error::invalid("what was prepared for the processor's kernels is no tensor of a device")
+    Error::invalid("these weights are packed for the CPU backend and cannot be used on a device")
 }
 
 impl RoutedLinear {

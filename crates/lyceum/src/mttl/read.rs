@@ -116,7 +116,7 @@ pub fn scan(dir: &Path) -> Result<(Library, Vec<Error>)> {
     for (name, data) in data {
         let Some(expert) = found.experts.iter().find(|e| e.card.name == name) else {
             found.notes.push(format!(
-                "data of `{name}`, which is no live expert here, left out"
+                "data of `{name}`, which is not an expert here, left out"
             ));
             continue;
         };
@@ -250,7 +250,7 @@ fn loras(
     while let Some((key, first)) = weights.pop_first() {
         let Some(path) = key.strip_suffix(".lora_a") else {
             return Err(bad(format!(
-                "`{key}` is no `lora_a`, or one without its other half"
+                "`{key}` is not a `lora_a`, or lacks its `lora_b`"
             )));
         };
         let other = weights.remove(&format!("{path}.lora_b"));
@@ -258,7 +258,7 @@ fn loras(
         let plain = |t: &Tensor| (t.rank() == 2).then(|| t.t()?.contiguous());
         let (Some(a), Some(b)) = (plain(&first), plain(&other)) else {
             return Err(bad(format!(
-                "`{path}` is not of plain LoRA (its factors are no matrices)"
+                "`{path}` is not plain LoRA (its factors are not matrices)"
             )));
         };
         let lora = Lora::new(a?, b?, scale).map_err(|e| bad(format!("`{path}`: {e}")))?;
@@ -286,9 +286,7 @@ fn untie(weights: &mut BTreeMap<String, Tensor>, pattern: &str) -> Result<(), St
         .iter()
         .any(|end| end.is_empty() || !end.chars().all(usual))
     {
-        return Err(format!(
-            "the parameters tied by `{pattern}` cannot be told apart"
-        ));
+        return Err(format!("the parameters tied by `{pattern}` are ambiguous"));
     }
     let mut more = BTreeMap::new();
     for (key, tensor) in &*weights {

@@ -67,7 +67,7 @@ pub fn write(library: &Library, out: &Path) -> Result<Vec<String>> {
                 match derived(&expert, &artifact).context(context)? {
                     Some(derived) => files.extend(derived),
                     None => notes.push(format!(
-                        "the {kind} artifact of `{name}` is of no kind that MTTL knows: left out"
+                        "the {kind} artifact of `{name}` has no counterpart in MTTL: left out"
                     )),
                 }
             }
@@ -211,7 +211,9 @@ fn modified(expert: &Expert, before: &Json) -> (String, String) {
 fn metadata(expert: &Expert) -> Result<Json> {
     let card = &expert.card;
     if card.name.as_str().contains('.') {
-        return Err(Error::invalid("MTTL's names hold no dot; rename it first"));
+        return Err(Error::invalid(
+            "MTTL's names must not contain a dot; rename it first",
+        ));
     }
     let (rank, alpha) = rank_and_alpha(expert)?;
     let tasks: Vec<&str> = card.tasks.iter().map(Name::as_str).collect();

@@ -58,7 +58,7 @@ pub fn run(
     recipe.check()?;
     recipe.check_over(&base, &data)?;
     if recipe.downstream.is_some() && questions.is_empty() {
-        return Err(Error::invalid("the downstream set holds no question"));
+        return Err(Error::invalid("the downstream set has no questions"));
     }
     crate::file::probe(out)?;
     let tasks = recipe.tasks_of(&data);

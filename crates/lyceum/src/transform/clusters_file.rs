@@ -80,7 +80,7 @@ impl ClusterTasks {
 /// The clusters at `path` with the tasks each is to be trained on. Without a file of tasks beside it the names are those of tasks.
 ///
 /// # Errors
-/// When a file is not what it should be, or there is no cluster in it.
+/// When a file is not what it should be, or it has no clusters.
 pub fn read_clusters(path: &Path) -> Result<ClusterTasks> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
     let bytes = read(path)?;
@@ -89,7 +89,7 @@ pub fn read_clusters(path: &Path) -> Result<ClusterTasks> {
         Error::format(path.display(), why)
     })?;
     if clusters.is_empty() {
-        return Err(Error::format(path.display(), "there is no cluster in it"));
+        return Err(Error::format(path.display(), "it has no clusters"));
     }
     let beside = beside(path);
     let tasks = match read(&beside) {

@@ -174,7 +174,7 @@ fn what_only_the_kernels_do_is_refused() {
     let job = Job::new(name.clone(), vec![name], rows.unwrap());
     let lora = LoraConfig::default();
     let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
-    assert!(error.to_string().contains("--recompute"), "{error}");
+    assert!(error.to_string().contains("drop `recompute`"), "{error}");
     let place = Place::composed(Precision::Int8, &Device::Cpu);
     let error = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap_err();
     assert!(error.to_string().contains("--precision bf16"), "{error}");

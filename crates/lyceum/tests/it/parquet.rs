@@ -265,5 +265,5 @@ fn footers_that_claim_too_much_are_refused() {
     let end = long.len() - 8;
     long[end..end + 4].fill(0xff);
     refused(&long, "its footer is cut off");
-    refused(b"PAR1", "no parquet file, or cut off");
+    refused(b"PAR1", "not a parquet file, or truncated");
 }

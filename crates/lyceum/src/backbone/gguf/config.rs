@@ -38,7 +38,7 @@ pub(super) fn config(
     {
         return Err(Error::format(
             what,
-            format!("holds no base but something else (general.type is `{kind}`)"),
+            format!("is not a model (general.type is `{kind}`)"),
         ));
     }
     let Some(Value::Text(arch)) = header.fields.get("general.architecture") else {

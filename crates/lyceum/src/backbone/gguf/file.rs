@@ -85,7 +85,7 @@ impl<'a> Rest<'a> {
 
     fn text(&mut self) -> Result<&'a str, String> {
         let n = self.u64()?;
-        std::str::from_utf8(self.take(n)?).map_err(|_| "holds text that is not UTF-8".into())
+        std::str::from_utf8(self.take(n)?).map_err(|_| "has text that is not UTF-8".into())
     }
 
     fn value(&mut self, kind: u32) -> Result<Value<'a>, String> {
@@ -100,7 +100,7 @@ impl<'a> Rest<'a> {
             7 => match self.bytes()? {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
-                [other] => return Err(format!("holds {other} for true or false")),
+                [other] => return Err(format!("has {other} for a boolean")),
             },
             TEXT => Value::Text(self.text()?),
             LIST => Value::List(self.list()?),
@@ -149,7 +149,9 @@ impl<'a> Header<'a> {
     pub(super) fn read(file: &'a [u8]) -> Result<Self, String> {
         let mut rest = Rest(file);
         if rest.bytes()? != *b"GGUF" {
-            return Err("is no GGUF file (a base is one, or a Hugging Face folder)".into());
+            return Err(
+                "is not a GGUF file (a base is a GGUF file or a Hugging Face folder)".into(),
+            );
         }
         match rest.u32()? {
             2 | 3 => {}
@@ -181,7 +183,7 @@ impl<'a> Header<'a> {
         let align = match header.fields.get("general.alignment") {
             None => 32,
             Some(Value::Whole(n @ 1..=0x10_0000)) if n.count_ones() == 1 => *n as usize,
-            Some(_) => return Err("has a `general.alignment` that is no power of two".into()),
+            Some(_) => return Err("has a `general.alignment` that is not a power of two".into()),
         };
         let start = (file.len() - rest.0.len()).next_multiple_of(align);
         for (name, shape, lay, offset) in offsets {

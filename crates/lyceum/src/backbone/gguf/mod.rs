@@ -78,7 +78,7 @@ fn numbers(found: &BTreeMap<&str, Stored<'_>>, name: &str) -> Result<Option<Vec<
     };
     let n = stored.shape.iter().product::<usize>();
     if n > 1 << 16 {
-        return Err(bad(name, "is too large for what it is"));
+        return Err(bad(name, "is out of range"));
     }
     let mut all = Vec::new();
     stored.each(|values| all.extend_from_slice(values))?;

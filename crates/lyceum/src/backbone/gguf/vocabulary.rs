@@ -106,7 +106,7 @@ fn pieces(header: &Header<'_>) -> Result<Vec<Piece>, String> {
     let mut all = Vec::new();
     for token in tokens.iter() {
         let Value::Text(text) = token else {
-            return Err("holds tokens that are no texts".into());
+            return Err("has tokens that are not texts".into());
         };
         let score = match scores.as_mut().map(Iterator::next) {
             None => 0.0,
@@ -137,7 +137,7 @@ fn merges<'a>(header: &Header<'a>) -> Result<Vec<(&'a str, &'a str)>, String> {
         _ => None,
     };
     let all: Option<Vec<_>> = merges.iter().map(pair).collect();
-    all.ok_or_else(|| "holds merges that are no pairs".into())
+    all.ok_or_else(|| "has merges that are not pairs".into())
 }
 
 /// The pre-tokenizer that llama.cpp calls `name`.

@@ -128,7 +128,7 @@ impl<'a> Batch<'a> {
     pub(super) fn buffer(&mut self, i: usize) -> Why<Vec<u8>> {
         let buffers = self.buffers.filter(|buffers| i < buffers.len);
         let buffers = buffers.ok_or("a batch lists fewer buffers than its schema")?;
-        let outside = "a buffer lies outside its batch";
+        let outside = "a buffer is outside its batch";
         let (start, len) = (buffers.i64(i, 0)?, buffers.i64(i, 8)?);
         let start = u64::try_from(start).map_err(|_| outside)?;
         let len = u64::try_from(len).map_err(|_| outside)?;

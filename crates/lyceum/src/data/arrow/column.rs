@@ -36,7 +36,7 @@ impl<'a, 'b> Array<'a, 'b> {
         let first = batch.first(at)?;
         let valid = batch.buffer(first)?;
         if !valid.is_empty() && valid.len() < len.div_ceil(8) {
-            return Err("it says of fewer values than it has whether they are there".into());
+            return Err("its validity bitmap is shorter than its column".into());
         }
         Ok(Array {
             batch,
@@ -86,7 +86,7 @@ impl<'a, 'b> Array<'a, 'b> {
             true => {
                 let bytes = data
                     .get(*start..*end)
-                    .ok_or("its texts lie outside their buffer")?;
+                    .ok_or("its texts are outside their buffer")?;
                 self.copied(bytes).map(Some)
             }
         };
@@ -137,7 +137,7 @@ impl<'a, 'b> Array<'a, 'b> {
                     end.and_then(|end| buffers.get(buffer)?.get(at..end))
                 }
             };
-            self.copied(bytes.ok_or("its texts lie outside their buffers")?)
+            self.copied(bytes.ok_or("its texts are outside their buffers")?)
                 .map(Some)
         };
         all.chunks_exact(16).enumerate().map(text).collect()
@@ -206,7 +206,7 @@ impl<'a, 'b> Array<'a, 'b> {
             }
             let items = items
                 .get_mut(*start..*end)
-                .ok_or("its lists lie outside their values")?;
+                .ok_or("its lists are outside their values")?;
             let texts = items
                 .iter_mut()
                 .map(Option::take)
@@ -230,5 +230,5 @@ fn number(bytes: &[u8], signed: bool) -> Why<usize> {
     let number = usize::try_from(wide(bytes)).ok();
     number
         .filter(|_| !negative)
-        .ok_or_else(|| "it holds a place or size below zero".into())
+        .ok_or_else(|| "it has a negative offset or size".into())
 }

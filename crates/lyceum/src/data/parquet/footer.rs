@@ -28,7 +28,7 @@ pub(super) fn bytes(file: &mut File, start: u64, len: usize) -> Why<Vec<u8>> {
 
 /// The footer of a file of `size` bytes.
 pub(super) fn read(file: &mut File, size: u64, budget: &Budget) -> Why<ParquetMetaData> {
-    let cut = "it is no parquet file, or cut off";
+    let cut = "it is not a parquet file, or truncated";
     let end = size.checked_sub(8).ok_or(cut)?;
     let tail = bytes(file, end, 8)?;
     let (Some(len), Some(MAGIC)) = (tail.first_chunk(), tail.get(4..)) else {
@@ -78,7 +78,7 @@ fn schema(footer: &[u8]) -> Why<()> {
 pub(super) fn place(column: &ColumnChunkMetaData, size: u64) -> Why<(u64, usize)> {
     let name = column.column_path();
     if column.file_path().is_some() {
-        return Err(format!("column `{name}` lies in another file"));
+        return Err(format!("column `{name}` is in another file"));
     }
     let first = column.dictionary_page_offset();
     let start = u64::try_from(first.unwrap_or(column.data_page_offset())).ok();
@@ -86,5 +86,5 @@ pub(super) fn place(column: &ColumnChunkMetaData, size: u64) -> Why<(u64, usize)
     let inside = |(start, len): &(u64, u64)| start.checked_add(*len).is_some_and(|end| end <= size);
     let found = start.zip(len).filter(inside);
     let found = found.and_then(|(start, len)| Some((start, usize::try_from(len).ok()?)));
-    found.ok_or_else(|| format!("column `{name}` lies outside the file"))
+    found.ok_or_else(|| format!("column `{name}` is outside the file"))
 }

@@ -216,7 +216,7 @@ pub(super) fn refused(place: &str, answer: &Response) -> Error {
         (403, Some("GatedRepo")) => refusal::remote(
             place,
             Refusal::Denied,
-            "its owner asks to be asked: accept the conditions on the repository's page, and set \
+            "this repository is gated: accept its terms on its page of the hub, and set \
              HF_TOKEN",
         ),
         _ => refusal::refused(place, (status, code), asked, LOGIN),

@@ -208,7 +208,7 @@ fn what_cannot_be_read_is_named() {
         ("lfs2", "git lfs pull"),
         ("csv", "left out 4 files of kinds that are not read"),
         ("csv", ": a.tsv, b.jsonl.xz, test.csv, ..."),
-        ("none", "it holds no rows: none of .jsonl"),
+        ("none", "it has no rows: none of .jsonl"),
         ("odd", "it holds no example; left out 1 file without rows"),
         ("half", "train.jsonl:2: "),
         ("cut", "gzip data is damaged or cut off"),
