@@ -86,8 +86,8 @@ fn number(half: u16) -> f32 {
     f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// Small blocks, of one group each: `numbers` reads one, `scales` makes d and m of the two f16 numbers
-/// at its start.
+/// Small blocks, of one group each: `numbers` reads one, `scales` makes d and m of the two f16
+/// numbers at its start.
 #[inline(always)]
 fn small<B: Block>(
     bytes: &[u8],

@@ -51,8 +51,8 @@ impl Gathered {
     }
 }
 
-/// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are any,
-/// to rows of `into`.
+/// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are
+/// any, to rows of `into`.
 fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {

@@ -118,8 +118,8 @@ impl Pretrain {
         Schedule::cosine(self.lr, self.warmup, self.decay, self.steps)
     }
 
-    /// Whether a run of `steps` steps under `self` may go on under `other`: the same data, model
-    /// and learning rates so far.
+    /// Returns `true` if a run of `steps` steps under `self` may continue under `other`: the same
+    /// data, model and learning rates so far.
     fn begins(&self, other: &Pretrain, steps: usize) -> bool {
         let like = Pretrain {
             steps: other.steps,

@@ -139,9 +139,9 @@ impl Expert {
         self.card.base_family = Some(base.family_fingerprint.clone());
     }
 
-    /// Checks that it belongs on `base`: it was trained over its weights if it knows, or over others
-    /// of its architecture where `base` accepts those, and every site it adapts is there with its
-    /// widths.
+    /// Checks that it belongs on `base`: it was trained over its weights if it knows, or over
+    /// others of its architecture where `base` accepts those, and every site it adapts is there
+    /// with its widths.
     ///
     /// # Errors
     /// [`Error::OtherBase`] when only the weights differ and `base` does not accept that,

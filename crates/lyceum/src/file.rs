@@ -32,8 +32,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Makes the folder `dir` if there is none, and a file in it for a moment: whether it can be written
-/// is known before anything long begins.
+/// Makes the folder `dir` if there is none, and a file in it for a moment: whether it can be
+/// written is known before anything long begins.
 ///
 /// # Errors
 /// [`Error::Io`] when the system says no.
@@ -48,8 +48,8 @@ pub fn probe(dir: &Path) -> Result<()> {
     written.map_err(|e| Error::io(dir, e))
 }
 
-/// Recognises bytes that stand in for a file of data: a pointer of Git LFS or git-annex, a web page,
-/// or nothing; the text says what to do.
+/// Recognises bytes that stand in for a file of data: a pointer of Git LFS or git-annex, a web
+/// page, or nothing; the text says what to do.
 pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     let start = bytes.trim_ascii_start();
     let starts = |with: &str| {

@@ -1,4 +1,5 @@
-//! A base with a mixture over it: losses, logits and scores; [`generate`](crate::generate) has text.
+//! A base with a mixture over it: losses, logits and scores; [`generate`](crate::generate) has
+//! text.
 
 pub mod multi;
 mod saved;

@@ -204,7 +204,8 @@ pub(crate) struct EvalArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Multiple choice instead: `arc-easy`, or a JSON file (lines or a list) of query, choices, gold
+    /// Multiple choice instead: `arc-easy`, or a JSON file (lines or a list) of query, choices,
+    /// gold
     #[arg(
         long,
         alias = "task",

@@ -284,7 +284,8 @@ pub(crate) enum BaseCommand {
     /// Family, sizes, the linears an expert can adapt, fingerprint
     #[command(after_help = "Example: lyceum base show gpt-neo-125m --format json")]
     Show {
-        /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
+        /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when
+        /// absent
         dir: Option<PathBuf>,
         /// List every linear on its own line instead of grouping the blocks
         #[arg(long)]

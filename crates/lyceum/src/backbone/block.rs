@@ -207,7 +207,8 @@ impl Block {
             mlp: Gradients::new(),
             norms: vec![Gradients::new(); self.norms.len()],
         };
-        // The norm that the MLP reads through and what goes into that, unless it shares attention's.
+        // The norm that the MLP reads through and what goes into that, unless it shares
+        // attention's.
         let into = match self.residual {
             Residual::Sequential | Residual::Sandwich => Some((1, kept.middle.as_slice())),
             Residual::Parallel => Some((1, own)),

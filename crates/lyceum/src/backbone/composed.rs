@@ -1,7 +1,8 @@
 //! The decoder in candle's operations: the same blocks where the kernels do not run, on a GPU.
 //!
-//! Rows stay packed, as everywhere; only attention lays them out as a rectangle of sequences, because
-//! a GPU's time goes into starting operations and one product per sequence would start many.
+//! Rows stay packed, as everywhere; only attention lays them out as a rectangle of sequences,
+//! because a GPU's time goes into starting operations and one product per sequence would start
+//! many.
 
 use std::collections::{BTreeMap, BTreeSet};
 

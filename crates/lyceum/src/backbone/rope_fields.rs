@@ -48,7 +48,7 @@ impl Rope {
     /// Reads the base, `rope_scaling` and `rope_parameters` (which holds both), and how many
     /// positions the decoder then has, into `config`.
     ///
-    /// Where both objects are there, `rope_scaling` takes the place of `rope_parameters`, as in
+    /// If both objects are present, `rope_scaling` takes the place of `rope_parameters`, as in
     /// transformers 5.
     pub(super) fn take(fields: &mut Fields, config: &mut Config, context: Context) -> Result<()> {
         let (theta_said, partial_said) = (fields.says(context.theta), fields.says(context.partial));

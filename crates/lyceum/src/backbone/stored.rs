@@ -81,7 +81,8 @@ impl Lay {
     }
 }
 
-/// The value of eight bits: 1 of sign, 4 of exponent (bias 7), 3 of fraction; all ones is no number.
+/// The value of eight bits: 1 of sign, 4 of exponent (bias 7), 3 of fraction; all ones is no
+/// number.
 fn e4m3(bits: u8) -> f32 {
     let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
     let size = match (exponent, bits & 7) {

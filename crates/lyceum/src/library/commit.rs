@@ -45,12 +45,12 @@ impl<'a> Batch<'a> {
         &self.base
     }
 
-    /// How many changes were asked for.
+    /// The number of edits.
     pub fn len(&self) -> usize {
         self.edits.len()
     }
 
-    /// Whether nothing was asked for.
+    /// Returns `true` if there are no edits.
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }

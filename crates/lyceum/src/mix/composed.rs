@@ -80,7 +80,7 @@ impl RoutedLinear {
 }
 
 impl SiteBank {
-    /// What the experts add, `[t, d_out]`, for `x` `[t, d_in]` on any device; `trained` are the
+    /// The experts' update `[t, d_out]` for `x` `[t, d_in]` on any device; `trained` are the
     /// weights of `gates` as a tensor `[t, per]`, if they can be trained.
     fn composed(
         &self,

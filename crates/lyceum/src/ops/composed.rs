@@ -126,8 +126,8 @@ pub(crate) fn spread_out(x: &Tensor, ids: &Tensor, places: &Tensor) -> Result<Te
     known(x, y, move |dy| Ok(dy.index_select(&places, 0)?))
 }
 
-/// The opposite: the rows of `x` at `places`; `ids` and `real` (1 or 0, `[n, 1]`) say which row each
-/// place holds, if it holds one.
+/// The opposite: the rows of `x` at `places`; `ids` and `real` (1 or 0, `[n, 1]`) say which row
+/// each place holds, if it holds one.
 pub(crate) fn gather(
     x: &Tensor,
     (ids, real): (&Tensor, &Tensor),

@@ -155,8 +155,8 @@ impl Report {
         charts::charts(self)
     }
 
-    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`. Charts of the
-    /// report that was there before, and that this one has not, go.
+    /// Writes `report.md`, `report.html`, `plots/` and, last, `report.json` into `dir`. Charts of
+    /// the report that was there before, and that this one has not, go.
     ///
     /// # Errors
     /// When a chart cannot be drawn or a file cannot be written.

@@ -23,7 +23,7 @@ pub enum Role {
     PerToken,
 }
 
-/// What a router is built from.
+/// The inputs that a router is built from.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// The experts, in the order of the gates.
@@ -46,7 +46,7 @@ pub struct About {
     pub name: &'static str,
     /// How it decides, in a line.
     pub what: &'static str,
-    /// Where it comes from.
+    /// The paper that introduced it.
     pub paper: &'static str,
     /// The part it plays where methods are compared.
     pub role: Role,

@@ -91,7 +91,7 @@ impl Remote {
     }
 }
 
-/// What went wrong with the object `key` of `place`, without anything the server wrote.
+/// The error for the object `key` of `place`, without any text of the server.
 fn told((place, key): (&str, &str), error: &object_store::Error, login: Login) -> Error {
     if let object_store::Error::AlreadyExists { .. } = error {
         return Error::Exists {
@@ -155,7 +155,7 @@ fn http_kind(error: &object_store::Error) -> Option<object_store::client::HttpEr
     None
 }
 
-/// Whether a connection ended before its answer came.
+/// Returns `true` if a connection ended before its answer came.
 fn lost(error: &object_store::Error) -> bool {
     use object_store::client::HttpErrorKind::{Interrupted, Timeout};
     matches!(http_kind(error), Some(Interrupted | Timeout))

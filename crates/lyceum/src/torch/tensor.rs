@@ -44,7 +44,7 @@ impl Dtype {
         }
     }
 
-    /// Whether it is a float.
+    /// Returns `true` for a floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::Bf16)
     }

@@ -42,7 +42,7 @@ fn size(claim: u64) -> Why<usize> {
     usize::try_from(claim).map_err(|_| format!("the zip container claims {claim} bytes"))
 }
 
-/// Where the directory begins, how long it is and how many entries it has.
+/// The directory's offset, length and number of entries.
 fn directory(bytes: &[u8]) -> Why<(usize, usize, usize)> {
     // The end record is last, but for a comment of at most 64 KiB.
     let last = bytes
@@ -76,7 +76,7 @@ fn directory(bytes: &[u8]) -> Why<(usize, usize, usize)> {
     ))
 }
 
-/// What the directory says of one entry.
+/// One entry of the directory.
 struct Listed<'a> {
     name: &'a str,
     crc: u32,

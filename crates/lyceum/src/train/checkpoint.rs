@@ -1,5 +1,5 @@
-//! What an interrupted training goes on from: every unfinished learner's variables, moments and
-//! losses, in one file named by its own hash.
+//! Training checkpoints: every unfinished learner's variables, moments and losses, in one file
+//! named by its own hash.
 //!
 //! The order of the data is not kept: it follows from the seed and the number of steps.
 

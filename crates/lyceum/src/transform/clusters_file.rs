@@ -77,7 +77,8 @@ impl ClusterTasks {
     }
 }
 
-/// The clusters at `path` with the tasks each is to be trained on. Without a file of tasks beside it the names are those of tasks.
+/// The clusters at `path` with the tasks each is to be trained on. Without a file of tasks beside
+/// it the names are those of tasks.
 ///
 /// # Errors
 /// When a file is not what it should be, or it has no clusters.

@@ -222,7 +222,7 @@ fn a_bad_row_is_named_with_file_line_field_and_what_was_expected() {
     named(b"{\"rows\": [1]}", "the field `source` is missing");
 }
 
-/// What no UTF-8 can hold is replaced and said.
+/// Unpaired surrogates, which UTF-8 cannot encode, are replaced and reported.
 #[test]
 fn half_a_surrogate_pair_is_replaced_and_said() {
     let text = ROW.replace("w1", r"w1 \ud83d").replace("w3", r"\ude00w3");

@@ -38,7 +38,7 @@ fn var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether a variable switches something on, as the hub's own tools read it.
+/// Returns `true` if a variable switches something on, as the hub's own tools read it.
 pub(crate) fn on(name: &str) -> bool {
     let value = var(name).unwrap_or_default().to_uppercase();
     matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
@@ -160,7 +160,7 @@ impl Client {
     }
 }
 
-/// Whether an answer of this kind may be another one later.
+/// Returns `true` if a failure of this status may be temporary.
 fn passes(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT
@@ -184,7 +184,7 @@ pub(super) fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-/// What the hub calls the error it answered with; only a plain word.
+/// The hub's code for the error; only a plain word.
 pub(super) fn code(headers: &HeaderMap) -> Option<&str> {
     let code = headers.get("x-error-code")?.to_str().ok()?;
     let plain = code.len() <= 64 && code.chars().all(|c| c.is_ascii_alphanumeric());

@@ -36,7 +36,7 @@ pub(super) struct Hub {
     uri: String,
     folder: String,
     repo: Repo,
-    /// What goes with the next commit; only this handle sees it until then.
+    /// Changes for the next commit; only this handle sees them until then.
     staged: Mutex<Staged>,
 }
 

@@ -121,7 +121,8 @@ fn everything_below_a_folder_is_read_in_the_order_of_its_paths() {
     );
 }
 
-/// What was read before keeps its fingerprint: the rows of `*.jsonl` and `*.parquet`, by name.
+/// Folders that older versions read keep their fingerprint: the rows of `*.jsonl` and `*.parquet`,
+/// by name.
 #[test]
 fn flat_folders_stay_what_they_were() {
     let folder = Folder::new();
