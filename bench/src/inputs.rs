@@ -1,4 +1,4 @@
-//! What both sides read: bases, experts, token ids.
+//! Inputs shared by Lyceum and its peers: bases, experts, token ids.
 //!
 //! `bench/peers/make.py` writes the bases, the adapters and `equal.jsonl`; [`prepare`] makes
 //! libraries of the adapters and writes the token ids of every step for the peers.

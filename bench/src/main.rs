@@ -57,7 +57,7 @@ struct Cli {
     /// The folder `bench/run` made.
     #[arg(long)]
     work: PathBuf,
-    /// How bases are kept and products rounded: bf16 or f32.
+    /// Storage of bases and rounding of products: bf16 or f32.
     #[arg(long, default_value = "bf16")]
     precision: Kind,
     /// All 2376 questions of ARC-Easy, not a part of them.

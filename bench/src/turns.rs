@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 
-/// What a turn did.
+/// The result of a turn.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     /// In the unit of the step: tokens, questions, floating-point operations, bytes.

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// What the process is asked, shared with the signals' handlers.
+/// Stop requests of the process, shared with the signal handlers.
 #[derive(Debug)]
 struct Asked {
     /// Stop in good order.
@@ -19,7 +19,7 @@ static ASKED: OnceLock<Asked> = OnceLock::new();
 #[derive(Debug)]
 pub(crate) struct Stoppable {
     asked: &'static Asked,
-    /// Whether somebody has seen that a stop was asked for.
+    /// `true` once a caller has seen the stop request.
     seen: AtomicBool,
     over: Arc<AtomicBool>,
 }
@@ -89,7 +89,7 @@ fn listen() -> Asked {
     asked
 }
 
-/// Whether this process ignores `signal`, where the system tells.
+/// Returns `true` if this process ignores `signal`, on systems that report it.
 #[cfg(unix)]
 fn ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The `lyceum` command: parse, run, exit code. Every subcommand is one file in `cmd`.
 //!
-//! Exit codes: 0 done; 1 it ran and found something wrong (`check`); 2 it could not be done, and stderr says why and what to do; 130 it was asked to stop (Ctrl-C), and stderr says what is kept.
+//! Exit codes: 0 done; 1 it ran and found something wrong (`check`); 2 it could not be done, and
+//! stderr says why and what to do; 130 it was asked to stop (Ctrl-C), and stderr says what is kept.
 
 mod args;
 mod cmd;

@@ -1,4 +1,4 @@
-//! What commands print: text for people, JSON for machines, progress on stderr.
+//! Output of the commands: text for people, JSON for machines, progress on stderr.
 
 #![expect(clippy::print_stderr, reason = "the one place that prints")]
 
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::interrupt::Stoppable;
 
-/// How results are printed.
+/// Output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
     /// For people.
@@ -53,7 +53,7 @@ pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }
 
-/// What a base's owner may not expect, a line each on stderr.
+/// Prints a base's notes as warnings, a line each on stderr.
 pub(crate) fn warn(notes: &[String]) {
     notes
         .iter()
@@ -113,7 +113,7 @@ impl std::fmt::Display for NotClean {
 
 impl std::error::Error for NotClean {}
 
-/// Whether whoever reads our output has gone, which is no failure.
+/// Returns `true` if the reader of our output is gone, which is not a failure.
 pub(crate) fn broken_pipe(error: &anyhow::Error) -> bool {
     let io = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
     error
@@ -121,7 +121,7 @@ pub(crate) fn broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.downcast_ref().is_some_and(io))
 }
 
-/// What is kept of a work that was asked to stop, if that is how it ended.
+/// The message of a stopped run, if the error is one: it says what was kept.
 pub(crate) fn stopped(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| match cause.downcast_ref() {
         Some(lyceum::Error::Stopped(text)) => Some(text.clone()),

@@ -214,7 +214,7 @@ fn piece(mut message: Message<'_>) -> Result<Piece> {
     while let Some((number, field)) = message.next()? {
         match (number, field) {
             (1, Field::Bytes(text)) => {
-                let text = std::str::from_utf8(text).map_err(|_| "holds text that is not UTF-8")?;
+                let text = std::str::from_utf8(text).map_err(|_| "has text that is not UTF-8")?;
                 piece.text = text.to_owned();
             }
             (2, Field::Word(bits)) => piece.score = f32::from_bits(bits).into(),

@@ -22,7 +22,7 @@ const BLOCK: usize = 2 * SIDE;
 /// first cache.
 const DEPTH: usize = 12 * SIDE;
 
-/// Whether the processor has AMX for bf16, and the system lets this process use it.
+/// Returns `true` if the CPU has AMX for bf16 and the system lets this process use it.
 pub(crate) fn allowed() -> bool {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     *ALLOWED.get_or_init(|| {
@@ -233,7 +233,8 @@ fn prepare(
     }
 }
 
-/// Whether a block of `rows` rows lies whole inside the result, and where it begins.
+/// Returns `true` if a block of `rows` rows is entirely inside the result, and a pointer to its
+/// first element.
 fn place(target: &Target<'_>, at: (usize, usize), rows: usize) -> (bool, *mut f32) {
     let inside = rows == BLOCK && (at.1 + 1) * BLOCK <= target.n;
     let first = target.y.0.wrapping_add(at.0 * target.stride + at.1 * BLOCK);

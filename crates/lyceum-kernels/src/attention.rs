@@ -30,11 +30,12 @@ pub struct Heads {
     pub dim: usize,
     /// Multiplies the scores (1 for GPT-Neo).
     pub scale: f32,
-    /// How many last positions, itself included, a query sees; all when absent.
+    /// Sliding window: the number of last positions, its own included, that a query attends to; all
+    /// when absent.
     pub window: Option<usize>,
     /// Scores become `cap * tanh(score / cap)`, if there is a cap.
     pub soft_cap: Option<f32>,
-    /// How the factors of the products of many rows may be rounded: they are where that is faster.
+    /// Rounding permitted in products of many rows, applied where it is faster.
     pub rounding: Rounding,
 }
 
@@ -53,8 +54,8 @@ impl Heads {
         self.rounding == Rounding::Bf16 && level.pairs()
     }
 
-    /// Whether the products of many rows round keys and values to bf16 here: a cache may keep them
-    /// so.
+    /// Returns `true` if products of many rows round keys and values to bf16 on this CPU, so that a
+    /// cache may store them rounded.
     pub fn rounds(&self) -> bool {
         self.halves(Level::best())
     }
@@ -64,7 +65,7 @@ impl Heads {
         assert!(shared, "as many heads to each of keys and values");
     }
 
-    /// Where the head of k and v that serves query head `head` begins in a row.
+    /// The offset in a row of the head of k and v that serves query head `head`.
     #[inline(always)]
     fn kv_at(&self, head: usize) -> usize {
         head / (self.heads / self.kv_heads) * self.dim
@@ -195,7 +196,7 @@ fn seen(start: usize, end: usize, h: &Heads, keys: &Panels) -> (usize, usize) {
     (first_seen(start, h.window) / width * width, end)
 }
 
-/// Where a part goes that overwrites what is there.
+/// The destination of a part that overwrites its elements.
 fn over(y: &mut [f32], stride: usize) -> Place {
     Place {
         y: Output(y.as_mut_ptr()),

@@ -36,7 +36,7 @@ pub(crate) trait Block {
     const BYTES: usize;
     /// Weights that share d and m.
     const GROUP: usize = 32;
-    /// Whether m is ever anything but 0; else it is left alone.
+    /// `true` if m can be anything but 0; otherwise it is not written.
     const OFFSETS: bool = true;
     /// Takes blocks apart, no more than [`LONGEST`] weights and of 256 only one: `q` is as long as
     /// they are, d and m have their groups.
@@ -86,8 +86,8 @@ fn number(half: u16) -> f32 {
     f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// Small blocks, of one group each: `numbers` reads one, `scales` makes d and m of the two f16 numbers
-/// at its start.
+/// Small blocks, of one group each: `numbers` reads one, `scales` makes d and m of the two f16
+/// numbers at its start.
 #[inline(always)]
 fn small<B: Block>(
     bytes: &[u8],
@@ -126,7 +126,8 @@ fn nibbles(bytes: &[u8], q: &mut [i8]) {
     }
 }
 
-/// The same with a fifth bit each, eight in a word: those of the first numbers come first.
+/// 32 five-bit numbers: nibbles as above, and a fifth bit each, eight to a byte, first numbers
+/// first.
 #[inline(always)]
 fn fives(fifth: &[u8], bytes: &[u8], q: &mut [i8]) {
     const EACH: u64 = 0x0101_0101_0101_0101;

@@ -1,4 +1,4 @@
-//! What this processor can do, decided once.
+//! CPU feature detection, done once.
 
 use std::sync::OnceLock;
 
@@ -13,7 +13,7 @@ pub enum Level {
     Avx512,
     /// 512-bit registers, and products of pairs of bf16.
     Avx512Bf16,
-    /// As before, and products of tiles of bf16.
+    /// 512-bit registers, products of pairs of bf16, and products of bf16 tiles.
     Amx,
 }
 
@@ -30,7 +30,7 @@ impl Level {
         })
     }
 
-    /// Whether this processor has the level's instructions.
+    /// Returns `true` if the CPU has the level's instructions.
     pub fn exists(self) -> bool {
         match self {
             Level::Portable => true,
@@ -53,7 +53,8 @@ impl Level {
         }
     }
 
-    /// Whether products are faster with factors in bf16, even if these must be rounded for them.
+    /// Returns `true` if products are faster with factors in bf16, even if they must be rounded
+    /// first.
     pub(crate) fn pairs(self) -> bool {
         self == Level::Avx512Bf16
     }

@@ -1,7 +1,7 @@
-//! What routed low-rank adapters add to a linear layer's output, and its gradients.
+//! The low-rank update that routed adapters add to a linear layer's output, and its gradients.
 //!
-//! Each expert's factors lie in a slab of their own. A token touches only the slabs of the experts it
-//! chose, so the cost grows with the choices, not with the experts.
+//! Each expert's factors lie in a slab of their own. A token touches only the slabs of the experts
+//! it chose, so the cost grows with the choices, not with the experts.
 
 mod mix;
 mod slab;
@@ -24,11 +24,11 @@ const COLUMNS: usize = 128;
 pub struct Factors<'a> {
     /// Each expert's factors and scale.
     pub table: &'a SlabTable,
-    /// How the experts' outputs become one.
+    /// Rule that combines the experts' outputs.
     pub law: Law,
 }
 
-/// How the outputs of a token's experts become one.
+/// Rule that combines the outputs of a token's experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Law {
     /// `sum_e g_e s_e B_e A_e x`.
@@ -102,7 +102,7 @@ impl Factors<'_> {
     }
 }
 
-/// What the experts of one layer add to its output, for tokens that chose some of them.
+/// The update of one layer's experts, for tokens that chose some of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Delta<'a> {
     f: Factors<'a>,

@@ -1,4 +1,5 @@
-//! Rows of quantised blocks times a few rows of numbers, each block taken apart beside the processor.
+//! Rows of quantised blocks times a few rows of numbers, each block taken apart beside the
+//! processor.
 //!
 //! A group's weights are `d q - m`, so its part of a sum is `d (q x) - m (sum of x)`: the small
 //! whole numbers are multiplied as they are, and scales count once per group.
@@ -110,7 +111,7 @@ fn several<B: Block, const N: usize>(
     }
 }
 
-/// The same for `R` rows of x from row `first` on; says how many they were.
+/// `N` weights times `R` rows of x from row `first` on; returns `R`.
 #[inline(always)]
 fn tile<B: Block, const N: usize, const R: usize>(
     parts: &Parts,

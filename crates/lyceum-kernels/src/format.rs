@@ -5,7 +5,7 @@
 
 use crate::blocks::decode;
 
-/// How blocks are laid out, by ggml's names.
+/// Block layouts, by ggml's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(non_camel_case_types, reason = "ggml's names")]
 pub enum Format {
@@ -21,7 +21,7 @@ pub enum Format {
     Q8_0,
     /// 256 weights of four bits: eight groups `d s q - m o`, with s and o of six bits.
     Q4_K,
-    /// The same with q of five bits.
+    /// 256 weights of five bits: eight groups `d s q - m o`, with s and o of six bits.
     Q5_K,
     /// 256 weights of six bits: sixteen groups `d s (q - 32)`, with s of eight bits.
     Q6_K,
@@ -67,7 +67,7 @@ impl Format {
         n.div_ceil(self.block()) * self.block_bytes()
     }
 
-    /// Where in a block the f16 numbers stand.
+    /// Byte offsets in a block of its f16 numbers.
     fn halves(self) -> &'static [usize] {
         match self {
             Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
@@ -76,7 +76,7 @@ impl Format {
         }
     }
 
-    /// Whether every weight of whole blocks is finite.
+    /// Returns `true` if every weight of whole blocks is finite.
     pub fn finite(self, bytes: &[u8]) -> bool {
         let finite = |block: &[u8], at: usize| {
             let high = block.get(at + 1).copied().unwrap_or(0x7c);

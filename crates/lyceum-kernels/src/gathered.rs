@@ -26,8 +26,8 @@ impl Gathered {
         self.pair(x, row, (from, to)).0
     }
 
-    /// The same of a row and of the one after it, if there is one. Rows are asked for in order, all
-    /// of them or every other.
+    /// Values `from..to` of a row and of the next one, if there is one. Rows must be requested in
+    /// order, all of them or every other.
     #[inline(always)]
     pub(crate) fn pair<'a>(
         &'a mut self,
@@ -51,8 +51,8 @@ impl Gathered {
     }
 }
 
-/// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are any,
-/// to rows of `into`.
+/// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are
+/// any, to rows of `into`.
 fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {

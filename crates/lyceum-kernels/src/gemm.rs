@@ -16,7 +16,7 @@ use crate::quantised::{Bytes, Format, Quantised};
 pub use crate::tile::Added;
 use crate::view::View;
 
-/// How a frozen matrix is kept.
+/// Storage formats of a frozen matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// As [`Packed::f32`] does.
@@ -65,8 +65,8 @@ impl Packed {
         Packed(Kind::Quantised(Quantised::int8(w, (n_out, n_in))))
     }
 
-    /// The same of a matrix whose rows are read some at a time, by several threads: `read` is given
-    /// where the rows begin and room for them. The values never stand in memory all at once.
+    /// Packs a matrix in panels as its rows arrive, from several threads: `read` receives the index
+    /// of the first row and a buffer to fill. The whole matrix is never in memory.
     pub fn read<E: Send>(
         (n_out, n_in): (usize, usize),
         keep: Keep,
@@ -208,7 +208,7 @@ fn of_width(x: &[f32], width: usize) -> View<'_> {
     View::whole(x, t, width)
 }
 
-/// Whether `level` multiplies a small matrix as the portable one does.
+/// Returns `true` if `level` multiplies a small matrix like the portable one.
 pub(crate) fn agrees(level: Level) -> bool {
     let (t, k, n) = (29, 37, 71);
     let value = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
@@ -221,7 +221,7 @@ pub(crate) fn agrees(level: Level) -> bool {
     })
 }
 
-/// How the factors of a product are rounded; sums are f32 always.
+/// Rounding of a product's factors; sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
     /// Not at all.

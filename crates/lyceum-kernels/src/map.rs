@@ -14,7 +14,7 @@ impl Map {
     /// Maps the file at `path`.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// Errors of the operating system.
     pub fn open(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the map is only read; see the type's note on files that shrink.

@@ -5,8 +5,9 @@ use half::bf16;
 /// Defines `fn name(args)` that runs `body` compiled for AVX-512, AVX2 or the baseline, whichever
 /// this processor has.
 ///
-/// What `body` calls must be inlined to be compiled so: write loops, not `map(..).sum()` or `fold`,
-/// which may stay functions of their own, without the wider registers and with calls of `fmaf`.
+/// Functions that `body` calls must be inlined to be compiled so: write loops, not `map(..).sum()`
+/// or `fold`, which may stay functions of their own, without the wider registers and with calls of
+/// `fmaf`.
 macro_rules! dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*

@@ -3,7 +3,8 @@
 //! `y = x M` with `M` `[k, n]` is computed a *panel* of columns at a time: two registers wide.
 //! The panel's values lie row after row, so a product streams through memory once. In bf16 a
 //! 32-bit word holds two consecutive rows' values of a column: the first in the low half, the
-//! second in the high half, as AVX512-BF16 multiplies them; elsewhere a shift and a mask widen them.
+//! second in the high half, as AVX512-BF16 multiplies them; elsewhere a shift and a mask widen
+//! them.
 
 use rayon::prelude::*;
 

@@ -24,10 +24,10 @@ use crate::view::View;
 
 /// Rows per job, a multiple of every level's tile: a product of a multiple of so many is fastest.
 pub const ROWS: usize = 48;
-/// Bytes of a panel that are read again for every tile of rows. They come from the second cache,
-/// fast enough; more of them means that sums are put down and taken up less often.
+/// Bytes of a panel that every tile of rows reads again, from L2; the larger, the less often sums
+/// are stored and reloaded.
 const PANEL_BYTES: usize = 192 * 1024;
-/// Rows so many values apart, or a multiple, push each other out of the first cache.
+/// Row strides that are a multiple of this many values (4 KiB) alias in L1.
 const PAGE: usize = 1024;
 
 /// One product: `y = x M + added`.
@@ -38,7 +38,7 @@ pub(crate) struct Product<'a> {
     /// The rows of the panels' matrix that x stands for. With pairs of rows in a panel the first
     /// is even; with tiles they are all of them.
     inner: (usize, usize),
-    /// Whether the result is added to what is there.
+    /// `true` if the result is added to the output's previous values.
     pub(crate) adds: bool,
     pub(crate) target: Target<'a>,
 }
@@ -50,8 +50,8 @@ pub(crate) struct Job {
     pub(crate) panels: (usize, usize),
 }
 
-/// What is done with some rows of a result as soon as they are there, while they are in the caches:
-/// it is given the number of the first, and the rows `[.., n]`.
+/// Epilogue applied to rows of a result as soon as they are complete, while they are cached: it
+/// receives the index of the first row, and the rows `[.., n]`.
 pub type Then<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// `y = x M + added`: x `[t, k]`, result `[t, n]`.
@@ -59,7 +59,7 @@ pub(crate) fn product(level: Level, x: View<'_>, panels: &Panels, added: Added<'
     product_then(level, x, panels, added, None)
 }
 
-/// The same, `then` done with all rows, some at a time.
+/// `y = x M + added`, with `then` applied to all rows, a group at a time.
 pub(crate) fn product_then(
     level: Level,
     x: View<'_>,
@@ -145,12 +145,12 @@ fn check_shapes(level: Level, x: View<'_>, panels: &Panels, added: &Added<'_>) {
     );
 }
 
-/// Where a part of a product in f32 goes: rows `stride` values apart.
+/// Destination of a part of a product in f32, with rows `stride` values apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) y: Output,
     pub(crate) stride: usize,
-    /// Whether the part is added to what is there.
+    /// `true` if the part is added to the previous values.
     pub(crate) adds: bool,
 }
 

@@ -94,7 +94,7 @@ impl Quantised {
         }
     }
 
-    /// The same of a matrix whose rows `read` gives, some at a time.
+    /// Quantises a matrix to int8 as `read` delivers its rows, a group at a time.
     pub(crate) fn read_int8<E: Send>(
         (n_out, n_in): (usize, usize),
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,

@@ -10,7 +10,7 @@ use crate::vector::Vector;
 /// Tokens per job.
 const BLOCK: usize = 32;
 
-/// How an input is compared with a direction.
+/// Score functions of an input and a direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Score {
     /// `|x . p|`.
@@ -29,7 +29,7 @@ pub struct Directions<'a> {
     pub rows: &'a [f32],
     /// The experts that can be chosen.
     pub here: &'a [bool],
-    /// How inputs are compared with them.
+    /// The score function.
     pub score: Score,
     /// Divides the scores.
     pub temperature: f32,

@@ -5,7 +5,7 @@
 use crate::math::round;
 use crate::vector::Vector;
 
-/// Where a product writes.
+/// A product's output buffer.
 #[derive(Clone, Copy)]
 pub(crate) struct Output(pub(crate) *mut f32);
 // SAFETY: jobs write disjoint elements of one buffer that outlives them.
@@ -13,16 +13,16 @@ unsafe impl Sync for Output {}
 // SAFETY: as above.
 unsafe impl Send for Output {}
 
-/// What a product adds to its result.
+/// Terms that a product adds to its result.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Added<'a> {
-    /// The same `[n]` for every row.
+    /// A bias `[n]`, added to every row.
     pub bias: Option<&'a [f32]>,
     /// Values `[t, n]`, such as a residual stream.
     pub rows: Option<&'a [f32]>,
 }
 
-/// How panels and rows are stored, and what one step does with them.
+/// Storage of panels and rows, and the arithmetic of one step.
 pub(crate) trait Operand {
     /// The registers sums are kept in.
     type V: Vector;
@@ -179,7 +179,7 @@ impl Operand for Paired {
     }
 }
 
-/// What a tile reads besides x, and where it writes.
+/// Operands of a tile besides x, and its output.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     /// Columns of the result.
@@ -194,9 +194,9 @@ pub(crate) struct Target<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
     pub(crate) count: usize,
-    /// Whether the sums begin at zero, not at what `y` holds.
+    /// `true` if the sums start at zero, not at the values of `y`.
     pub(crate) first: bool,
-    /// Whether bias and rows are added.
+    /// `true` if bias and rows are added.
     pub(crate) last: bool,
 }
 

@@ -26,7 +26,7 @@ impl<'a> View<'a> {
         View::new(values, rows, columns, columns)
     }
 
-    /// The same, rows as columns.
+    /// The transpose.
     pub(crate) fn turned(self) -> Self {
         View {
             rows: self.columns,
@@ -36,7 +36,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether every element lies inside the slice.
+    /// Returns `true` if every element is inside the slice.
     pub(crate) fn inside(&self) -> bool {
         let last = (self.rows.max(1) - 1) * self.steps.0 + (self.columns.max(1) - 1) * self.steps.1;
         self.rows * self.columns == 0 || last < self.values.len()

@@ -16,9 +16,9 @@ use lyceum::rng::Rng;
 /// Tokenised documents, cut to the context.
 pub(super) struct Corpus {
     pub(super) tokenizer: Tokenizer,
-    /// What is trained on; task rows stand here as often as the recipe says.
+    /// Training documents; task rows are repeated as often as the recipe says.
     train: Vec<Vec<u32>>,
-    /// What is not: the last part of every source.
+    /// Held-out documents: the last part of every source.
     held: Vec<Vec<u32>>,
     /// Bytes of the held-out documents that their tokens after the first stand for.
     held_bytes: usize,

@@ -51,7 +51,7 @@ pub struct Pretrain {
     /// At most this many rows of each file of `tasks`; all of them without a number.
     #[serde(default)]
     pub task_rows: Option<usize>,
-    /// How often each task row and prompt is seen in one pass over all text.
+    /// Repetitions of each task row and prompt in one pass over all text.
     pub repeat: usize,
     /// The last of so many parts of every source is held out, never trained on.
     pub hold_out: usize,
@@ -118,8 +118,8 @@ impl Pretrain {
         Schedule::cosine(self.lr, self.warmup, self.decay, self.steps)
     }
 
-    /// Whether a run of `steps` steps under `self` may go on under `other`: the same data, model
-    /// and learning rates so far.
+    /// Returns `true` if a run of `steps` steps under `self` may continue under `other`: the same
+    /// data, model and learning rates so far.
     fn begins(&self, other: &Pretrain, steps: usize) -> bool {
         let like = Pretrain {
             steps: other.steps,

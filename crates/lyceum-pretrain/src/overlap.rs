@@ -53,7 +53,7 @@ impl Reserved {
         Ok(Reserved(all))
     }
 
-    /// Whether `text` shares a run of words with them.
+    /// Returns `true` if `text` shares a run of words with them.
     pub(super) fn touches(&self, text: &str) -> bool {
         !self.0.is_empty() && runs(text).any(|run| self.0.binary_search(&run).is_ok())
     }

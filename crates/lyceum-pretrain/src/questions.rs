@@ -75,7 +75,7 @@ fn pick<'a, T: ?Sized>(items: &[&'a T], rng: &mut Rng) -> Option<&'a T> {
     }
 }
 
-/// Whether a word says enough to be asked for.
+/// Returns `true` if a word is informative enough for a question.
 fn telling(word: &str) -> bool {
     word.len() > 4 || (word.len() > 2 && word.starts_with(char::is_uppercase))
 }

@@ -29,7 +29,7 @@ pub(super) struct Documents {
     /// Never trained on: the last part of every source, so that what stands close together (a
     /// novel, the questions about one passage) is held out together.
     pub(super) held: Vec<Document>,
-    /// How many documents were left out because they share words with what is to be avoided.
+    /// Number of documents left out because they share words with what is to be avoided.
     pub(super) avoided: usize,
 }
 

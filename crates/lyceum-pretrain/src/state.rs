@@ -1,4 +1,4 @@
-//! What a pre-training run leaves to continue from: weights, moments, curves.
+//! The saved state from which a pre-training run resumes: weights, moments, curves.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! How fast a base decodes, by how its matrices are kept.
+//! Measures the decoding speed of a base for each storage format of its matrices.
 //!
 //! ```text
 //! cargo run --release --example decoding            # TinyLlama's shape, 1.1 billion values

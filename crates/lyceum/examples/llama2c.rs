@@ -216,7 +216,7 @@ fn pieces(file: &[u8]) -> Result<Vec<Piece>> {
         let (text, tail) = tail
             .split_at_checked(length)
             .ok_or_else(|| bad("ends too early"))?;
-        let text = std::str::from_utf8(text).map_err(|_| bad("holds text that is not UTF-8"))?;
+        let text = std::str::from_utf8(text).map_err(|_| bad("has text that is not UTF-8"))?;
         let text = match pieces.len() {
             1 => "<s>".to_owned(),
             2 => "</s>".to_owned(),

@@ -1,4 +1,4 @@
-//! What a transform derived from one expert: a vector per site, and what it was made from.
+//! Artifacts: a vector per site that a transform derived from one expert, with its provenance.
 
 use std::collections::BTreeMap;
 

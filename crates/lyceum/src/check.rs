@@ -9,20 +9,20 @@ use crate::expert::{Expert, Host};
 use crate::library::{Library, Verified};
 use crate::name::{Name, Site};
 
-/// How an expert sits on its base and how much it changes it.
+/// Statistics of an expert: how it fits its base, and the size of its update.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Weighed {
     /// The expert.
     pub expert: Name,
     /// Fingerprint of its base, if known.
     pub base: Option<String>,
-    /// How many sites it adapts.
+    /// The number of sites it adapts.
     pub sites: usize,
-    /// How many of them the base has with the right widths, if a base was given.
+    /// The number of them that the base has with the right widths, if a base was given.
     pub matched: Option<usize>,
     /// Frobenius norm of its change of weights, per site.
     pub norms: Vec<(String, f64)>,
-    /// Whether it changes nothing: an expert that was never trained.
+    /// `true` if its update is zero: an expert that was never trained.
     pub zero: bool,
 }
 
@@ -48,7 +48,7 @@ pub fn weigh(expert: &Expert, base: Option<&Host>) -> Result<Weighed> {
     })
 }
 
-/// What a library holds and what is wrong with it.
+/// The results of checking a library.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Findings {
     /// The version looked through.
@@ -64,9 +64,9 @@ pub struct Findings {
     pub experts: Vec<Weighed>,
     /// Artifacts that were read.
     pub artifacts: usize,
-    /// What is wrong; empty when all is well.
+    /// Problems; empty when all is well.
     pub problems: Vec<String>,
-    /// What is odd but breaks nothing.
+    /// Oddities that break nothing.
     pub warnings: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ pub fn chain(error: &Error) -> String {
     text
 }
 
-/// What every expert is compared with.
+/// The reference that every expert is checked against.
 struct Look<'a> {
     /// The kinds of artifacts there are in the library.
     kinds: Vec<Name>,
@@ -92,7 +92,7 @@ struct Look<'a> {
     base: Option<&'a Host>,
 }
 
-/// What was found at one expert.
+/// The results of checking one expert.
 struct Seen {
     name: Name,
     live: bool,
@@ -210,7 +210,7 @@ impl Look<'_> {
         seen
     }
 
-    /// What is wrong with the artifact of `kind`.
+    /// The problem with the artifact of `kind`, if there is one.
     fn derived(&self, expert: &Expert, verified: &Verified<'_>, kind: &Name) -> Option<String> {
         let name = &expert.card.name;
         if !verified.entry.has(kind) {

@@ -1,4 +1,4 @@
-//! Where tensors are computed, by name.
+//! Devices that compute tensors, by name.
 
 use candle_core::{Device, DeviceLocation};
 
@@ -37,7 +37,7 @@ fn without(what: &str, feature: &str) -> Error {
     ))
 }
 
-/// What [`device()`] calls a device.
+/// The name of a device, in the form that [`device()`] parses.
 pub fn name(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cpu => "cpu".into(),

@@ -11,7 +11,7 @@ pub enum Error {
     /// A thing asked for by name is not there; `near` holds the closest names that are.
     #[error("{kind} `{name}` not found{}", nearest(.near))]
     NotFound {
-        /// What was looked for: "expert", "task", "file", ...
+        /// The kind of thing looked for: "expert", "task", "file", ...
         kind: &'static str,
         /// The name that was asked for.
         name: String,
@@ -21,7 +21,7 @@ pub enum Error {
     /// A thing is already there and was not to be replaced.
     #[error("{kind} `{name}` already exists")]
     Exists {
-        /// What exists.
+        /// The kind of thing that exists.
         kind: &'static str,
         /// Its name.
         name: String,
@@ -33,7 +33,8 @@ pub enum Error {
     #[error("{0}")]
     Mismatch(String),
     /// An expert or a saved model was made over other weights than those of the base opened, which
-    /// has the same architecture; a base that accepts such experts ([`BaseMatch::Family`]) takes it.
+    /// has the same architecture; a base that accepts such experts ([`BaseMatch::Family`]) takes
+    /// it.
     ///
     /// [`BaseMatch::Family`]: crate::expert::BaseMatch
     #[error(
@@ -48,7 +49,7 @@ pub enum Error {
     /// A router needs an artifact that is missing or stale; `command` makes it.
     #[error("{what}; run: {command}")]
     Underived {
-        /// What is missing or stale.
+        /// The artifact that is missing or stale.
         what: String,
         /// The command that derives it.
         command: String,
@@ -61,7 +62,7 @@ pub enum Error {
     Io {
         /// The file concerned.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file's content is not what its format demands.
@@ -69,7 +70,7 @@ pub enum Error {
     Format {
         /// The file (or store key) concerned.
         path: String,
-        /// What is wrong with it.
+        /// A description of the defect.
         why: String,
     },
     /// A remote place refused, failed or could not be reached.
@@ -77,9 +78,9 @@ pub enum Error {
     Remote {
         /// The address of the place.
         place: String,
-        /// What kind of refusal it is.
+        /// The kind of refusal.
         refusal: Refusal,
-        /// What happened and what to do.
+        /// A description of the failure, with a remedy.
         why: String,
     },
     /// A tensor computation failed.
@@ -89,12 +90,12 @@ pub enum Error {
     /// on.
     #[error("{0}")]
     Stopped(String),
-    /// Where something happened, around what happened.
+    /// An error with the place where it happened.
     #[error("{context}")]
     At {
-        /// Where, or doing what.
+        /// The place, or the activity.
         context: String,
-        /// What went wrong there.
+        /// The underlying error.
         source: Box<Error>,
     },
 }
@@ -115,7 +116,7 @@ pub enum Refusal {
     Failed,
     /// No connection, or none that lasted.
     Unreachable,
-    /// What was asked for arrived incomplete, every time.
+    /// The response was incomplete, on every attempt.
     Truncated,
     /// This machine's clock is too far off.
     Clock,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::lora::{Lora, LoraConfig};
 use crate::name::{Name, Site};
 
-/// What is known about an expert besides its weights: `card.json`.
+/// Metadata of an expert, stored beside its weights as `card.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
@@ -22,13 +22,13 @@ pub struct Card {
     /// Fingerprint of that base's architecture, which a quantised and a full-precision base share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_family: Option<String>,
-    /// What that base is called.
+    /// The name of that base.
     pub base_name: String,
     /// The tasks it stands for.
     pub tasks: Vec<Name>,
     /// Rank, scale, targets.
     pub lora: LoraConfig,
-    /// How it was made: training settings, fingerprint of the data, version.
+    /// Provenance: training settings, fingerprint of the data, version.
     pub origin: serde_json::Value,
     /// Its training loss, step by step.
     pub losses: Vec<f64>,
@@ -50,7 +50,7 @@ pub enum BaseMatch {
 /// A base as an expert sees it: what it is called and which linears it has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {
-    /// What it is called.
+    /// The base's name.
     pub name: String,
     /// Its fingerprint.
     pub fingerprint: String,
@@ -65,7 +65,7 @@ pub struct Host {
 /// A card and its weights.
 #[derive(Debug, Clone)]
 pub struct Expert {
-    /// What is known.
+    /// Its metadata.
     pub card: Card,
     /// The adapters, by site.
     pub loras: BTreeMap<Site, Lora>,
@@ -78,7 +78,7 @@ impl Card {
         self.origin.get("merge").is_some_and(|spec| !spec.is_null())
     }
 
-    /// Whether it was trained over other weights than those with this fingerprint.
+    /// Returns `true` if it was trained over other weights than those with this fingerprint.
     pub fn trained_elsewhere(&self, fingerprint: &str) -> bool {
         self.base.as_ref().is_some_and(|own| own != fingerprint)
     }
@@ -139,9 +139,9 @@ impl Expert {
         self.card.base_family = Some(base.family_fingerprint.clone());
     }
 
-    /// Checks that it belongs on `base`: it was trained over its weights if it knows, or over others
-    /// of its architecture where `base` accepts those, and every site it adapts is there with its
-    /// widths.
+    /// Checks that it belongs on `base`: it was trained over its weights if it knows, or over
+    /// others of its architecture where `base` accepts those, and every site it adapts is there
+    /// with its widths.
     ///
     /// # Errors
     /// [`Error::OtherBase`] when only the weights differ and `base` does not accept that,

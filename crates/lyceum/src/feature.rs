@@ -1,4 +1,4 @@
-//! What a build leaves out.
+//! Errors for the optional parts that a build leaves out.
 
 use std::fmt::Display;
 

@@ -1,18 +1,18 @@
-//! What is measured, as data: figures with their standard errors, similarities, routing, curves.
+//! Measured results as data: figures with their standard errors, similarities, routing, curves.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What was measured: a method (a router with its whole specification and a way of mixing) over a
-/// library.
+/// The subject of a measurement: a method (a router with its whole specification and a way of
+/// mixing) over a library.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Subject {
     /// The router.
     pub method: String,
-    /// What the method is called: the name it was given, or its router and the settings that were
-    /// made (`arrow k=2`).
+    /// The method's display name: the given name, or its router and the settings that were made
+    /// (`arrow k=2`).
     pub name: String,
     /// The router's whole specification: its name under `router`, and every setting.
     pub spec: Value,
@@ -84,7 +84,7 @@ impl Subject {
         )
     }
 
-    /// The same as a file name: `arrow-k2-private-outputs`.
+    /// The label as a file name: `arrow-k2-private-outputs`.
     pub fn tag(&self) -> String {
         let name = called(&self.name, &self.method).replace(' ', "-");
         let parts = [&name.replace('=', ""), &self.library, &self.mixing];
@@ -117,7 +117,7 @@ fn label(method: &str, library: &str, mixing: &str) -> String {
 pub struct Row {
     /// The router.
     pub method: String,
-    /// What the method is called: `arrow k=2`, or the name a recipe gave it.
+    /// The method's display name: `arrow k=2`, or the name a recipe gave it.
     #[serde(default)]
     pub name: String,
     /// The router's whole specification; with the mixing and the name it is the method's identity.
@@ -135,7 +135,7 @@ pub struct Row {
     pub mean: f64,
     /// Its standard error.
     pub stderr: f64,
-    /// How many examples.
+    /// The number of examples.
     pub n: usize,
 }
 
@@ -152,7 +152,7 @@ pub struct Similarity {
     pub clusters: BTreeMap<String, Vec<String>>,
 }
 
-/// Where a method sent tokens.
+/// Routing statistics of a method: the experts its tokens went to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Routing {
     /// The method.
@@ -170,7 +170,7 @@ pub struct Routing {
     pub chosen: f64,
 }
 
-/// Where one block sent tokens.
+/// Routing statistics of one block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerRouting {
     /// The block's number.
@@ -194,7 +194,7 @@ pub struct Curve {
     pub losses: Vec<f64>,
 }
 
-/// What an evaluation had to leave out for want of room, so that nothing is left out unsaid.
+/// Inputs that an evaluation truncated or skipped because they exceed the context length.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cut {
     /// The metric or the questions: `rouge-l`, `loss`, `arc-easy`.
@@ -214,7 +214,7 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// What was left out, in sentences; none when nothing was.
+    /// Describes the truncated and skipped inputs in sentences; empty when there are none.
     pub fn sentences(&self) -> Vec<String> {
         let mut all = Vec::new();
         if self.cut > 0 {
@@ -258,7 +258,7 @@ impl Row {
         )
     }
 
-    /// Whether both are of one method, over whichever libraries.
+    /// Returns `true` if both rows are of one method, over whichever libraries.
     pub fn same_method(&self, other: &Row) -> bool {
         let identity = |row: &Row| (row.method.clone(), row.name.clone(), row.mixing.clone());
         identity(self) == identity(other) && self.spec == other.spec

@@ -32,8 +32,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Makes the folder `dir` if there is none, and a file in it for a moment: whether it can be written
-/// is known before anything long begins.
+/// Makes the folder `dir` if there is none, and a file in it for a moment: whether it can be
+/// written is known before anything long begins.
 ///
 /// # Errors
 /// [`Error::Io`] when the system says no.
@@ -92,7 +92,7 @@ pub fn check(what: &str, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// The same of a file that may not be there, by its first bytes.
+/// Applies [`check`] to the first 512 bytes of the file at `path`; a missing file passes.
 ///
 /// # Errors
 /// As [`check`], or when it cannot be read.
@@ -117,7 +117,7 @@ pub fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<
         let at = format!("line {}, column {}", e.line(), e.column());
         let why = match e.classify() {
             serde_json::error::Category::Eof => format!("ends in the middle ({at})"),
-            serde_json::error::Category::Data => format!("is not what it should hold ({at})"),
+            serde_json::error::Category::Data => format!("is not of the expected form ({at})"),
             _ => format!("is not JSON ({at})"),
         };
         Error::format(what, why)

@@ -148,7 +148,7 @@ impl Default for LoraConfig {
     }
 }
 
-/// Whether `site` is `path` or ends in it after a dot (as PEFT matches names).
+/// Returns `true` if `site` is `path` or ends in it after a dot (as PEFT matches names).
 pub(crate) fn ends_in(site: &str, path: &str) -> bool {
     let rest = site.strip_suffix(path);
     rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -256,7 +256,7 @@ impl LoraConfig {
         match parts.iter().find(wrong) {
             None => Ok(config),
             Some((site, _)) => Err(Error::invalid(format!(
-                "the rank and alpha of `{site}` cannot be told from those of a longer path"
+                "the rank and alpha of `{site}` are ambiguous with those of a longer path"
             ))),
         }
     }
@@ -271,12 +271,13 @@ impl LoraConfig {
         fitting(&self.alpha_pattern, site).unwrap_or(self.alpha)
     }
 
-    /// What `B A` is multiplied by at `site`.
+    /// The factor applied to `B A` at `site`.
     pub fn scale_at(&self, site: &Site) -> f64 {
         scale(self.rank_at(site), self.alpha_at(site), self.rslora)
     }
 
-    /// Whether `site` is adapted: its path is a target or ends in one after a dot (as PEFT does).
+    /// Returns `true` if `site` is adapted: its path is a target or ends in one after a dot (as
+    /// PEFT does).
     pub fn adapts(&self, site: &Site) -> bool {
         let target = |target: &String| ends_in(site.as_str(), target);
         self.targets.iter().any(target)
@@ -312,7 +313,7 @@ impl LoraConfig {
     }
 }
 
-/// What `B A` is multiplied by: `alpha / rank`, or `alpha / sqrt(rank)` for rslora.
+/// The factor applied to `B A`: `alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA.
 pub(crate) fn scale(rank: usize, alpha: f64, rslora: bool) -> f64 {
     let rank = rank as f64;
     alpha / if rslora { rank.sqrt() } else { rank }

@@ -1,4 +1,5 @@
-//! A base with a mixture over it: losses, logits and scores; [`generate`](crate::generate) has text.
+//! A base with a mixture over it: losses, logits and scores; [`generate`](crate::generate) has
+//! text.
 
 pub mod multi;
 mod saved;
@@ -24,7 +25,7 @@ use crate::route::RouterSpec;
 pub struct Batch {
     /// All tokens, `[t]`.
     pub tokens: Vec<u32>,
-    /// Where one example ends and the next begins.
+    /// The boundaries of the packed examples.
     pub segments: Segments,
     /// Rows whose next token is a target, `[n]`.
     pub rows: Vec<u32>,
@@ -138,7 +139,7 @@ impl Model {
         Ok(others.into_iter().map(sentence).collect())
     }
 
-    /// What a reader of its results should know, a sentence each: which experts were trained over
+    /// Warnings for whoever reads its results, one sentence each: which experts were trained over
     /// other weights than the base's.
     pub fn notes(&self) -> &[String] {
         &self.notes

@@ -1,5 +1,5 @@
-//! What the graph of a training step is made of: fused kernels as differentiable operations, and
-//! the same composed of candle's for other devices.
+//! The operations of a training step's graph: fused kernels as differentiable operations, and the
+//! same functions composed of candle's for other devices.
 //!
 //! Frozen weights are held by the operation, not by the graph, so no gradient is ever computed
 //! for them (candle's own matrix product always computes both).

@@ -12,25 +12,25 @@ use super::values::{at_least_one, task, weight};
 pub(crate) struct RunArgs {
     /// The recipe
     pub(crate) recipe: PathBuf,
-    /// Where libraries, predictions and the report go
+    /// Folder for libraries, predictions and the report
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Replaces the recipe's base: a folder, a GGUF file, hf://owner/name[@revision] or embedded
+    /// Override the recipe's base: a folder, a GGUF file, hf://owner/name[@revision] or embedded
     #[arg(long)]
     pub(crate) base: Option<PathBuf>,
-    /// Replaces the recipe's seed
+    /// Override the recipe's seed
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Replaces the recipe's precision
+    /// Override the recipe's precision
     #[arg(long, value_enum)]
     pub(crate) precision: Option<PrecisionArg>,
-    /// Replaces the recipe's precision: frozen matrices in eight bits
+    /// Override the recipe's precision: quantise the frozen matrices to eight bits
     #[arg(long, value_enum, conflicts_with = "precision")]
     pub(crate) quantize: Option<QuantizeArg>,
 }
 
 impl RunArgs {
-    /// How the frozen matrices are kept and multiplied, if not as the recipe says.
+    /// The storage of the frozen matrices, if it overrides the recipe's.
     pub(crate) fn kept(&self) -> Option<Precision> {
         match (self.precision, self.quantize) {
             (None, None) => None,
@@ -52,10 +52,10 @@ pub(crate) struct ListArgs {
     /// Only experts of this base: its name, or the beginning of its fingerprint
     #[arg(long)]
     pub(crate) base: Option<String>,
-    /// As it was in this version
+    /// Version of the library to read; the newest when absent
     #[arg(long)]
     pub(crate) at: Option<u64>,
-    /// The removed experts instead
+    /// List the removed experts instead
     #[arg(long)]
     pub(crate) removed: bool,
 }
@@ -99,15 +99,15 @@ pub(crate) struct TrainArgs {
     /// Seed of initialisation and data order
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Compute what happens inside blocks again instead of keeping it: less memory, more time,
-    /// the same experts
+    /// Activation recomputation: recompute the inside of blocks in the backward pass instead of
+    /// storing it; less memory, more time, the same experts
     #[arg(long)]
     pub(crate) recompute: bool,
-    /// Train experts again that are there with other settings, data or another base: older versions
-    /// of the library keep what is replaced
+    /// Retrain existing experts whose settings, data or base differ; older versions of the library
+    /// keep what is replaced
     #[arg(long)]
     pub(crate) replace: bool,
-    /// Put them beside experts of other bases
+    /// Allow experts of different bases in one library
     #[arg(long)]
     pub(crate) mixed_bases: bool,
 }
@@ -152,7 +152,7 @@ pub(crate) struct ImportArgs {
     /// The library they are added to
     pub(crate) destination: String,
     /// Folder or GGUF file of the base they were trained on, or hf://owner/name[@revision]: they
-    /// are checked against it and bound to it; neither when absent
+    /// are checked against it and record it as their base; no check when absent
     #[arg(long)]
     pub(crate) base: Option<PathBuf>,
     /// The name of a single PEFT adapter; its folder's when absent
@@ -204,17 +204,18 @@ pub(crate) struct EvalArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Multiple choice instead: `arc-easy`, or a JSON file (lines or a list) of query, choices, gold
+    /// Multiple choice instead: `arc-easy`, or a JSON file (lines or a list) of query, choices,
+    /// gold
     #[arg(
         long,
         alias = "task",
         conflicts_with_all = ["data", "max_input", "metric", "split", "tasks", "max_new"]
     )]
     pub(crate) eval_task: Option<PathBuf>,
-    /// What is measured on generated text
+    /// Metric of the generated text
     #[arg(long, default_value = "rouge-l")]
     pub(crate) metric: String,
-    /// Which rows
+    /// Split of the rows
     #[arg(long, default_value = "test")]
     pub(crate) split: String,
     /// Only these tasks of the data, comma-separated
@@ -223,29 +224,30 @@ pub(crate) struct EvalArgs {
     /// Most new tokens
     #[arg(long, default_value_t = 128, value_parser = at_least_one)]
     pub(crate) max_new: usize,
-    /// Only the first so many examples
+    /// Evaluate only the first N examples
     #[arg(long, value_parser = at_least_one)]
     pub(crate) limit: Option<usize>,
     /// Begin every text with the beginning-of-text token or not; as the tokenizer says when absent
     #[arg(long, value_name = "true|false")]
     pub(crate) add_bos: Option<bool>,
-    /// Write report, charts and every example's own result here, in place of an earlier evaluation's
+    /// Write the report, charts and every example's result to this folder, replacing an earlier
+    /// evaluation
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
-    /// From
+    /// Source library
     pub(crate) source: String,
-    /// To; made if there is none
+    /// Destination library; created if absent
     pub(crate) destination: String,
     /// Only these experts
     pub(crate) names: Vec<String>,
-    /// Let them replace others of the same name
+    /// Replace experts of the same name
     #[arg(long)]
     pub(crate) replace: bool,
-    /// As they were in this version
+    /// Version of the library to read; the newest when absent
     #[arg(long)]
     pub(crate) at: Option<u64>,
 }
@@ -257,10 +259,10 @@ pub(crate) struct RestoreArgs {
     /// The experts
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
-    /// As they were in this version
+    /// Version of the library to restore from; when absent, removed experts are restored
     #[arg(long)]
     pub(crate) at: Option<u64>,
-    /// Let them replace those that have their names now
+    /// Replace experts that have the same names now
     #[arg(long, requires = "at")]
     pub(crate) replace: bool,
 }
@@ -278,7 +280,7 @@ pub(crate) struct ClusterArgs {
     /// Seed of k-means
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Where the clusters go
+    /// File to write the clusters to
     #[arg(long, default_value = "mbc_clusters.json")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
@@ -289,13 +291,13 @@ pub(crate) struct ClusterArgs {
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// What to continue
+    /// Text to continue
     #[arg(long)]
     pub(crate) prompt: String,
     /// Write the prompt as a conversation, by the base's chat template
     #[arg(long)]
     pub(crate) chat: bool,
-    /// What the conversation's system message says
+    /// System message of the conversation
     #[arg(long, requires = "chat")]
     pub(crate) system: Option<String>,
     /// Which of the base's chat templates, or a file with one; `default` when absent

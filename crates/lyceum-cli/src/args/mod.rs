@@ -38,7 +38,7 @@ pub(crate) struct Common {
     /// Use no network: remote places are read from the cache (HF_HUB_OFFLINE=1 does so for hf://)
     #[arg(long, global = true)]
     pub(crate) offline: bool,
-    /// Where the base computes: cpu; cuda or cuda:N in a build with `--features cuda`; metal
+    /// Device of the base: cpu; cuda or cuda:N in a build with `--features cuda`; metal
     #[arg(long, global = true, default_value = "cpu")]
     pub(crate) device: String,
 }
@@ -67,7 +67,7 @@ pub(crate) enum Command {
         uri: String,
         /// The expert
         name: String,
-        /// As it was in this version
+        /// Version of the library to read; the newest when absent
         #[arg(long)]
         at: Option<u64>,
     },
@@ -80,7 +80,7 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
-    /// Copy experts to another library, their artifacts with them; goes on where it was stopped
+    /// Copy experts to another library, with their artifacts; resumes an interrupted copy
     #[command(
         after_help = "Examples:\n  lyceum copy experts experts-copy\n  lyceum copy experts \
                             experts-copy boolq --at 12 --replace"
@@ -105,8 +105,8 @@ pub(crate) enum Command {
         /// The folder, which must be empty or absent
         out: PathBuf,
     },
-    /// Read every object of a library from the place itself, open everything, and list what is wrong
-    /// (exit code 1 if anything is)
+    /// Verify a library: read every object from the store, open it, and list what is wrong (exit
+    /// code 1 if anything is)
     #[command(after_help = "Example: lyceum check experts --base gpt-neo-125m")]
     Check {
         /// The library
@@ -122,11 +122,11 @@ pub(crate) enum Command {
         /// The experts
         #[arg(required = true)]
         names: Vec<String>,
-        /// Bring them back instead, as `lyceum restore`
+        /// Restore them instead, like `lyceum restore`
         #[arg(long)]
         restore: bool,
     },
-    /// Bring back removed experts, or what experts were in an older version
+    /// Restore removed experts, or the state of experts in an older version
     #[command(
         after_help = "Examples:\n  lyceum restore experts boolq\n  lyceum restore experts boolq \
                             --at 12 --replace"
@@ -142,16 +142,16 @@ pub(crate) enum Command {
         /// Its new name
         to: String,
     },
-    /// Give up removed experts and old versions, and delete what only they needed
+    /// Delete removed experts and old versions, with the files that only they need
     #[command(after_help = "Example: lyceum purge experts --grace 14d --dry-run")]
     Purge {
         /// The library
         uri: String,
-        /// Keep what was listed less than so long ago: 30m, 12h, 14d. Must exceed the longest
-        /// time anybody reads one version
+        /// Retention: keep versions and removed experts newer than this (30m, 12h, 14d); must
+        /// exceed your longest read
         #[arg(long, default_value = "14d", value_parser = grace)]
         grace: std::time::Duration,
-        /// Only say what would go
+        /// Only print what would be deleted
         #[arg(long)]
         dry_run: bool,
     },
@@ -210,7 +210,7 @@ pub(crate) enum Command {
         /// Token ids
         #[arg(long)]
         input: PathBuf,
-        /// Where the logits go
+        /// File to write the logits to
         #[arg(long)]
         out: PathBuf,
     },
@@ -220,7 +220,7 @@ pub(crate) enum Command {
                             lyceum generate --base llama --chat --system 'Be brief.' --prompt 'Hi'"
     )]
     Generate(GenerateArgs),
-    /// What was fetched from remote places and is kept on this machine
+    /// Show or limit the cache of remote files on this machine
     #[command(
         after_help = "Examples:\n  lyceum cache show\n  lyceum cache limit 50G\n  lyceum \
                             cache clear"
@@ -229,7 +229,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: CacheCommand,
     },
-    /// Look at a base
+    /// Describe a base
     #[command(after_help = "Example: lyceum base show gpt-neo-125m")]
     Base {
         #[command(subcommand)]
@@ -244,7 +244,7 @@ pub(crate) enum Command {
         /// standard errors between the seeds
         #[arg(required = true, value_name = "REPORT")]
         reports: Vec<PathBuf>,
-        /// Where it goes; beside the JSON when absent
+        /// Folder to write to; the JSON's folder when absent
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -280,17 +280,17 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheCommand {
-    /// Where it is, and how much is in it
+    /// Show the cache's folder, size and limit
     #[command(after_help = "Example: lyceum cache show --format json")]
     Show,
-    /// Keep at most so much; what was unused for longest goes first
+    /// Set the cache size limit; least recently used files are evicted first
     #[command(after_help = "Example: lyceum cache limit 50G")]
     Limit {
         /// Bytes: 500M, 50G, 1T
         #[arg(value_parser = bytes)]
         bytes: u64,
     },
-    /// Give up everything in it
+    /// Delete all cached files
     #[command(after_help = "Example: lyceum cache clear")]
     Clear,
 }
@@ -300,9 +300,10 @@ pub(crate) enum BaseCommand {
     /// Family, sizes, the linears an expert can adapt, fingerprint
     #[command(after_help = "Example: lyceum base show gpt-neo-125m --format json")]
     Show {
-        /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
+        /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when
+        /// absent
         dir: Option<PathBuf>,
-        /// Every linear on a line of its own, not those of all blocks together
+        /// List every linear on its own line instead of grouping the blocks
         #[arg(long)]
         all: bool,
     },

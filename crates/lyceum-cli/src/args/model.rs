@@ -25,7 +25,7 @@ pub(crate) struct BaseArgs {
 }
 
 impl BaseArgs {
-    /// How the frozen matrices are kept and multiplied.
+    /// The storage of the frozen matrices.
     pub(crate) fn kept(&self) -> Precision {
         kept(self.precision, self.quantize)
     }
@@ -79,7 +79,7 @@ pub(crate) struct ModelArgs {
     /// say, and used over the full-precision one
     #[arg(long)]
     pub(crate) allow_other_base: bool,
-    /// How outputs are combined: outputs (exact; when absent) or factors (MTTL's default)
+    /// Mixing of the experts' outputs: outputs (exact; when absent) or factors (MTTL's default)
     #[arg(long, value_enum)]
     pub(crate) mixing: Option<MixingArg>,
 }
@@ -92,7 +92,7 @@ fn routers() -> String {
     format!("{names}; the base alone when neither this nor a library is given")
 }
 
-/// The same with a line per router.
+/// Long help for `--router`, with a line per router.
 fn routers_at_length() -> String {
     let line = |about: &&route::About| format!("  {:<10} {}\n", about.name, about.what);
     let lines: String = route::all().iter().map(line).collect();

@@ -59,7 +59,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "give a size like 500M, 50G or 1T".into())
 }
 
-/// How results are printed, or, for `export`, whose format a library is written in.
+/// Output format of results, or, for `export`, the format of the written library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormatArg {
     /// For people
@@ -75,7 +75,7 @@ pub(crate) enum FormatArg {
 }
 
 impl FormatArg {
-    /// How results are printed.
+    /// The output format of results.
     pub(crate) fn printed(self) -> Format {
         match self {
             FormatArg::Json => Format::Json,

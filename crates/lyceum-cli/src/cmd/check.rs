@@ -59,7 +59,8 @@ pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
     }
 }
 
-/// Whether something is there and is not what it should be, so that nothing else could be checked.
+/// Returns `true` for a file that is missing or malformed, so that nothing that depends on it can
+/// be checked.
 fn damaged(error: &Error) -> bool {
     match error {
         Error::Format { .. } | Error::NotFound { kind: "file", .. } => true,

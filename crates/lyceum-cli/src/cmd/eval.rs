@@ -24,7 +24,7 @@ use super::{library, model};
 use crate::args::EvalArgs;
 use crate::out::{Bar, Format, say, show};
 
-/// How the titles of the reports of this command begin.
+/// Prefix of the titles of this command's reports.
 const TITLE: &str = "Evaluation: ";
 
 /// Counts the tokens a bar is shown.
@@ -37,7 +37,7 @@ impl Progress for Counted {
     }
 }
 
-/// What a model is evaluated on.
+/// The inputs of an evaluation.
 enum Task {
     /// Rows whose prompts are continued.
     Rows(Vec<Example>, GenerationConfig),
@@ -45,7 +45,7 @@ enum Task {
     Questions(Vec<Question>, String),
 }
 
-/// What came out.
+/// The results of an evaluation.
 struct Found {
     rows: Vec<Row>,
     stage: Stage,
@@ -111,7 +111,7 @@ fn prepare(out: &Path) -> Result<()> {
     )
 }
 
-/// What is asked, and where it was read.
+/// The rows or questions to evaluate, with their source.
 fn task(args: &EvalArgs) -> Result<(Task, Source)> {
     let limit = args.limit.unwrap_or(usize::MAX);
     let embedded = || PathBuf::from("embedded");
@@ -273,7 +273,7 @@ fn write(
     Ok(report.write(out)?)
 }
 
-/// What was evaluated and how, with the router's whole specification and the experts it had.
+/// The evaluation's settings for the report, with the router's whole specification and its experts.
 fn asked(args: &EvalArgs, chosen: &Chosen<'_>, opened: &Opened) -> Result<Value> {
     let subject = chosen.subject();
     let mut spec = chosen.spec.to_value();

@@ -22,12 +22,12 @@ pub(crate) fn base(args: &BaseArgs, device: &Device) -> Result<Arc<Base>> {
     base_with(args, Options::default(), device)
 }
 
-/// How a base is opened.
+/// Arguments that select and open a base.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Options {
     /// Which experts it accepts.
     pub(crate) accepts: BaseMatch,
-    /// Whether texts begin with its beginning-of-text token; as its tokenizer says when absent.
+    /// Overrides the tokenizer's own setting for a beginning-of-text token.
     pub(crate) add_bos: Option<bool>,
 }
 
@@ -92,7 +92,8 @@ pub(crate) fn questions(path: &Path) -> Result<Vec<Question>> {
     }
 }
 
-/// The model asked for: a saved one, the base alone, or a router over a library; `add_bos` chooses whether texts begin with the base's beginning-of-text token.
+/// The model asked for: a saved one, the base alone, or a router over a library; `add_bos` chooses
+/// whether texts begin with the base's beginning-of-text token.
 pub(crate) fn reading(args: &ModelArgs, device: &Device, add_bos: Option<bool>) -> Result<Model> {
     Ok(routed::chosen(args)?.open(device, add_bos)?.model)
 }

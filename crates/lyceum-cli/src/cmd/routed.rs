@@ -16,14 +16,14 @@ use super::model::{self, Options};
 use crate::args::{BaseArgs, ModelArgs};
 use crate::out;
 
-/// What the flags ask for, checked; nothing large is opened yet.
+/// The model that the flags select, checked; nothing large is opened yet.
 #[derive(Debug)]
 pub(crate) struct Chosen<'a> {
     args: &'a ModelArgs,
     saved: Option<(&'a Path, Saved)>,
     /// The router.
     pub(crate) spec: RouterSpec,
-    /// How the experts' outputs are combined.
+    /// Rule that combines the experts' outputs.
     pub(crate) mixing: Mixing,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Opened {
     pub(crate) library: Option<Library>,
 }
 
-/// What `args` ask for.
+/// Checks the flags and reads the saved model, if one is named.
 ///
 /// # Errors
 /// When a flag belongs to a router that was not asked for, or a library comes without a router.
@@ -104,17 +104,17 @@ fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
 }
 
 impl Chosen<'_> {
-    /// Whether every row goes to the expert of its own task.
+    /// Returns `true` if every row goes to the expert of its own task.
     pub(crate) fn is_oracle(&self) -> bool {
         self.spec.about().role == Role::Oracle
     }
 
-    /// Whether there is no expert in it.
+    /// Returns `true` if the model has no experts.
     pub(crate) fn is_base(&self) -> bool {
         self.spec.is_base()
     }
 
-    /// What figures are about.
+    /// The subject of the figures.
     pub(crate) fn subject(&self) -> Subject {
         let place = match (&self.saved, &self.args.library) {
             (Some((dir, _)), _) => dir.display().to_string(),

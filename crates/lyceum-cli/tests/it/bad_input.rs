@@ -215,7 +215,7 @@ fn a_full_disk_loses_nothing() {
     }
 }
 
-/// What is left out of the data is said where results are not.
+/// Rows left out of the data are reported on stderr, apart from results.
 #[test]
 fn what_is_left_out_of_the_data_is_said() {
     let place = Place::new();

@@ -94,7 +94,7 @@ impl Place {
         self.command(line).output().unwrap()
     }
 
-    /// What the command prints; it must succeed.
+    /// The standard output of a command that must succeed.
     pub(crate) fn ok(&self, line: &str) -> String {
         let output = self.output(line);
         let stderr = String::from_utf8_lossy(&output.stderr);

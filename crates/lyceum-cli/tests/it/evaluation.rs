@@ -1,4 +1,4 @@
-//! What `eval` refuses, what it writes, and what it says of it.
+//! `eval`: its errors, its files and their contents.
 
 use crate::bad_input::{refused, trained};
 use crate::command::{Place, read_json};

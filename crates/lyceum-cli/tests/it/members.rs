@@ -215,6 +215,6 @@ fn clusters_of_renamed_experts_are_trained_on_their_tasks() {
     assert!(
         place
             .complaint(&format!("{train} none.json"))
-            .contains("no cluster")
+            .contains("has no clusters")
     );
 }

@@ -79,7 +79,7 @@ fn fill(hub: &Hub, id: &str, dir: &Path) {
     hub.fill(id, &files);
 }
 
-/// What a run of the recipe reports, its libraries at `library`.
+/// The rows of the report of a run of the recipe, its libraries at `library`.
 fn rows(place: &Place, vars: &Vars, library: Option<&str>, out: &str) -> serde_json::Value {
     let recipe = std::fs::read_to_string(place.path("recipe.toml")).unwrap();
     let recipe = match library {

@@ -19,7 +19,7 @@ fn comparable(mut report: Value) -> Value {
     report
 }
 
-/// What a page would load from elsewhere.
+/// Resources that a page would load from elsewhere.
 fn outside(page: &str) -> Vec<String> {
     let mut found = Vec::new();
     let own = |address: &str| address.starts_with('#') || address.starts_with("data:");

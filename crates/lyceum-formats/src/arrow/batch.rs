@@ -12,10 +12,10 @@ use crate::compression::{self, Budget};
 use crate::error::{Error, Result};
 use crate::table::{self, TextColumn};
 
-/// What a row costs besides its texts.
+/// Bytes charged to the budget for a row, besides its texts.
 const ROW: usize = 64;
 
-/// How buffers are packed.
+/// Compression of a batch's buffers.
 #[derive(Debug, Clone, Copy)]
 enum Codec {
     Lz4,
@@ -96,7 +96,7 @@ impl<'a> Batch<'a> {
         Ok(rows)
     }
 
-    /// How many values the node `i` has.
+    /// The number of values of the node `i`.
     pub(super) fn node(&self, i: usize) -> Result<usize> {
         let nodes = self.nodes.filter(|nodes| i < nodes.len);
         size(
@@ -115,7 +115,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// How many buffers of longer texts the column of views `i` has.
+    /// The number of variadic data buffers (of longer texts) of the view column `i`.
     pub(super) fn more(&self, i: usize) -> Result<usize> {
         let counts = self.variadic.filter(|counts| i < counts.len);
         let more = size(
@@ -133,7 +133,7 @@ impl<'a> Batch<'a> {
     pub(super) fn buffer(&mut self, i: usize) -> Result<Vec<u8>> {
         let buffers = self.buffers.filter(|buffers| i < buffers.len);
         let buffers = buffers.ok_or("a batch lists fewer buffers than its schema")?;
-        let outside = "a buffer lies outside its batch";
+        let outside = "a buffer is outside its batch";
         let (start, len) = (buffers.i64(i, 0)?, buffers.i64(i, 8)?);
         let start = u64::try_from(start).map_err(|_| outside)?;
         let len = u64::try_from(len).map_err(|_| outside)?;

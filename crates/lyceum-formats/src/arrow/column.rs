@@ -12,9 +12,9 @@ pub(super) type Column = Vec<Option<String>>;
 /// The texts of the dictionaries met so far.
 pub(super) type Dictionaries = BTreeMap<i64, Column>;
 
-/// What a value costs besides its text.
+/// Bytes charged to the budget for a value, besides its text.
 const VALUE: usize = 32;
-/// Texts of up to so many bytes lie in a view itself.
+/// Texts of up to this many bytes are stored inline in a view.
 const SHORT: usize = 12;
 
 /// A column of a batch.
@@ -36,7 +36,7 @@ impl<'a, 'b> Array<'a, 'b> {
         let first = batch.first(at)?;
         let valid = batch.buffer(first)?;
         if !valid.is_empty() && valid.len() < len.div_ceil(8) {
-            return Err("it says of fewer values than it has whether they are there".into());
+            return Err("its validity bitmap is shorter than its column".into());
         }
         Ok(Array {
             batch,
@@ -83,7 +83,7 @@ impl<'a, 'b> Array<'a, 'b> {
             true => {
                 let bytes = data
                     .get(*start..*end)
-                    .ok_or("its texts lie outside their buffer")?;
+                    .ok_or("its texts are outside their buffer")?;
                 self.copied(bytes).map(Some)
             }
         };
@@ -134,7 +134,7 @@ impl<'a, 'b> Array<'a, 'b> {
                     end.and_then(|end| buffers.get(buffer)?.get(at..end))
                 }
             };
-            self.copied(bytes.ok_or("its texts lie outside their buffers")?)
+            self.copied(bytes.ok_or("its texts are outside their buffers")?)
                 .map(Some)
         };
         all.chunks_exact(16).enumerate().map(text).collect()
@@ -204,7 +204,7 @@ impl<'a, 'b> Array<'a, 'b> {
             }
             let items = items
                 .get_mut(*start..*end)
-                .ok_or("its lists lie outside their values")?;
+                .ok_or("its lists are outside their values")?;
             let texts = items
                 .iter_mut()
                 .map(Option::take)
@@ -228,5 +228,5 @@ fn number(bytes: &[u8], signed: bool) -> Result<usize> {
     let number = usize::try_from(wide(bytes)).ok();
     number
         .filter(|_| !negative)
-        .ok_or_else(|| "it holds a place or size below zero".into())
+        .ok_or_else(|| "it has a negative offset or size".into())
 }

@@ -9,7 +9,7 @@ use crate::error::Result;
 pub(super) struct Table<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Where the offsets of its fields are.
+    /// The offsets of its fields (the vtable).
     fields: &'a [u8],
 }
 
@@ -18,7 +18,7 @@ pub(super) struct Table<'a> {
 pub(super) struct Vector<'a> {
     bytes: &'a [u8],
     start: usize,
-    /// How many they are, all of them within the bytes.
+    /// The number of items, all of them within the bytes.
     pub(super) len: usize,
     size: usize,
 }
@@ -54,12 +54,12 @@ impl<'a> Table<'a> {
         Ok(Table { bytes, at, fields })
     }
 
-    /// How many bytes its message has.
+    /// The size of the message, in bytes.
     pub(super) fn size(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Where the field `i` is, if it is there.
+    /// The position of the field `i`; `None` if it is absent.
     fn field(&self, i: usize) -> Result<Option<usize>> {
         match self.fields.get(2 * i..).and_then(|rest| rest.first_chunk()) {
             None | Some([0, 0]) => Ok(None),

@@ -23,9 +23,9 @@ use crate::compression::Budget;
 use crate::error::{Error, Result};
 use crate::table::{self, TextColumn};
 
-/// How a file begins that is no stream but holds one.
+/// First bytes of the file format, which wraps a stream.
 const MAGIC: &[u8] = b"ARROW1\0\0";
-/// What stands before the size of a message, except in files from before 2019.
+/// Continuation marker before the size of a message; absent in files written before 2019.
 const MESSAGE: u32 = u32::MAX;
 /// The versions of the format that are read: 4 and 5.
 const VERSIONS: [i16; 2] = [3, 4];
@@ -42,12 +42,12 @@ pub struct Reader<'a, const N: usize> {
     wanted: [TextColumn<'a>; N],
     file: File,
     size: u64,
-    /// Where the next message begins.
+    /// Byte offset of the next message.
     at: u64,
     budget: Budget,
     schema: Option<Schema>,
     dictionaries: Dictionaries,
-    /// Whether a footer follows the stream.
+    /// `true` for the file format, whose stream is followed by a footer.
     footer: bool,
     failed: bool,
 }
@@ -181,7 +181,7 @@ impl<'a, const N: usize> Reader<'a, N> {
     }
 }
 
-/// Where the body of a message lies in its file.
+/// Byte range of a message's body in its file.
 #[derive(Debug, Clone, Copy)]
 struct Body {
     start: u64,

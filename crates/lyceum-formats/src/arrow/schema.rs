@@ -32,7 +32,8 @@ pub(super) enum Kind {
     List { wide: bool },
     /// Nothing but nulls.
     Null,
-    /// What is passed over: its name, its buffers, and whether it has others besides.
+    /// A column that is skipped: its type's name, its number of buffers, and `true` if it has
+    /// variadic buffers as well.
     Other {
         name: &'static str,
         buffers: usize,
@@ -49,7 +50,7 @@ pub(super) struct Dictionary {
     pub(super) signed: bool,
 }
 
-/// How many of the things that a batch lists belong to a column.
+/// The number of nodes, buffers and variadic counts that a column occupies in a batch.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Span {
     pub(super) nodes: usize,
@@ -68,7 +69,7 @@ impl Span {
 }
 
 impl Field {
-    /// What it takes of a batch itself, without its children.
+    /// The nodes and buffers of the column itself, without its children.
     pub(super) fn own(&self) -> Span {
         let (buffers, variadic) = match (self.dictionary, self.kind) {
             (Some(_), _) => (2, false),
@@ -111,7 +112,7 @@ impl Field {
         matches!(self.kind, Kind::Text { .. } | Kind::View)
     }
 
-    /// Whether it holds texts, or lists of them.
+    /// Returns `true` for a column of texts, or of lists of texts.
     fn is_read(&self) -> bool {
         match (&self.dictionary, self.kind, &self.children[..]) {
             (None, Kind::List { .. }, [item]) => item.is_text(),

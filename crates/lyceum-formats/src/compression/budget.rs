@@ -1,12 +1,12 @@
-//! How much a file may unpack to.
+//! A limit on the bytes that a file may decompress to.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
-/// What every file may unpack to, however small it is.
+/// Bytes that every file may decompress to, however small it is.
 const FLOOR: u64 = 64 << 20;
-/// What it may unpack to beyond that, for each of its own bytes.
+/// Further bytes allowed, for each byte of the file.
 const RATIO: u64 = 64;
 
 /// The bytes a file may still make in memory.

@@ -8,7 +8,7 @@ mod budget;
 
 pub use budget::Budget;
 
-/// How a whole file is packed.
+/// Compression of a whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
     /// gzip, of one member or several.

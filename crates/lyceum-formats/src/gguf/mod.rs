@@ -65,7 +65,7 @@ pub struct TensorInfo {
     pub range: Range<usize>,
 }
 
-/// The front of a file: its fields and its tensors, by name.
+/// The metadata and tensor entries of a file, by name.
 #[derive(Debug)]
 pub struct Header<'a> {
     /// The fields.
@@ -74,7 +74,7 @@ pub struct Header<'a> {
     pub tensors: BTreeMap<&'a str, TensorInfo>,
 }
 
-/// What was not read yet.
+/// The bytes not read yet.
 struct Rest<'a>(&'a [u8]);
 
 const TEXT: u32 = 8;
@@ -102,7 +102,7 @@ impl<'a> Rest<'a> {
 
     fn text(&mut self) -> Result<&'a str> {
         let n = self.u64()?;
-        std::str::from_utf8(self.take(n)?).map_err(|_| "holds text that is not UTF-8".into())
+        std::str::from_utf8(self.take(n)?).map_err(|_| "has text that is not UTF-8".into())
     }
 
     fn value(&mut self, kind: u32) -> Result<Value<'a>> {
@@ -117,7 +117,7 @@ impl<'a> Rest<'a> {
             7 => match self.bytes()? {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
-                [other] => return Err(format!("holds {other} for true or false").into()),
+                [other] => return Err(format!("has {other} for a boolean").into()),
             },
             TEXT => Value::Text(self.text()?),
             LIST => Value::List(self.list()?),
@@ -166,7 +166,9 @@ impl<'a> Header<'a> {
     pub fn read(file: &'a [u8]) -> Result<Self> {
         let mut rest = Rest(file);
         if rest.bytes()? != *b"GGUF" {
-            return Err("is no GGUF file (a base is one, or a Hugging Face folder)".into());
+            return Err(
+                "is not a GGUF file (a base is a GGUF file or a Hugging Face folder)".into(),
+            );
         }
         check_version(rest.u32()?)?;
         let (tensors, fields) = (rest.u64()?, rest.u64()?);
@@ -194,7 +196,7 @@ impl<'a> Header<'a> {
         let align = match header.fields.get("general.alignment") {
             None => 32,
             Some(Value::Whole(n @ 1..=0x10_0000)) if n.count_ones() == 1 => *n as usize,
-            Some(_) => return Err("has a `general.alignment` that is no power of two".into()),
+            Some(_) => return Err("has a `general.alignment` that is not a power of two".into()),
         };
         let start = (file.len() - rest.0.len()).next_multiple_of(align);
         for (name, shape, kind, offset) in offsets {

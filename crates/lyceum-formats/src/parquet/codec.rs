@@ -42,8 +42,8 @@ pub(super) fn lz4_block(bytes: &[u8], size: usize) -> Result<Option<Vec<u8>>> {
     Ok((written == size).then_some(out))
 }
 
-/// What parquet once called LZ4, unpacked to `size` bytes: blocks, each after its two sizes, as
-/// Hadoop writes them; some writers put a frame or a bare block there.
+/// Decompresses parquet's deprecated LZ4 codec to `size` bytes: Hadoop's framing, where each block
+/// follows its two sizes; some writers emit a plain frame or a bare block instead.
 pub(super) fn lz4_hadoop(bytes: &[u8], size: usize) -> Result<Option<Vec<u8>>> {
     let blocks = || -> Option<Vec<u8>> {
         let (mut rest, mut out) = (bytes, Vec::with_capacity(size));

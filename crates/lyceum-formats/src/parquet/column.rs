@@ -123,7 +123,7 @@ fn mistyped(wanted: &TextColumn<'_>, column: &ColumnDescriptor) -> String {
     format!("column `{name}` holds {kind}; expected {types}")
 }
 
-/// Tells whether a column holds strings, or lists of them.
+/// Returns `true` for a column of strings, or of lists of strings.
 fn holds_text(column: &ColumnDescriptor) -> bool {
     let text = column.converted_type() == ConvertedType::UTF8
         || matches!(column.logical_type_ref(), Some(LogicalType::String));

@@ -1,4 +1,4 @@
-//! What a file says it holds, checked before it is believed.
+//! The metadata in a file's footer, checked before it is used.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -29,7 +29,7 @@ pub(super) fn bytes(file: &mut File, start: u64, len: usize) -> Result<Vec<u8>> 
 
 /// The footer of a file of `size` bytes.
 pub(super) fn read(file: &mut File, size: u64, budget: &Budget) -> Result<ParquetMetaData> {
-    let cut = "it is no parquet file, or cut off";
+    let cut = "it is not a parquet file, or truncated";
     let end = size.checked_sub(8).ok_or(cut)?;
     let tail = bytes(file, end, 8)?;
     let (Some(len), Some(MAGIC)) = (tail.first_chunk(), tail.get(4..)) else {
@@ -75,11 +75,11 @@ fn schema(footer: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Where in a file of `size` bytes a column chunk lies: from where on, and how long.
+/// Byte offset and length of a column chunk in a file of `size` bytes.
 pub(super) fn place(column: &ColumnChunkMetaData, size: u64) -> Result<(u64, usize)> {
     let name = column.column_path();
     if column.file_path().is_some() {
-        return Err(format!("column `{name}` lies in another file").into());
+        return Err(format!("column `{name}` is in another file").into());
     }
     let first = column.dictionary_page_offset();
     let start = u64::try_from(first.unwrap_or(column.data_page_offset())).ok();
@@ -87,5 +87,5 @@ pub(super) fn place(column: &ColumnChunkMetaData, size: u64) -> Result<(u64, usi
     let inside = |(start, len): &(u64, u64)| start.checked_add(*len).is_some_and(|end| end <= size);
     let found = start.zip(len).filter(inside);
     let found = found.and_then(|(start, len)| Some((start, usize::try_from(len).ok()?)));
-    found.ok_or_else(|| format!("column `{name}` lies outside the file").into())
+    found.ok_or_else(|| format!("column `{name}` is outside the file").into())
 }

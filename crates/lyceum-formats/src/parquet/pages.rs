@@ -11,7 +11,7 @@ use super::thrift::{self, Value};
 use crate::compression::{self, Budget};
 use crate::error::{Error, Result};
 
-/// What a value costs besides its text: its levels, its place among those read, and its row's.
+/// Bytes charged to the budget for a value, besides its text: its levels, its index and its row.
 const VALUE: usize = 64;
 
 /// Kinds of pages.
@@ -20,12 +20,12 @@ const INDEX: i64 = 1;
 const DICTIONARY: i64 = 2;
 const DATA_V2: i64 = 3;
 
-/// How the levels of a column are kept.
+/// Presence of repetition and definition levels in a column.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Levels {
-    /// Whether a row may hold several values.
+    /// `true` if a row may hold several values.
     pub(super) repeated: bool,
-    /// Whether a row may hold none.
+    /// `true` if a row may hold none.
     pub(super) defined: bool,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Pages {
     at: usize,
     compression: Compression,
     levels: Levels,
-    /// Whether its dictionary was seen.
+    /// `true` once a dictionary page was read.
     dictionary: bool,
     budget: Arc<Budget>,
 }

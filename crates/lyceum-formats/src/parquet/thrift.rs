@@ -25,7 +25,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// What the struct holds in the field `id`.
+    /// The value of the struct's field `id`.
     pub(super) fn field(&self, id: i16) -> Option<&Value> {
         match self {
             Value::Struct(fields) => fields.iter().find(|(i, _)| *i == id).map(|(_, v)| v),

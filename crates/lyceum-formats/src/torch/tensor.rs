@@ -42,7 +42,7 @@ impl Dtype {
         }
     }
 
-    /// Whether it is a float.
+    /// Returns `true` for a floating-point type.
     pub fn is_float(self) -> bool {
         matches!(self, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::Bf16)
     }
@@ -95,7 +95,7 @@ pub enum Data<'a> {
 }
 
 impl Data<'_> {
-    /// How many bytes there are.
+    /// Number of bytes.
     pub(super) fn len(&self) -> usize {
         match self {
             Data::Raw(raw) => raw.len(),
@@ -183,7 +183,7 @@ impl<'a> Stored<'a> {
         self.dtype
     }
 
-    /// How many numbers it has; saturates.
+    /// Number of elements; saturates.
     pub fn numel(&self) -> usize {
         self.shape
             .iter()

@@ -1,4 +1,4 @@
-//! What a saved file can hold, once read.
+//! Values of a saved file, once read.
 
 use std::borrow::Cow;
 
@@ -53,7 +53,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// What a dictionary holds at `key`.
+    /// The value of a dictionary at `key`.
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
         let found = self.pairs()?.iter().find(|(k, _)| k.text() == Some(key));
         found.map(|(_, value)| value)

@@ -46,7 +46,7 @@ fn size(claim: u64) -> Result<usize> {
     usize::try_from(claim).map_err(|_| format!("the zip container claims {claim} bytes").into())
 }
 
-/// Where the directory begins, how long it is and how many entries it has.
+/// The directory's offset, length and number of entries.
 fn directory(bytes: &[u8]) -> Result<(usize, usize, usize)> {
     // The end record is last, but for a comment of at most 64 KiB.
     let last = bytes
@@ -78,7 +78,7 @@ fn directory(bytes: &[u8]) -> Result<(usize, usize, usize)> {
     ))
 }
 
-/// What the directory says of one entry.
+/// One entry of the directory.
 struct Listed<'a> {
     name: &'a str,
     crc: u32,

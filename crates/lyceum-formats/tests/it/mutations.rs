@@ -1,6 +1,6 @@
 //! Seeded mutations of good files.
 
-/// How many rounds a target runs: `LYCEUM_FUZZ`, or as many as is `usual`.
+/// Rounds of a target: `LYCEUM_FUZZ`, or `usual` where it is not set.
 pub(crate) fn rounds(usual: usize) -> usize {
     let asked = std::env::var("LYCEUM_FUZZ")
         .ok()

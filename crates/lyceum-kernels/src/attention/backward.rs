@@ -30,12 +30,13 @@ struct HeadBackward<'a> {
     level: Level,
     s: &'a Sequence<'a>,
     h: &'a Heads,
-    /// Where the head begins in a row of keys or values.
+    /// Offset of the head in a row of keys or values.
     kv_at: usize,
     keys: Panels,
     keys_turned: Panels,
     values_turned: Panels,
-    /// Gradients of keys and values as columns `[dim, t]`: sums over the queries, turned at the end.
+    /// Gradients of keys and values as columns `[dim, t]`: sums over the queries, transposed at the
+    /// end.
     dk: Vec<f32>,
     dv: Vec<f32>,
     /// Scratch of a block: its shares, their gradients and the slopes of the scores.

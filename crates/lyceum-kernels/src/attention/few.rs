@@ -1,4 +1,5 @@
-//! Attention of a few rows, as in decoding: every row of keys and values is read once, for all heads.
+//! Attention of a few rows, as in decoding: every row of keys and values is read once, for all
+//! heads.
 
 use super::{Heads, Part, Rows, Span, first_seen, softmax};
 use crate::math::{self, Number};

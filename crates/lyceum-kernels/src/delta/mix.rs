@@ -1,9 +1,9 @@
-//! How the outputs of a token's experts become one.
+//! Rules that combine the outputs of a token's experts.
 
 use super::{Chosen, Factors, Law, Slab};
 
 impl Factors<'_> {
-    /// What the values `low` of a token become, in place.
+    /// Applies the mixing law to the values `low` of a token, in place.
     pub(super) fn mix(&self, chosen: Chosen<'_>, token: usize, low: &mut [f32]) {
         let width = self.width();
         match self.law {

@@ -13,8 +13,8 @@ pub struct Slab {
 }
 
 impl Slab {
-    /// A slab of A `[rank, d_in]` and B transposed `[rank, d_out]`, both row after row; the expert's
-    /// output is multiplied by `scale`.
+    /// A slab of A `[rank, d_in]` and B transposed `[rank, d_out]`, both row after row; the
+    /// expert's output is multiplied by `scale`.
     pub fn new(a: &[f32], b: &[f32], rank: usize, scale: f32) -> Self {
         Slab {
             values: a.iter().chain(b).copied().collect(),

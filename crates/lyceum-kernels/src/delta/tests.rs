@@ -17,7 +17,7 @@ fn forward_at(delta: &Delta<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
     low
 }
 
-/// What is computed besides the gradients of the weights.
+/// Outputs computed besides the gradients of the weights.
 struct Wanted<'a> {
     dx: &'a mut [f32],
     factors: (&'a mut [f32], &'a mut [f32]),

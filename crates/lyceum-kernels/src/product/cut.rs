@@ -1,10 +1,10 @@
-//! How a whole product is cut into jobs.
+//! Splits a product into jobs.
 
 use super::{Job, ROWS};
 use crate::cpu::Level;
 use crate::pack::{Panels, Values};
 
-/// Rows per job where tiles are multiplied, which take in a panel faster than it comes.
+/// Rows per job on AMX, whose tiles consume a panel faster than memory delivers it.
 const TILED: usize = 192;
 /// Rows of the tallest tile.
 const TALL: usize = 12;

@@ -13,7 +13,7 @@ use super::config::{Config, MlpShape, Norm, NormKind, Positions, Qkv, Residual};
 use super::rope::{Rope, Scaling};
 use crate::error::{Error, Result};
 
-/// What the hash covers, in this order: libraries remember the result.
+/// The hashed fields, in this order, which must not change: libraries store the result.
 #[derive(Serialize)]
 struct Architecture {
     embedding: (String, usize, usize),
@@ -39,9 +39,9 @@ struct Architecture {
 struct Rotation {
     dims: usize,
     theta: String,
-    /// What each pair's turn is divided by, and what multiplies cosines and sines.
+    /// Divisor of each pair's rotation, and the factor of cosines and sines.
     short: (Vec<String>, String),
-    /// From how many positions on they are others, and which.
+    /// Sequence length from which other divisors and another factor apply, with these.
     long: Option<(usize, (Vec<String>, String))>,
 }
 

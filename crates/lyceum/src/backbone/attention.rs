@@ -26,10 +26,10 @@ pub(super) struct Attention {
     pub(super) out: RoutedLinear,
 }
 
-/// What a forward pass knows besides the stream.
+/// The inputs of a forward pass besides the residual stream.
 pub(super) struct Step<'a> {
     pub(super) pass: &'a Pass<'a>,
-    /// The turns of every token; none with learned positions.
+    /// RoPE cos/sin per token; `None` with learned positions.
     pub(super) angles: Option<&'a Arc<Angles>>,
     /// The tokens whose result is wanted; all when absent.
     pub(super) wanted: Option<&'a Wanted>,
@@ -46,7 +46,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// What the backward pass needs of a forward pass.
+/// Intermediates of the forward pass that the backward pass reads.
 #[derive(Debug)]
 pub(super) struct Seen {
     q: Vec<f32>,
@@ -63,7 +63,7 @@ pub(super) struct Seen {
 type Projected = ([Vec<f32>; 3], Vec<Option<Routed>>);
 
 impl Attention {
-    /// What can be trained, in the order of the gradients.
+    /// The trainable tensors, in the order of the gradients.
     pub(super) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
         let linears = self.qkv.iter().chain([&self.out]);
         let mut all: Vec<Tensor> = linears.flat_map(|l| l.variables(pass)).collect();
@@ -74,7 +74,7 @@ impl Attention {
         all
     }
 
-    /// Whether the backward pass reads the input.
+    /// Returns `true` if the backward pass reads the input.
     pub(super) fn reads_input(&self, pass: &Pass<'_>) -> bool {
         self.qkv.iter().any(|l| l.reads_input(pass))
     }

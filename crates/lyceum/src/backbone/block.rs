@@ -31,25 +31,25 @@ pub(super) struct Block {
     pub(super) mlp: Mlp,
 }
 
-/// What the backward pass needs of a forward pass, besides the input.
+/// Intermediates of the forward pass that the backward pass reads, besides the input.
 #[derive(Debug)]
 struct Kept {
     seen: Seen,
     made: Made,
     /// The stream between attention and MLP.
     middle: Vec<f32>,
-    /// What attention and MLP gave, where a norm follows.
+    /// The outputs of attention and MLP, where a norm follows.
     bare: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// What a pass knows, for as long as a backward pass may come.
+/// The inputs of a pass, owned for as long as a backward pass may follow.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) segments: Segments,
     pub(super) tasks: Vec<Name>,
     pub(super) routes: Vec<(Range<usize>, Mixture)>,
     pub(super) angles: Option<Arc<Angles>>,
-    /// Whether blocks keep only their input, and compute all else again.
+    /// Activation recomputation: blocks keep only their input and compute all else again.
     pub(super) recompute: bool,
 }
 
@@ -128,7 +128,7 @@ impl Block {
         self.norms.get(i).ok_or_else(few)
     }
 
-    /// What can be trained, in the order of the gradients.
+    /// The trainable tensors, in the order of the gradients.
     fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
         let mut all = self.attention.variables(pass);
         all.extend(self.mlp.variables(pass));
@@ -207,7 +207,8 @@ impl Block {
             mlp: Gradients::new(),
             norms: vec![Gradients::new(); self.norms.len()],
         };
-        // The norm that the MLP reads through and what goes into that, unless it shares attention's.
+        // The norm that the MLP reads through and what goes into that, unless it shares
+        // attention's.
         let into = match self.residual {
             Residual::Sequential | Residual::Sandwich => Some((1, kept.middle.as_slice())),
             Residual::Parallel => Some((1, own)),

@@ -106,7 +106,7 @@ pub struct Cache {
     lens: Vec<usize>,
     /// Values per token's key.
     width: usize,
-    /// Whether keys and values are kept in bf16.
+    /// `true` if keys and values are stored in bf16.
     rounded: bool,
 }
 

@@ -27,7 +27,7 @@ pub(super) const DEFAULT: &str = "default";
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// The text of the message.
     pub content: String,
 }
 

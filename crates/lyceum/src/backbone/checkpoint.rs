@@ -19,9 +19,9 @@ const FORMS: [(&str, &str, bool); 2] = [
 #[derive(Debug, Default)]
 pub(super) struct Files {
     pub(super) names: Vec<String>,
-    /// Whether `torch.save` wrote them.
+    /// `true` for files written by `torch.save`.
     pub(super) saved: bool,
-    /// What is there besides and not read.
+    /// Notes about files that are there but not read.
     pub(super) notes: Vec<String>,
 }
 
@@ -79,7 +79,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     files.sort();
     files.dedup();
     if let Some(file) = files.iter().find(|f| f.contains(['/', '\\']) || *f == "..") {
-        return Err(bad(format!("the shard `{file}` lies outside the folder")));
+        return Err(bad(format!("the shard `{file}` is outside the folder")));
     }
     let missing: Vec<&str> = files
         .iter()
@@ -102,7 +102,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// What a folder that is no base holds instead, and what to do.
+/// Describes what a folder that is not a base contains instead, with a remedy.
 pub(super) fn instead(dir: &Path) -> String {
     let has = |name: &str| dir.join(name).exists();
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -129,7 +129,7 @@ pub(super) fn instead(dir: &Path) -> String {
     }
 }
 
-/// What is wrong with a file of safetensors that could not be read.
+/// The error for a safetensors file that could not be read.
 pub(super) fn damage(what: &str, bytes: &[u8]) -> Error {
     if let Err(error) = file::check(what, bytes) {
         return error;
@@ -148,14 +148,14 @@ fn why(bytes: &[u8]) -> String {
         Some((_, None)) => {
             return format!(
                 "has {len} bytes and its header alone is said to have more: it was downloaded in \
-                 part, or is no file of safetensors"
+                 part, or is not a safetensors file"
             );
         }
         Some((size, Some(header))) => (size, header),
     };
     let Ok(tensors) = serde_json::from_slice::<BTreeMap<String, Value>>(header.trim_ascii_end())
     else {
-        return "has a damaged header, or is no file of safetensors".into();
+        return "has a damaged header, or is not a safetensors file".into();
     };
     let end = |tensor: &Value| tensor.get("data_offsets")?.get(1)?.as_u64();
     let end = tensors.values().filter_map(end).max().unwrap_or(0);

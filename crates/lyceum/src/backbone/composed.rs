@@ -1,7 +1,8 @@
 //! The decoder in candle's operations: the same blocks where the kernels do not run, on a GPU.
 //!
-//! Rows stay packed, as everywhere; only attention lays them out as a rectangle of sequences, because
-//! a GPU's time goes into starting operations and one product per sequence would start many.
+//! Rows stay packed, as everywhere; only attention lays them out as a rectangle of sequences,
+//! because a GPU's time goes into starting operations and one product per sequence would start
+//! many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::mix::{Pass, Segments};
 use crate::ops::{self, composed};
 
-/// What all blocks of a pass share.
+/// The inputs that all blocks of a pass share.
 struct Laid<'a> {
     pass: &'a Pass<'a>,
     /// Cosines and sines `[t, 1, half]`; none with learned positions.
@@ -34,7 +35,7 @@ struct Laid<'a> {
 struct Rectangle {
     n: usize,
     longest: usize,
-    /// How to come and go; none when the rows are a rectangle as they lie.
+    /// Indices to and from the padded layout; `None` when all sequences have one length.
     ragged: Option<Ragged>,
 }
 
@@ -149,8 +150,7 @@ impl Decoder {
     ) -> Result<Tensor> {
         if pass.recompute {
             return Err(Error::invalid(
-                "only the processor's kernels compute again what they did not keep; leave out \
-                 --recompute",
+                "activation recomputation is supported on the CPU only; drop `recompute`",
             ));
         }
         let index = |ids: &[u32]| Tensor::from_slice(ids, ids.len(), device);

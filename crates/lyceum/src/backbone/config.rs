@@ -1,4 +1,4 @@
-//! What a decoder is, as data: every family comes down to one of these descriptions.
+//! Decoder configurations: every family is described by the fields of one [`Config`].
 
 use std::path::Path;
 
@@ -25,38 +25,38 @@ pub struct Config {
     pub max_position_embeddings: usize,
     /// Multiplies the embedded tokens.
     pub embedding_scale: f32,
-    /// How tokens know where they stand.
+    /// The position encoding.
     pub positions: Positions,
     /// The norm before attention and MLP, and at the end.
     pub norm: Norm,
-    /// How attention and MLP are joined to the stream.
+    /// The residual layout of a block.
     pub residual: Residual,
     /// Attention of every block.
     pub attention: Attention,
     /// MLP of every block.
     pub mlp: Mlp,
-    /// What differs between blocks, one entry each.
+    /// Settings that differ between blocks, one entry each.
     pub layers: Vec<Layer>,
     /// From the last hidden state to logits.
     pub head: Head,
-    /// Whether matrices lie as `[d_in, d_out]` on disk ("Conv1D").
+    /// `true` if matrices are stored as `[d_in, d_out]` ("Conv1D").
     #[serde(skip)]
     pub(super) transposed: bool,
-    /// What the checkpoint calls its modules.
+    /// The checkpoint's module names.
     #[serde(skip)]
     pub(super) modules: &'static Modules,
-    /// What the fingerprint covers, when it is not this description.
+    /// The text covered by the fingerprint, when it is not this description.
     #[serde(skip)]
     pub(super) identity: Option<String>,
     /// The field that says how the weights are quantised, if one does: the tensors must not be.
     #[serde(skip)]
     pub(super) quantised: Option<String>,
-    /// How contradictions were settled and what is left unused, as texts for people.
+    /// Notes for people: contradictions and how they were resolved, and unused fields.
     #[serde(skip)]
     pub notes: Vec<String>,
 }
 
-/// How tokens know where they stand.
+/// Position encodings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Positions {
@@ -73,7 +73,7 @@ pub struct Norm {
     pub kind: NormKind,
     /// Added to the variance or mean square.
     pub eps: f64,
-    /// Whether the weight is stored less one (Gemma).
+    /// `true` if the weight is stored less one (Gemma).
     pub plus_one: bool,
 }
 
@@ -87,7 +87,7 @@ pub enum NormKind {
     Rms,
 }
 
-/// How attention and MLP are joined to the stream `x`.
+/// Residual layouts of a block, with `x` the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Residual {
@@ -97,7 +97,7 @@ pub enum Residual {
     Parallel,
     /// `x + attention(norm(x)) + mlp(norm(x))`, one norm for both (Phi).
     Shared,
-    /// As sequential, with another norm over what attention and MLP give (Gemma 2).
+    /// Sequential, with another norm over the outputs of attention and MLP (Gemma 2).
     Sandwich,
 }
 
@@ -114,15 +114,15 @@ pub struct Attention {
     pub soft_cap: Option<f64>,
     /// One matrix for q, k and v, or three.
     pub qkv: Qkv,
-    /// Whether q, k and v have biases.
+    /// `true` if q, k and v have biases.
     pub qkv_bias: bool,
-    /// Whether the output projection has one.
+    /// `true` if the output projection has a bias.
     pub out_bias: bool,
-    /// Whether every head of q and k is normed (as [`Config::norm`] says) before it turns.
+    /// `true` if every head of q and k is normed (by [`Config::norm`]) before the rotation.
     pub qk_norm: bool,
 }
 
-/// How q, k and v come out of their matrices.
+/// Layouts of the q, k and v projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Qkv {
@@ -144,7 +144,7 @@ pub struct Mlp {
     /// The activation, by one of the names checkpoints use.
     #[serde(serialize_with = "activation_name")]
     pub activation: Activation,
-    /// Whether its matrices have biases.
+    /// `true` if its matrices have biases.
     pub bias: bool,
 }
 
@@ -165,25 +165,26 @@ pub enum MlpShape {
     Plain,
     /// `down (f(gate x) * up x)`.
     Gated,
-    /// The same with gate and up in one matrix, gate first.
+    /// Gated, with gate and up in one matrix, gate first.
     Fused,
 }
 
-/// What differs between blocks.
+/// Settings that differ between blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Layer {
     /// Multiplies the scores.
     pub scale: f64,
-    /// How many last positions, itself included, a token sees; all when absent.
+    /// Sliding window: the number of last positions, its own included, that a token attends to; all
+    /// when absent.
     pub window: Option<usize>,
 }
 
 /// From the last hidden state to logits.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Head {
-    /// Whether its matrix is the token embedding.
+    /// `true` if its matrix is the token embedding.
     pub tied: bool,
-    /// Whether it has a bias.
+    /// `true` if it has a bias.
     pub bias: bool,
     /// Logits become `cap tanh(logit / cap)`.
     pub soft_cap: Option<f64>,
@@ -209,7 +210,7 @@ impl Config {
         Config::parse(&text, &path.display().to_string())
     }
 
-    /// Checks a configuration in memory; `what` names it in errors.
+    /// Parses a configuration in memory; `what` names it in errors.
     ///
     /// # Errors
     /// As [`Config::read`].
@@ -364,7 +365,7 @@ impl Config {
         }
     }
 
-    /// What the fingerprint covers besides the weights.
+    /// The text that the fingerprint covers besides the weights.
     pub(super) fn identity(&self) -> Result<String> {
         match &self.identity {
             Some(text) => Ok(text.clone()),

@@ -36,7 +36,7 @@ pub struct Decoder {
     pub(super) positions: Option<Tensor>,
     pub(super) blocks: Vec<Arc<Block>>,
     head: Head,
-    /// Where all is composed of candle's operations; by the kernels when absent.
+    /// The device on which candle's operations compute; `None` for the CPU kernels.
     device: Option<Device>,
 }
 
@@ -112,12 +112,12 @@ impl Decoder {
         })
     }
 
-    /// What this decoder is.
+    /// The decoder's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where hidden states, logits and losses are.
+    /// The device of hidden states, logits and losses.
     pub fn device(&self) -> &Device {
         self.device.as_ref().unwrap_or(&Device::Cpu)
     }
@@ -147,7 +147,7 @@ impl Decoder {
         self.stream(tokens, None, cache, pass)
     }
 
-    /// The same of the tokens at `rows` only, `[rows, d]`: the last block computes what they need.
+    /// The last hidden states at `rows` only, `[rows, d]`: the last block computes no others.
     ///
     /// # Errors
     /// As [`Decoder::hidden`], and when there is no such row.
@@ -159,7 +159,7 @@ impl Decoder {
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
         if rows.iter().any(|&row| row as usize >= tokens.len()) {
-            return Err(Error::invalid("a row asked for is not one of the batch's"));
+            return Err(Error::invalid("a requested row is outside the batch"));
         }
         if pass.probe.is_some() || self.device.is_some() {
             // Who watches sees every decision; a GPU computes whole rectangles anyway.
@@ -285,7 +285,7 @@ impl Decoder {
         } = self.config;
         if tokens.len() != pass.segments.tokens() || tokens.is_empty() {
             return Err(Error::invalid(
-                "a batch must hold as many tokens as its segments, and some",
+                "a batch must have as many tokens as its segments, and at least one",
             ));
         }
         pass.check_routes()?;

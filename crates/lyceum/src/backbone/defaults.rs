@@ -1,4 +1,4 @@
-//! What every family takes where its `config.json` leaves a field out, and what null means there.
+//! Default values of the fields of every family's `config.json`, and the meaning of null.
 //!
 //! Absent is not null: a Gemma 2 without `attn_logit_softcapping` caps its scores at 50, one whose
 //! field is null does not. Source: the configuration classes of transformers 5.24; a test compares
@@ -14,7 +14,7 @@ pub(super) struct Row {
     pub(super) null: Null,
 }
 
-/// What an absent field is.
+/// The value of an absent field.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Absent {
     /// None, or what the family's reader makes of other fields.
@@ -25,12 +25,12 @@ pub(super) enum Absent {
     Text(&'static str),
 }
 
-/// What a field that is null means.
+/// The meaning of a field that is null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Null {
     /// None: no cap, no window, as many heads as there are.
     None,
-    /// The same as an absent one.
+    /// The value of an absent field.
     Absent,
     /// Nothing; the reference fails.
     Refused,

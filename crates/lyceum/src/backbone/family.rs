@@ -13,7 +13,7 @@ use super::fields::Fields;
 use super::{gpt, llama};
 use crate::error::{Error, Result};
 
-/// What a checkpoint calls its modules; names that a family has no use for are empty.
+/// The module names of a checkpoint; names that a family has no use for are empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Modules {
     /// The decoder without its head.
@@ -53,7 +53,7 @@ pub(super) struct Family {
     /// As `config.json` names it.
     model_type: &'static str,
     modules: &'static Modules,
-    /// What fields are that are left out.
+    /// The values of absent fields.
     defaults: &'static [Row],
     /// Reads the fields into a description that starts as [`start`].
     read: fn(&mut Fields, &mut Config) -> Result<()>,
@@ -192,7 +192,7 @@ pub fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type)
 }
 
-/// What every family takes for granted.
+/// The defaults of every family.
 #[cfg(test)]
 pub(super) fn defaults() -> impl Iterator<Item = (&'static str, &'static [Row])> {
     FAMILIES

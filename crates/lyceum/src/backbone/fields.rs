@@ -15,9 +15,9 @@ const LARGEST: usize = 1 << 28;
 pub(super) struct Fields {
     what: String,
     map: Map<String, Value>,
-    /// What the family takes where a field is left out.
+    /// The family's defaults for absent fields.
     rows: &'static [Row],
-    /// How contradictions were settled, and what is left unused.
+    /// Contradictions and how they were resolved, and unused fields.
     notes: Vec<String>,
 }
 
@@ -50,17 +50,17 @@ impl Fields {
         self.notes.push(format!("{}: {what}", self.what));
     }
 
-    /// Whether the field is there and not null.
+    /// Returns `true` if the field is present and not null.
     pub(super) fn says(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
-    /// Whether the field is there and null.
+    /// Returns `true` if the field is present and null.
     pub(super) fn null(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(Value::is_null)
     }
 
-    /// Whether any field is there that the family's table knows.
+    /// Returns `true` if any field of the family's table is present.
     pub(super) fn says_anything(&self) -> bool {
         self.rows.iter().any(|row| self.says(row.field))
     }
@@ -252,7 +252,8 @@ impl Fields {
         }
     }
 
-    /// How the weights are quantised, if the file says so; what they are decides.
+    /// The field that describes how the weights are quantised, with its method; the tensors' own
+    /// types decide.
     pub(super) fn quantised(&mut self) -> Option<String> {
         let fields = idle::QUANTISED.iter();
         let said = fields.filter_map(|name| Some((*name, self.map.remove(*name)?)));
@@ -304,7 +305,7 @@ impl Fields {
     }
 }
 
-/// Whether two values are the same: 1 is 1.0.
+/// Returns `true` if two values are equal, where 1 equals 1.0.
 fn alike(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a.to_bits() == b.to_bits(),

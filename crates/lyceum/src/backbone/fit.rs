@@ -1,7 +1,7 @@
 //! A checkpoint's tensors under the names that its configuration uses.
 //!
-//! What a file holds is used, refused, or known to change nothing: a tensor that the configuration
-//! does not explain, or that contradicts it, is never left out in silence.
+//! Every tensor of a file is used, refused, or known to have no effect: one that the configuration
+//! does not explain, or that contradicts it, is an error.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ const WRAPPERS: [&str; 3] = [
     "_checkpoint_wrapped_module.",
 ];
 
-/// What data-parallel training puts before every name.
+/// The prefix that data-parallel training puts before every name.
 const PARALLEL: &str = "module.";
 
 impl Weights<'_> {
@@ -97,7 +97,8 @@ impl Weights<'_> {
         Ok(())
     }
 
-    /// Where the configuration says that the head is the embedding: whether it is.
+    /// Checks a head that the configuration ties to the embedding, and unties it if its own values
+    /// differ.
     fn tie(&mut self, config: &mut Config) -> Result<()> {
         let head = format!("{}.weight", config.modules.head);
         let tokens = format!("{}.weight", config.in_root(config.modules.tokens));
@@ -135,7 +136,8 @@ impl Weights<'_> {
         Ok(())
     }
 
-    /// Whether the tensor that `config` wants is there, with its shape, in numbers that are read.
+    /// Checks that the tensor that `config` needs is present, with its shape, in a type that is
+    /// read.
     fn check(&self, name: &str, shape: &[usize], config: &Config) -> Result<()> {
         let hint = quantised(config);
         let Some(stored) = self.tensors.get(name) else {
@@ -183,7 +185,7 @@ impl Weights<'_> {
     }
 }
 
-/// What to do about weights that are quantised, where the configuration says that they are.
+/// A hint for errors about weights that the configuration declares as quantised; empty otherwise.
 fn quantised(config: &Config) -> String {
     config.quantised.as_ref().map_or_else(String::new, |field| {
         format!(
@@ -193,7 +195,7 @@ fn quantised(config: &Config) -> String {
     })
 }
 
-/// The same things under other names.
+/// Renames the keys of a map.
 fn under<T>(
     all: BTreeMap<String, T>,
     renamed: &impl Fn(&str) -> String,
@@ -212,8 +214,8 @@ fn under<T>(
     Ok(new)
 }
 
-/// Whether the tensor is known to change nothing: masks and frequencies that follow from the
-/// configuration, which the reference does not read either.
+/// Returns `true` if the tensor is known to have no effect: masks and frequencies that follow from
+/// the configuration, which the reference does not read either.
 fn idle(name: &str, shape: &[usize], config: &Config) -> bool {
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
     let turns = matches!(config.positions, Positions::Rotary(_));

@@ -123,7 +123,7 @@ pub(super) fn phi(f: &mut Fields, c: &mut Config) -> Result<()> {
     Rope::take(f, c, context)
 }
 
-/// How far a layer's attention sees.
+/// Attention spans of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Span {
@@ -154,7 +154,7 @@ pub struct GptNeo {
     pub intermediate_size: Option<usize>,
     /// Longest sequence (positions are learned).
     pub max_position_embeddings: usize,
-    /// What local layers see.
+    /// The window of local layers, in positions.
     #[serde(default = "window")]
     pub window_size: usize,
     /// Pattern and repetitions: `[[["global", "local"], 6]]`.
@@ -165,7 +165,7 @@ pub struct GptNeo {
     /// The activation of the MLP.
     #[serde(default = "gelu_new")]
     pub activation_function: String,
-    /// Whether the head is the token embedding.
+    /// `true` if the head is the token embedding.
     #[serde(default = "tied")]
     pub tie_word_embeddings: bool,
 }
@@ -193,7 +193,7 @@ impl GptNeo {
         super::family::config("gpt_neo", value)
     }
 
-    /// What each layer's attention sees, one entry per layer.
+    /// The attention span of each layer, one entry per layer.
     pub(super) fn spans(&self) -> Vec<Span> {
         let repeat =
             |(pattern, times): &(Vec<Span>, usize)| pattern.repeat((*times).min(self.num_layers));

@@ -27,7 +27,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Whether there is a known token for every hidden state `[n, d]`.
+    /// Checks that every hidden state `[n, d]` has one target id within the vocabulary.
     pub(super) fn check(&self, hidden: &Tensor, ids: &[u32]) -> Result<()> {
         let (n, v) = (hidden.dims2()?.0, self.weight.d_out()?);
         if n != ids.len() || ids.iter().any(|&id| id as usize >= v) {

@@ -186,19 +186,19 @@ const IDLE: &[&str] = &[
     "watermarking_config",
 ];
 
-/// What such fields begin with: summaries of classifiers, unsloth, FastFlowLM, EasyDeL, and what a
-/// program keeps to itself.
+/// Prefixes of such fields: summaries of classifiers, unsloth, FastFlowLM, EasyDeL, and private
+/// fields of a program.
 const BEGIN: &[&str] = &[
     "_", "addr_", "block_b", "block_k", "block_q", "pallas_", "summary_", "unsloth_",
 ];
 
-/// What such fields end with (EasyDeL).
+/// Suffix of such fields (EasyDeL).
 const END: &str = "_partition_spec";
 
 /// Fields that begin so and are never idle all the same.
 const NEVER: &[&str] = &["_sliding_window_pattern"];
 
-/// Whether the field is known to leave the computation as it is, whatever it says.
+/// Returns `true` if the field is known not to affect the computation, whatever its value.
 pub(super) fn idle(name: &str) -> bool {
     let marked = BEGIN.iter().any(|begin| name.starts_with(begin)) || name.ends_with(END);
     IDLE.contains(&name) || (marked && !NEVER.contains(&name))

@@ -9,7 +9,7 @@ use super::rope::Rope;
 use super::rope_fields::Context;
 use crate::error::Result;
 
-/// What all of them have in common; `named` is the field of the activation.
+/// Reads the fields that all of them share; `named` is the field of the activation.
 fn common(f: &mut Fields, c: &mut Config, named: &str) -> Result<()> {
     c.vocab_size = f.size("vocab_size")?;
     c.hidden_size = f.size("hidden_size")?;
@@ -175,8 +175,8 @@ pub(super) fn starcoder2(f: &mut Fields, c: &mut Config) -> Result<()> {
     all_slide(f, c)
 }
 
-/// What both Gemmas share: norm weights less one, scaled embeddings, wide heads, a tied head. The
-/// activation is what field `named` says; `other` is what the other Gemma calls it.
+/// Reads the fields that both Gemmas share: norm weights less one, scaled embeddings, wide heads, a
+/// tied head. The activation is in the field `named`; `other` is its name in the other Gemma.
 fn gemmas(f: &mut Fields, c: &mut Config, named: &str, other: &str) -> Result<()> {
     let also = f.text_maybe(other)?;
     c.norm.eps = f.number("rms_norm_eps")?;

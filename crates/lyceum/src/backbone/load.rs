@@ -24,7 +24,7 @@ use crate::mix::{Vector, Weight};
 /// A frozen base with its tokenizer, ready to be shared.
 #[derive(Debug)]
 pub struct Base {
-    /// What to call it: the folder's name.
+    /// The folder's name.
     pub name: String,
     /// Hex SHA-256 over configuration and weights; experts remember it.
     pub fingerprint: String,
@@ -38,12 +38,12 @@ pub struct Base {
     pub precision: Precision,
     /// Tokens that end a text: the tokenizer's end-of-text and those the base names.
     pub stops: BTreeSet<u32>,
-    /// How conversations are written.
+    /// The chat templates.
     pub chat: Chat,
     /// Which experts it accepts.
     pub accepts: BaseMatch,
-    /// What its owner may not expect: how contradictions in its files were settled, and what in
-    /// them is not used. For people, a sentence each.
+    /// Warnings for people, a sentence each: contradictions in its files and how they were
+    /// resolved, and parts of them that are not used.
     pub notes: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl Base {
         Base::new(Parts::open(path)?, place.into())
     }
 
-    /// Opens a base whose three files are in memory.
+    /// Reads a base from the contents of its three files.
     ///
     /// # Errors
     /// As [`Base::open`].
@@ -121,7 +121,7 @@ impl Base {
         tokenizer.doubt(&config.model_type);
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Mismatch(format!(
-                "the tokenizer knows {} tokens, the base {}: they do not belong together",
+                "the tokenizer has {} tokens, the base {}: they do not match",
                 tokenizer.vocab_size(),
                 config.vocab_size
             )));
@@ -157,7 +157,7 @@ impl Base {
         })
     }
 
-    /// The same base, accepting these experts.
+    /// Changes which experts the base accepts.
     #[must_use]
     pub fn accepting(mut self, accepts: BaseMatch) -> Self {
         self.accepts = accepts;
@@ -183,7 +183,7 @@ pub(super) struct Parts<'a> {
     pub(super) weights: Weights<'a>,
     pub(super) said: Said,
     pub(super) tokenizer: Tokenizer,
-    /// As [`Base::notes`].
+    /// The notes of [`Base::notes`].
     pub(super) notes: Vec<String>,
 }
 
@@ -197,7 +197,7 @@ impl Parts<'static> {
         let config = path.join("config.json");
         if path.is_dir() && !config.exists() {
             return Err(Error::invalid(format!(
-                "{} holds no config.json, which says what the base is{}",
+                "{} has no config.json, which describes the base{}",
                 path.display(),
                 checkpoint::instead(path)
             )));
@@ -220,13 +220,13 @@ impl Parts<'static> {
     }
 }
 
-/// What to call the base in `dir`.
+/// The name of the base in `dir`.
 fn name_of(dir: &Path) -> String {
     dir.file_name()
         .map_or_else(|| "base".into(), |n| n.to_string_lossy().into())
 }
 
-/// Where a decoder's tensors come from.
+/// A source of a decoder's tensors.
 pub(crate) struct Source<'a> {
     from: From<'a>,
     precision: Precision,
@@ -254,7 +254,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Where all is composed of candle's operations; by the kernels when absent.
+    /// The device on which candle's operations compute; `None` for the CPU kernels.
     pub(super) fn device(&self) -> Option<&Device> {
         self.device.as_ref()
     }
@@ -266,7 +266,7 @@ impl<'a> Source<'a> {
         Ok(values.to_device(device)?)
     }
 
-    /// How products round their factors.
+    /// The rounding of products' factors.
     pub(super) fn rounding(&self) -> Rounding {
         match (self.from, self.precision) {
             (From::Vars(_, rounding), _) => rounding,
@@ -296,7 +296,7 @@ impl<'a> Source<'a> {
             return Ok(Weight::Plain(matrix, self.rounding()));
         }
         let &[mut n_out, mut n_in] = weights.shape(name)? else {
-            return Err(Error::Mismatch(format!("tensor `{name}` is no matrix")));
+            return Err(Error::Mismatch(format!("tensor `{name}` is not a matrix")));
         };
         if let (Some((format, bytes)), false) = (weights.blocks(name)?, transposed) {
             let packed = Packed::quantised((format, bytes), (n_out, n_in), self.rounding());
@@ -321,7 +321,7 @@ impl<'a> Source<'a> {
             let fits = |w: &f32| keep != Keep::Int8 || w.abs() <= Packed::LARGEST_INT8;
             match rows.iter().all(fits) {
                 true => Ok(()),
-                false => Err(bad(name, "holds values too large for eight bits")),
+                false => Err(bad(name, "has values too large for int8")),
             }
         };
         let packed = Packed::read((n_out, n_in), keep, read)?;

@@ -19,23 +19,23 @@ pub(super) struct Mlp {
     pub(super) activation: Activation,
 }
 
-/// What the backward pass needs of a forward pass.
+/// Intermediates of the forward pass that the backward pass reads.
 #[derive(Debug)]
 pub(super) struct Made {
-    /// What `up` gave: gate and up, or up alone.
+    /// The output of `up`: gate and up, or up alone.
     up: Vec<Vec<f32>>,
     routed: Vec<Option<Routed>>,
     down: Option<Routed>,
 }
 
 impl Mlp {
-    /// What can be trained, in the order of the gradients.
+    /// The trainable tensors, in the order of the gradients.
     pub(super) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
         let linears = self.up.iter().chain([&self.down]);
         linears.flat_map(|l| l.variables(pass)).collect()
     }
 
-    /// Whether the backward pass reads the input.
+    /// Returns `true` if the backward pass reads the input.
     pub(super) fn reads_input(&self, pass: &Pass<'_>) -> bool {
         self.up.iter().any(|l| l.reads_input(pass))
     }
@@ -52,7 +52,7 @@ impl Mlp {
         }
     }
 
-    /// What the MLP makes of `x` `[t, d]`, added to `onto`, if any.
+    /// The MLP's output for `x` `[t, d]`, added to `onto`, if any.
     pub(super) fn forward(
         &self,
         x: &[f32],

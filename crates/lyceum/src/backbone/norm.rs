@@ -15,7 +15,7 @@ pub(super) struct Norm {
     pub(super) weight: Vector,
     pub(super) bias: Option<Vector>,
     pub(super) eps: f32,
-    /// Whether 1 is still to be added to the weight.
+    /// `true` if the weight is stored less one.
     pub(super) plus_one: bool,
 }
 
@@ -39,7 +39,7 @@ impl Norm {
         })
     }
 
-    /// What can be trained: weight and bias.
+    /// The trainable tensors: weight and bias.
     pub(super) fn variables(&self) -> Vec<Tensor> {
         let bias = self.bias.as_ref().and_then(Vector::variable);
         self.weight

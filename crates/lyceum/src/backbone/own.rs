@@ -23,7 +23,7 @@ impl std::fmt::Debug for OwnTensors {
 }
 
 impl OwnTensors {
-    /// Looks at a folder or a GGUF file; nothing is read yet.
+    /// Opens a folder or a GGUF file without reading its weights.
     ///
     /// # Errors
     /// As [`Base::open`](super::Base::open).

@@ -41,7 +41,7 @@ impl SitePattern {
         }
     }
 
-    /// How many linears it stands for.
+    /// The number of linears it matches.
     pub fn count(&self) -> usize {
         self.numbers.iter().map(BTreeSet::len).product()
     }

@@ -1,10 +1,10 @@
-//! Where a base computes, and how precisely.
+//! The device and the precision of a base's computation.
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-/// How the frozen matrices are kept and multiplied. Everything else is f32. Matrices that are
-/// quantised on disk stay as they are, whatever is asked for; products of many rows round as asked.
+/// Storage and arithmetic of the frozen matrices. Everything else is f32. Matrices that are
+/// quantised on disk stay as they are; products of many rows round by this setting all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -29,11 +29,11 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// Where a base computes, and how precisely.
+/// The device and the precision of a base's computation.
 #[derive(Debug, Clone, Default)]
 pub struct Place {
     pub(super) precision: Precision,
-    /// Where all is composed of candle's operations; the processor's kernels when absent.
+    /// The device on which candle's operations compute; `None` for the CPU kernels.
     pub(super) device: Option<Device>,
 }
 

@@ -18,11 +18,11 @@ pub struct Rope {
     pub dims: usize,
     /// Base of the wavelengths.
     pub theta: f64,
-    /// How the context was stretched.
+    /// The method of context extension.
     pub scaling: Scaling,
 }
 
-/// How the context was stretched, in the words of `rope_scaling`.
+/// Methods of context extension, in the terms of `rope_scaling`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 #[non_exhaustive]
@@ -31,19 +31,19 @@ pub enum Scaling {
     Default,
     /// All frequencies divided by `factor`.
     Linear {
-        /// How much longer.
+        /// Factor of the context length.
         factor: f64,
     },
     /// A larger base, growing with the sequence beyond `original` positions.
     Dynamic {
-        /// How much longer.
+        /// Factor of the context length.
         factor: f64,
         /// Positions of the original training.
         original: usize,
     },
     /// Llama 3.1: low frequencies divided, high ones kept, a ramp between.
     Llama3 {
-        /// How much longer.
+        /// Factor of the context length.
         factor: f64,
         /// Turns over the original context below which a pair is divided.
         low: f64,
@@ -54,7 +54,7 @@ pub enum Scaling {
     },
     /// YaRN: the same by pair index, and scores made sharper.
     Yarn {
-        /// How much longer.
+        /// Factor of the context length.
         factor: f64,
         /// Multiplies cosines and sines.
         attention: f64,
@@ -171,7 +171,7 @@ impl Rope {
         Angles { cos, sin, half }
     }
 
-    /// Whether sequences of these lengths turn alike.
+    /// Returns `true` if sequences of these lengths have the same frequencies.
     fn same(&self, a: usize, b: usize) -> bool {
         match &self.scaling {
             Scaling::Dynamic { original, .. } => a.max(*original) == b.max(*original),

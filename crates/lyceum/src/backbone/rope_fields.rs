@@ -8,7 +8,7 @@ use super::fields::Fields;
 use super::rope::{Rope, Scaling};
 use crate::error::Result;
 
-/// What a family says about its rotary positions.
+/// Names and capabilities of a family's RoPE fields.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Context {
     /// Width of a head.
@@ -17,13 +17,13 @@ pub(super) struct Context {
     pub(super) theta: &'static str,
     /// The field of the part of a head that turns, beside `rope_parameters`.
     pub(super) partial: &'static str,
-    /// Whether the family reads that field.
+    /// `true` if the family reads that field.
     pub(super) reads_partial: bool,
-    /// Whether longrope is all it knows (Phi-3, whose older files call it su or yarn).
+    /// `true` if the family supports longrope only (Phi-3, whose older files call it su or yarn).
     pub(super) only_long: bool,
 }
 
-/// What stands beside `rope_parameters` and counts where that says nothing.
+/// Values beside `rope_parameters`, used where that object lacks them.
 struct Beside {
     context: Context,
     theta: f64,
@@ -39,7 +39,7 @@ struct Beside {
 struct Reading {
     rope: Rope,
     longest: usize,
-    /// Whether the object itself says the base and the part that turns.
+    /// `true` if the object itself gives the base, or the rotated part.
     theta_said: bool,
     partial_said: bool,
 }
@@ -48,7 +48,7 @@ impl Rope {
     /// Reads the base, `rope_scaling` and `rope_parameters` (which holds both), and how many
     /// positions the decoder then has, into `config`.
     ///
-    /// Where both objects are there, `rope_scaling` takes the place of `rope_parameters`, as in
+    /// If both objects are present, `rope_scaling` takes the place of `rope_parameters`, as in
     /// transformers 5.
     pub(super) fn take(fields: &mut Fields, config: &mut Config, context: Context) -> Result<()> {
         let (theta_said, partial_said) = (fields.says(context.theta), fields.says(context.partial));
@@ -233,7 +233,7 @@ impl Beside {
         (self.context.dim as f64 * partial) as usize
     }
 
-    /// What one of the two objects says.
+    /// Reads one of the two objects.
     fn read(&self, fields: &mut Fields, mut inner: Fields) -> Result<Reading> {
         let mut reading = self.plain();
         reading.theta_said = inner.says("rope_theta");
@@ -247,7 +247,7 @@ impl Beside {
         Ok(reading)
     }
 
-    /// What both objects together say.
+    /// Combines both objects.
     fn settle(&self, fields: &mut Fields, older: Fields, newer: Fields) -> Result<Reading> {
         let wins = self.read(fields, older)?;
         let loses = self.read(fields, newer)?;

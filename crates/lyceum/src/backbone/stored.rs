@@ -29,7 +29,7 @@ impl Bytes<'_> {
     }
 }
 
-/// What the bytes of a tensor mean.
+/// Storage types of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lay {
     F64,
@@ -81,7 +81,8 @@ impl Lay {
     }
 }
 
-/// The value of eight bits: 1 of sign, 4 of exponent (bias 7), 3 of fraction; all ones is no number.
+/// The value of eight bits: 1 of sign, 4 of exponent (bias 7), 3 of fraction; all ones is no
+/// number.
 fn e4m3(bits: u8) -> f32 {
     let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
     let size = match (exponent, bits & 7) {
@@ -92,7 +93,7 @@ fn e4m3(bits: u8) -> f32 {
     if bits < 128 { size } else { -size }
 }
 
-/// Where the file keeps the rows of a matrix, or the values of a vector.
+/// Order of a matrix's rows, or a vector's values, in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// In their order.
@@ -104,7 +105,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// Where row `row` of `n` lies.
+    /// The position in the file of row `row` of `n`.
     fn place(self, row: usize, n: usize) -> usize {
         match self {
             Order::Plain => row,
@@ -122,7 +123,7 @@ impl Order {
         }
     }
 
-    /// Whether `n` rows can lie so.
+    /// Returns `true` if `n` rows can be stored in this order.
     fn fits(self, n: usize) -> bool {
         match self {
             Order::Plain => true,
@@ -161,10 +162,10 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// In `range` of a file, which must be as long as the shape says.
+    /// A tensor in `range` of a file, which must be as long as the shape requires.
     ///
     /// # Errors
-    /// What is wrong.
+    /// When it is not, or too short for its type; the text says how.
     pub(super) fn new(
         (bytes, range): (Bytes<'a>, Range<usize>),
         shape: Vec<usize>,
@@ -195,7 +196,7 @@ impl<'a> Stored<'a> {
         Ok(Stored { shape, values })
     }
 
-    /// The same, its rows being kept in this order.
+    /// Returns the tensor with its rows declared to be in this order.
     ///
     /// # Errors
     /// When it has too few rows.
@@ -210,7 +211,7 @@ impl<'a> Stored<'a> {
         Ok(self)
     }
 
-    /// What its bytes mean; f32 when it was made here.
+    /// The storage type; f32 for tensors made in memory.
     pub(super) fn lay(&self) -> Lay {
         match &self.values {
             Values::Raw { lay, .. } => *lay,
@@ -218,7 +219,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Whether another tensor has this one's shape and values.
+    /// Returns `true` if another tensor has this one's shape and values.
     ///
     /// # Errors
     /// When a value cannot be read.

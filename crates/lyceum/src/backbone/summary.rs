@@ -1,4 +1,4 @@
-//! What a base is, told without preparing it for computing.
+//! Describes a base without preparing it for computing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,19 +19,19 @@ pub struct Summary {
     pub family: String,
     /// Values in all its tensors; a tied head counts once.
     pub parameters: usize,
-    /// What experts remember it by.
+    /// The fingerprint that experts record.
     pub fingerprint: String,
-    /// The same for every base of this architecture, whatever its weights.
+    /// The architecture's fingerprint, equal for every base of it, whatever its weights.
     pub family_fingerprint: String,
     /// Tokens that end a text.
     pub stops: BTreeSet<u32>,
-    /// Whether it says how conversations are written.
+    /// `true` if the base has a chat template.
     pub chat: bool,
     /// Every linear an expert can adapt.
     pub sites: Vec<SiteShape>,
-    /// What it computes.
+    /// The decoder's configuration.
     pub config: Config,
-    /// What its owner may not expect, as [`Base::notes`].
+    /// Warnings, as in [`Base::notes`].
     pub notes: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ impl Summary {
         Summary::new(name, fingerprint, stops, config, notes)
     }
 
-    /// What `base` is.
+    /// The summary of `base`.
     ///
     /// # Errors
     /// When its description cannot be written as JSON.

@@ -23,7 +23,7 @@ pub(super) struct Weights<'a> {
     pub(super) tensors: BTreeMap<String, Stored<'a>>,
     /// Those of types that are no weights.
     pub(super) others: BTreeMap<String, Other>,
-    /// What the base's owner may not expect, as texts for people.
+    /// Warnings for the base's owner, as texts for people.
     pub(super) notes: Vec<String>,
 }
 
@@ -136,7 +136,7 @@ impl<'a> Weights<'a> {
     fn put(&mut self, name: &str, stored: Stored<'a>) -> Result<()> {
         match self.tensors.insert(name.to_owned(), stored) {
             None => Ok(()),
-            Some(_) => Err(bad(name, "stands in two files of the base")),
+            Some(_) => Err(bad(name, "is in two files of the base")),
         }
     }
 
@@ -205,7 +205,7 @@ fn finite(name: &str, values: &[f32]) -> Result<()> {
     }
 }
 
-/// Where `part`, which lies in `all`, lies.
+/// The range of `part` within `all`, of which it is a slice.
 fn within(all: &[u8], part: &[u8]) -> Range<usize> {
     let start = part.as_ptr().addr() - all.as_ptr().addr();
     start..start + part.len()

@@ -24,7 +24,7 @@ const FIELDS: [&str; 3] = ["query", "choices", "gold"];
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {
-    /// What stands before an option; may be empty, then options are scored alone.
+    /// The text before each option; options are scored alone if it is empty.
     pub query: String,
     /// The options.
     pub choices: Vec<String>,
@@ -42,7 +42,7 @@ impl Question {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let all = Question::from_jsonl(&bytes, &path.display().to_string())?;
         match all.is_empty() {
-            true => Err(Error::format(path.display(), "holds no question")),
+            true => Err(Error::format(path.display(), "has no questions")),
             false => Ok(all),
         }
     }
@@ -85,9 +85,7 @@ fn text(json: &mut Json<'_>, name: &str) -> Why<String> {
     }
     let text = json.string()?;
     match text.broken {
-        true => Err(format!(
-            "{name} holds half a surrogate pair (a character cut in two)"
-        )),
+        true => Err(format!("{name} has an unpaired surrogate")),
         false => Ok(text.text),
     }
 }
@@ -174,11 +172,7 @@ mod tests {
     fn a_bad_question_is_named_with_file_row_and_field() {
         for (from, to, why) in [
             ("\"q\"", "null", "`query` is null; expected a text"),
-            (
-                "\"q\"",
-                r#""\ud83d""#,
-                "`query` holds half a surrogate pair",
-            ),
+            ("\"q\"", r#""\ud83d""#, "`query` has an unpaired surrogate"),
             (
                 "[\"a\", \"b\"]",
                 "\"a\"",

@@ -17,12 +17,12 @@ const LONGEST: usize = 1 << 20;
 /// A file, and the split it holds unless its rows say.
 pub(super) type Held = (String, Option<Split>);
 
-/// What a configuration holds.
+/// The files of one configuration.
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
     /// Its files.
     pub(super) held: Vec<Held>,
-    /// What the README describes or leaves out besides, a line each.
+    /// Notes about whatever else the README describes or leaves out, one line each.
     pub(super) notes: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ fn missing(paths: &[&str], pattern: &str) -> Error {
     Error::invalid(format!("{README} names `{pattern}` in configs, and {why}"))
 }
 
-/// What there is besides the files of `config`, in lines.
+/// Notes about the files and configurations besides `config`, one line each.
 fn beside(rows: &[&str], configs: &[Config], config: &Config) -> Vec<String> {
     let mut notes = Vec::new();
     let others = { configs.iter() }.filter(|other| other.name != config.name);
@@ -124,12 +124,12 @@ impl Config {
     }
 }
 
-/// Whether a README says `configs`.
+/// Returns `true` if the README's front matter has a `configs` block.
 pub(super) fn are_in(readme: &str) -> bool {
     front(readme).is_some_and(|front| !block(front).is_empty())
 }
 
-/// What stands between the first two lines of dashes.
+/// The YAML front matter: the text between the first two lines of dashes.
 fn front(readme: &str) -> Option<&str> {
     let rest = readme.strip_prefix('\u{feff}').unwrap_or(readme);
     let rest = rest
@@ -168,7 +168,7 @@ fn configs(front: &str) -> Result<Vec<Config>> {
     let listed = parsed.first().map(|all| &all["configs"]);
     let listed = listed
         .and_then(Yaml::as_vec)
-        .ok_or_else(|| bad("is no list"))?;
+        .ok_or_else(|| bad("is not a list"))?;
     let mut configs = Vec::new();
     for one in listed {
         let text = |key: &str| one[key].as_str().map(ToOwned::to_owned);
@@ -195,7 +195,7 @@ fn configs(front: &str) -> Result<Vec<Config>> {
                     }
                 }
             }
-            _ => return Err(bad("has data_files that are no list")),
+            _ => return Err(bad("has data_files that are not a list")),
         }
         configs.push(config);
     }

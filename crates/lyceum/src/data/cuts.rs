@@ -28,7 +28,7 @@ const WORDS: [&str; 8] = [
 /// Those of them whose words hold no white space.
 const SPLITS: [&str; 3] = ["Whitespace", "WhitespaceSplit", "BertPreTokenizer"];
 
-/// What cuts depend on.
+/// Properties of a tokenizer that decide where its texts may be cut.
 #[derive(Debug)]
 pub(super) struct Cuts {
     /// Characters that stand before a space in a token, in the vocabulary's alphabet.

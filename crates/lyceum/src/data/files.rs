@@ -1,4 +1,4 @@
-//! Where the rows at a path are: a file, a folder, a hub.
+//! Finds the files of rows at a path: a file, a folder, a clone of a hub's repository.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub(super) struct File {
     path: PathBuf,
     format: Format,
-    /// Where its rows belong that do not say so.
+    /// The split of rows that name none.
     split: Option<Split>,
 }
 
@@ -24,9 +24,9 @@ pub(super) struct File {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) files: Vec<File>,
-    /// What was left out, a line each.
+    /// Notes about files left out, one line each.
     pub(super) notes: Vec<String>,
-    /// Whether some may hold no rows, for nobody named them.
+    /// `true` if the files were found by search rather than named, so that some may hold no rows.
     pub(super) loose: bool,
 }
 

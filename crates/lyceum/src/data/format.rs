@@ -1,6 +1,6 @@
 //! Which files hold rows, by their names.
 
-/// How a file holds rows.
+/// File format of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// Lines, a list, or such in a packed file.
@@ -102,7 +102,7 @@ pub(super) fn unpacked(name: &str) -> &str {
         .unwrap_or(name)
 }
 
-/// How the file at `path` holds rows; `None` for one that is not read.
+/// The format of the file at `path`, by its name; `None` for one that is not read.
 pub(super) fn of(path: &str) -> Option<Format> {
     let name = name(path);
     let (name, packed) = (unpacked(&name), unpacked(&name) != name);
@@ -115,7 +115,7 @@ pub(super) fn of(path: &str) -> Option<Format> {
     }
 }
 
-/// Whether a file's name says that it holds lines of JSON.
+/// Returns `true` if the file's name ends in `.jsonl` or `.ndjson`, compressed or not.
 pub(super) fn lines(path: &str) -> bool {
     let name = name(path);
     [".jsonl", ".ndjson"]
@@ -123,7 +123,7 @@ pub(super) fn lines(path: &str) -> bool {
         .any(|end| unpacked(&name).ends_with(end))
 }
 
-/// Whether a file of a folder is one of rows: not what tools write beside them.
+/// Returns `true` for a file of rows in a folder, not for files that tools write beside them.
 pub(super) fn rows(path: &str) -> bool {
     let name = name(path);
     // What `datasets` keeps of `map` and `filter` in a saved folder.
@@ -131,7 +131,7 @@ pub(super) fn rows(path: &str) -> bool {
     of(path).is_some() && !kept && !BESIDE.contains(&name.as_str())
 }
 
-/// Whether a file that is not read may hold rows, so that leaving it out must be said.
+/// Returns `true` for a file that is not read but may hold rows, so that skipping it is noted.
 pub(super) fn may_hold_rows(path: &str) -> bool {
     let name = name(path);
     if of(path).is_some() || name.ends_with(".lock") || name.ends_with(".metadata") {
@@ -145,8 +145,8 @@ pub(super) fn may_hold_rows(path: &str) -> bool {
     !prose && (UNREAD.contains(&end) || half.iter().any(|half| stem.ends_with(half)))
 }
 
-/// Whether a part of a path, a folder or a file, is not meant to be seen: hidden, or what tools
-/// name between underscores (`__pycache__`, `__MACOSX`).
+/// Returns `true` for a folder or file name that is hidden or that tools reserve (`__pycache__`,
+/// `__MACOSX`).
 pub(super) fn hidden(part: &str) -> bool {
     part.starts_with('.') || part.starts_with("__")
 }

@@ -19,7 +19,9 @@ pub(super) fn fetch(address: &Address) -> Result<(PathBuf, Layout)> {
         path,
     } = address
     else {
-        return Err(Error::invalid(format!("{address} is no data set of a hub")));
+        return Err(Error::invalid(format!(
+            "{address} is not a data set on a hub"
+        )));
     };
     let whole = Address::Hub {
         dataset: *dataset,

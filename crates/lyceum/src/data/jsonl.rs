@@ -8,7 +8,7 @@ use super::row::{FIELDS, Row, Rows};
 use super::source::{self, Fault, Shape};
 use crate::error::{Context, Error, Result};
 
-/// Where a row is.
+/// Position of a row, for error messages.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     what: &'a str,
@@ -62,7 +62,7 @@ pub(super) type Each<'a> = &'a mut dyn FnMut(&mut Json<'_>, &Place<'_>) -> Resul
 pub(super) struct Input<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) what: &'a str,
-    /// Whether they may as well hold something else than rows.
+    /// `true` if values other than rows are tolerated.
     pub(super) loose: bool,
 }
 
@@ -187,7 +187,7 @@ fn row(json: &mut Json<'_>, place: &Place<'_>, rows: &mut Rows) -> super::Why<Ro
         let text = json.string()?;
         match (text.broken, name) {
             (true, "source") => broke(rows, place, name),
-            (true, _) => return Err(format!("`{name}` holds half a surrogate pair")),
+            (true, _) => return Err(format!("`{name}` has an unpaired surrogate")),
             _ => {}
         }
         *to = text.text;

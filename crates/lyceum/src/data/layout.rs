@@ -21,19 +21,19 @@ pub(super) struct Place<'a> {
     pub(super) read: &'a dyn Fn(&str) -> Result<Vec<u8>>,
 }
 
-/// What a place holds.
+/// The files of rows at a place.
 #[derive(Debug)]
 pub(super) struct Layout {
     /// The files of rows.
     pub(super) held: Vec<Held>,
-    /// What was left out, a line each.
+    /// Notes about files left out, one line each.
     pub(super) notes: Vec<String>,
 }
 
 impl Layout {
     /// An error about the place `what`, in which no file of rows is.
     pub(super) fn empty(&self, what: &str) -> Error {
-        let why = format!("it holds no rows: none of {}", format::READ);
+        let why = format!("it has no rows: none of {}", format::READ);
         let notes = self.notes.iter().map(|note| format!("; {note}"));
         Error::format(what, notes.fold(why, |why, note| why + &note))
     }
@@ -62,8 +62,8 @@ struct Dict {
 }
 
 impl Place<'_> {
-    /// What this place holds at `root`, a file or folder of it, everything when empty; `config`
-    /// names one of the configurations of its README.
+    /// The files of rows at `root`, a file or folder of this place, or the whole place when empty;
+    /// `config` names one of the configurations of its README.
     ///
     /// # Errors
     /// When what describes the files cannot be understood or speaks of others.

@@ -81,9 +81,9 @@ pub struct Example {
     pub task: Name,
     /// The collection the task is from (P3, Flan2021, ...).
     pub task_source: String,
-    /// How its prompt was made (zs_opt, ...).
+    /// The kind of prompt template (zs_opt, ...).
     pub template_type: String,
-    /// Where it belongs.
+    /// The split it belongs to.
     pub split: Split,
 }
 
@@ -102,7 +102,7 @@ pub struct Example {
 pub struct Dataset {
     /// All rows, in the order of the files.
     pub examples: Vec<Example>,
-    /// What was left out or replaced on the way, a line each.
+    /// Notes about rows left out or replaced while reading, one line each.
     pub notes: Vec<String>,
 }
 

@@ -1,7 +1,8 @@
 //! Patterns of paths, as the `configs` of a README hold them.
 
-/// Whether a path fits a pattern: `*` and `?` within a folder's name, `**` across folders, `[a-z]`
-/// and `[!a-z]` for one of some letters. A pattern that names a folder means all in it.
+/// Returns `true` if a path matches a glob: `*` and `?` within a path component, `**` across
+/// components, `[a-z]` and `[!a-z]` for one character of a set. A pattern that names a folder
+/// matches everything below it.
 pub(super) fn matches(pattern: &str, path: &str) -> bool {
     let within = path.strip_prefix(pattern.trim_end_matches('/'));
     within.is_some_and(|rest| rest.starts_with('/')) || fits(pattern.as_bytes(), path.as_bytes())
@@ -47,7 +48,7 @@ fn fits(mut pattern: &[u8], path: &[u8]) -> bool {
     }
 }
 
-/// What fits one byte.
+/// A matcher of one byte.
 enum One<'a> {
     Byte(u8),
     Any,
@@ -80,7 +81,7 @@ impl One<'_> {
     }
 }
 
-/// What the first of `pattern` fits, and the rest of it, which is shorter.
+/// Splits `pattern` into the matcher of its first byte and the rest, which is shorter.
 fn one(pattern: &[u8]) -> (One<'_>, &[u8]) {
     match pattern {
         [b'?', rest @ ..] => (One::Any, rest),

@@ -16,7 +16,7 @@ const SPACE: &str = "\u{2581}";
 #[derive(Debug)]
 pub(crate) struct Vocabulary<'a> {
     pub(crate) pieces: &'a [Piece],
-    /// Whether a space is put before a text.
+    /// `true` if a space is put before a text.
     pub(crate) space_first: bool,
     /// The token put before a text.
     pub(crate) start: Option<usize>,
@@ -34,7 +34,7 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
-    /// The same as a `tokenizer.json`.
+    /// Converts the vocabulary to the contents of a `tokenizer.json`.
     pub(crate) fn tokenizer_json(&self) -> Value {
         let text = |text: &str| json!({ "String": text });
         let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": text(from), "content": to });
@@ -85,14 +85,14 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
-/// How a text is cut into words whose bytes are then joined.
+/// Settings for splitting a text into words, whose bytes are then merged.
 #[derive(Debug)]
 pub(crate) struct Words {
     /// The pre-tokenizer.
     pub(crate) cut: Value,
-    /// Whether the text is brought into Unicode's composed form first.
+    /// `true` if the text is normalised to Unicode's NFC first.
     pub(crate) composed: bool,
-    /// Whether a word that is a token is taken as it is.
+    /// `true` if a word that is a token is taken without merging.
     pub(crate) whole: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How a prompt and its answer become one text (MTTL's `add_space_and_eos`).
+//! Joins a prompt and its answer to one text (MTTL's `add_space_and_eos`).
 
 /// The prompt and the label to be tokenised: exactly one space between them where the tokenizer
 /// merges spaces into words, and end-of-text after the label.

@@ -128,13 +128,14 @@ pub(super) struct Rows {
     pub(super) examples: Vec<Example>,
     /// Files without rows among those that may hold some.
     pub(super) without: Vec<String>,
-    /// How many texts had half a surrogate pair replaced, and where the first is.
+    /// The number of texts with an unpaired surrogate that was replaced, and the place of the
+    /// first.
     broken: usize,
     first: String,
 }
 
 impl Rows {
-    /// A text of the field `field` at `at` had half a surrogate pair.
+    /// A text of the field `field` at `at` had an unpaired surrogate.
     pub(super) fn broke(&mut self, at: &str, field: &str) {
         if self.broken == 0 {
             self.first = format!("{at}, `{field}`");
@@ -142,15 +143,15 @@ impl Rows {
         self.broken += 1;
     }
 
-    /// What was replaced, in a line.
+    /// A note about replaced surrogates, in one line; `None` without any.
     pub(super) fn note(&self) -> Option<String> {
         let (first, texts) = match self.broken {
             0 => return None,
-            1 => (&self.first, "1 text holds".to_owned()),
-            n => (&self.first, format!("{n} texts hold")),
+            1 => (&self.first, "1 text has".to_owned()),
+            n => (&self.first, format!("{n} texts have")),
         };
         Some(format!(
-            "{texts} half a surrogate pair (a character cut in two), read as U+FFFD; the first: \
+            "{texts} an unpaired surrogate, read as U+FFFD; the first: \
              {first}"
         ))
     }

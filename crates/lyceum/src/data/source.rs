@@ -6,7 +6,7 @@ use lyceum_formats::compression::{Budget, Packing};
 
 use super::json::Json;
 
-/// What is wrong with a file, and in which line.
+/// An error in a file, with its line if known.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) line: Option<usize>,
@@ -31,7 +31,7 @@ impl From<&str> for Fault {
     }
 }
 
-/// How files begin that are no JSON at all, and what to do with them.
+/// First bytes of file formats that are not JSON, with the error text for each.
 const OTHERS: [(&[u8], &str); 7] = [
     (LFS, POINTER),
     (b"PAR1", "it is a parquet file; name it .parquet"),
@@ -48,9 +48,9 @@ const OTHERS: [(&[u8], &str); 7] = [
     ),
 ];
 
-/// How a file begins that stands for another one.
+/// First bytes of a Git LFS pointer file.
 pub(super) const LFS: &[u8] = b"version https://git-lfs";
-/// What to do about such a file.
+/// The error text for such a file.
 pub(super) const POINTER: &str =
     "it is a pointer of Git LFS and not the data itself; fetch that with `git lfs pull`";
 
@@ -106,7 +106,7 @@ fn wide(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'_, str>, Fault> {
     }
 }
 
-/// How a text holds rows.
+/// Arrangement of the rows in a text.
 #[derive(Debug, PartialEq)]
 pub(super) enum Shape {
     /// One after another: a line each, or over several lines.
@@ -117,7 +117,7 @@ pub(super) enum Shape {
     Nothing,
 }
 
-/// How `text` holds rows of `fields`: its first value says so.
+/// The arrangement of rows with `fields` in `text`, judged by its first value.
 pub(super) fn shape(text: &str, fields: &[&str]) -> Shape {
     let mut json = Json::new(text);
     match json.peek() {
@@ -130,7 +130,7 @@ pub(super) fn shape(text: &str, fields: &[&str]) -> Shape {
     }
 }
 
-/// Whether the list that is next is empty, cut off, or begins with a row.
+/// Returns `true` if the list that follows is empty, truncated, or begins with a row.
 fn first(mut json: Json<'_>, fields: &[&str]) -> bool {
     let mut row = true;
     let _ = json.list(|json, _| {

@@ -30,7 +30,7 @@ pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     /// The tokens of the last piece given, then those not given yet.
     ids: Vec<u32>,
-    /// How many of `ids` have been given.
+    /// The number of `ids` already emitted.
     given: usize,
 }
 

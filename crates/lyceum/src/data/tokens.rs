@@ -52,8 +52,9 @@ fn failed(error: Failure) -> Error {
     Error::format("tokenizer", error)
 }
 
-/// What the crate of tokenizers makes of a file or a text. On some malformed files it panics
-/// (0.23: where JSON ends within a decoder); it works on nothing else, so that is an error too.
+/// Runs `work` of the tokenizers crate and converts its panics to errors: version 0.23 panics on
+/// some malformed files (where JSON ends within a decoder). `work` shares no state with anything
+/// else.
 fn guarded<T>(work: impl FnOnce() -> std::result::Result<T, Failure>) -> Result<T> {
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     let damaged = |_| Err("the tokenizer's file is damaged".into());
@@ -211,7 +212,7 @@ impl Tokenizer {
         }
     }
 
-    /// What the post-processor puts around a text.
+    /// The tokens that the post-processor puts around a text.
     fn built(&self) -> Result<Built> {
         let bare = self.encode("a")?;
         let full = guarded(|| self.inner.encode_fast("a", true))?;

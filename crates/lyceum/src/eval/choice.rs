@@ -40,17 +40,17 @@ impl Answer {
         self.best(|i| self.log_probs[i])
     }
 
-    /// The same, per character of the option.
+    /// Accuracy with log-likelihoods normalised by the option's length in characters.
     pub fn acc_norm(&self) -> f64 {
         self.best(|i| self.log_probs[i] / self.characters[i].max(1) as f64)
     }
 
-    /// The same, per byte of the option in UTF-8.
+    /// Accuracy with log-likelihoods normalised by the option's length in UTF-8 bytes.
     pub fn acc_bytes(&self) -> f64 {
         self.best(|i| self.log_probs[i] / self.bytes[i].max(1) as f64)
     }
 
-    /// The same, per token of the option.
+    /// Accuracy with log-likelihoods normalised by the option's length in tokens.
     pub fn acc_tok(&self) -> f64 {
         self.best(|i| self.log_probs[i] / self.tokens[i].max(1) as f64)
     }

@@ -36,7 +36,7 @@ pub struct Prediction {
     pub source: String,
     /// Accepted answers.
     pub references: Vec<String>,
-    /// What the model wrote, cleaned as the reference cleans it.
+    /// The generated text, cleaned as the reference implementation cleans it.
     pub text: String,
     /// ROUGE-L, 0 to 100.
     pub score: f64,
@@ -138,8 +138,8 @@ fn cut(len: usize, longest: usize, longer: impl Fn(usize) -> Result<usize>) -> R
     Ok(len >= longest && longer(longest.saturating_add(1))? > len)
 }
 
-/// What computing the losses of `examples` leaves out of prompt and answer beyond `max_input`
-/// tokens.
+/// Counts the `examples` whose prompt and answer are truncated to `max_input` tokens when their
+/// loss is computed.
 ///
 /// # Errors
 /// When an example cannot be tokenised.
@@ -158,8 +158,8 @@ pub fn losses_cut(tokenizer: &Tokenizer, examples: &[Example], max_input: usize)
     Ok(found)
 }
 
-/// What answering `questions`, called `what`, leaves out beyond `longest` tokens of question and
-/// option.
+/// Counts the `questions` of the set named `what` that have an option truncated to `longest` tokens
+/// of question and option.
 ///
 /// # Errors
 /// When a question cannot be tokenised.

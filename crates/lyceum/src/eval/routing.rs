@@ -1,4 +1,5 @@
-//! Where tokens go: the share that reaches the expert of their own task, entropy and load.
+//! Routing statistics: the share of tokens routed to the expert of their own task, entropy and
+//! load.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -42,7 +43,7 @@ impl RoutingProbe {
         }
     }
 
-    /// What was seen, as the report shows it.
+    /// The statistics collected so far, in the report's form.
     pub fn routing(&self, method: &str, library: &str) -> Routing {
         let layers = self.layers.lock().map(|l| l.clone()).unwrap_or_default();
         let mut load = vec![0.0; self.experts.len()];

@@ -18,7 +18,7 @@ use crate::ops;
 const MAX_STEP_TOKENS: usize = 8192;
 
 impl Model {
-    /// As [`Model::generate`], from tokens to tokens: the chunks have no text. `tasks` names the task
+    /// Token-level variant of [`Model::generate`]: the chunks have no text. `tasks` names the task
     /// of every prompt, or of none. Prompts are read whole.
     ///
     /// # Errors
@@ -95,8 +95,8 @@ struct Decoding<'a> {
 }
 
 impl Decoding<'_> {
-    /// Admits prompts and computes the next token of every live sequence; breaks when all have ended
-    /// or `sink` breaks off.
+    /// Admits prompts and computes the next token of every live sequence; breaks when all have
+    /// ended or `sink` breaks off.
     fn step(
         &mut self,
         sink: &mut impl FnMut(Chunk<'_>) -> ControlFlow<()>,
@@ -147,8 +147,8 @@ impl Decoding<'_> {
         (tokens, lens)
     }
 
-    /// Takes the next token of the live sequence at `at` and tells `sink`. Returns the reason why the
-    /// sequence ends, if it does.
+    /// Takes the next token of the live sequence at `at` and tells `sink`. Returns the reason why
+    /// the sequence ends, if it does.
     fn accept(
         &mut self,
         at: usize,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::name::Name;
 
-/// How text is continued, greedily.
+/// Settings of greedy text generation.
 ///
 /// ```
 /// use lyceum::generate::GenerationConfig;
@@ -183,8 +183,8 @@ pub struct Generation {
 }
 
 impl Model {
-    /// Continues `prompts`, [`GenerationConfig::batch_size`] at a time: one that ends makes room for
-    /// the next. What comes out does not depend on what is decoded beside it. `sink` sees every
+    /// Continues `prompts`, [`GenerationConfig::batch_size`] at a time: one that ends makes room
+    /// for the next. What comes out does not depend on what is decoded beside it. `sink` sees every
     /// chunk as it comes, and breaks off everything by returning [`ControlFlow::Break`]; what there
     /// is until then is returned.
     ///

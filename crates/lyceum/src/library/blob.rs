@@ -33,7 +33,7 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// What `bytes` are called when written in `epoch`.
+    /// The identity of `bytes` when written in `epoch`.
     pub(crate) fn of(bytes: &[u8], epoch: u64) -> Self {
         Blob {
             epoch,
@@ -57,7 +57,7 @@ impl Blob {
         &self.sha256
     }
 
-    /// Where the store keeps it.
+    /// The object's key in the store.
     pub fn key(&self) -> String {
         let (epoch, sha) = (self.epoch, &self.sha256);
         format!("{FOLDER}{epoch}/{}/{sha}", &sha[..2])
@@ -70,7 +70,7 @@ impl Blob {
         Some((epoch.parse().ok()?, sha))
     }
 
-    /// Whether `other` has the same bytes, whenever they were written.
+    /// Returns `true` if `other` has the same bytes, whenever they were written.
     pub(crate) fn same(&self, other: &Blob) -> bool {
         self.sha256 == other.sha256 && self.size == other.size
     }
@@ -90,7 +90,7 @@ impl Blob {
     }
 }
 
-/// Where objects are kept.
+/// The folder of objects.
 pub(crate) const FOLDER: &str = "objects/";
 
 impl fmt::Display for Blob {

@@ -13,7 +13,7 @@ use crate::name::Name;
 use crate::peft;
 use crate::store::each;
 
-/// What a check found.
+/// The results of a check.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Checked {
     /// The version checked.
@@ -27,7 +27,7 @@ pub struct Checked {
     /// Objects this version does not refer to: older versions, or what stopped writers left. A
     /// purge deletes them once nothing needs them.
     pub unreferenced: usize,
-    /// What is wrong; empty when all is well.
+    /// Problems; empty when all is well.
     pub problems: Vec<Problem>,
 }
 
@@ -36,7 +36,7 @@ pub struct Checked {
 pub struct Problem {
     /// The expert concerned.
     pub expert: Name,
-    /// What is wrong.
+    /// A description of the problem.
     pub why: String,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Verified<'a> {
     pub(crate) artifacts: BTreeMap<Name, Artifact>,
 }
 
-/// What one entry came to.
+/// The results of checking one entry.
 struct Looked<R> {
     found: R,
     problems: Vec<Problem>,

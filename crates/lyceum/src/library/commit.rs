@@ -17,7 +17,7 @@ use crate::name::Name;
 use crate::peft;
 use crate::store::Put;
 
-/// How long a writer competes with others before it gives up.
+/// Time for which a writer competes with others before it gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Changes that become one version, or none. Objects are written as they are added, so a batch
@@ -45,12 +45,12 @@ impl<'a> Batch<'a> {
         &self.base
     }
 
-    /// How many changes were asked for.
+    /// The number of edits.
     pub fn len(&self) -> usize {
         self.edits.len()
     }
 
-    /// Whether nothing was asked for.
+    /// Returns `true` if there are no edits.
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }

@@ -15,7 +15,7 @@ const TOGETHER: usize = 64;
 /// An expert to be copied: its name, its entry, and what the destination has under the name.
 type Lacking = (Name, Entry, Option<Entry>);
 
-/// What a copy did.
+/// Statistics of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Copied {
     /// Experts that came new to the destination, or changed there.

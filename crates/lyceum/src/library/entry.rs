@@ -1,4 +1,4 @@
-//! What a version says about one name.
+//! The entry of one name in a version.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub struct Entry {
     /// Fingerprint of the base it was trained on, if it is known.
     #[serde(default)]
     pub base: Option<String>,
-    /// What that base is called.
+    /// The name of that base.
     pub base_name: String,
     /// The tasks it stands for.
     pub tasks: Vec<Name>,
@@ -34,7 +34,7 @@ pub struct Entry {
     /// When it was removed, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<u64>,
-    /// What was derived from it, by kind.
+    /// Artifacts derived from it, by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub artifacts: BTreeMap<Name, Derived>,
 }
@@ -65,7 +65,7 @@ impl Entry {
         }
     }
 
-    /// Whether it is listed.
+    /// Returns `true` if it is listed, that is, not removed.
     pub fn live(&self) -> bool {
         self.removed.is_none()
     }
@@ -76,7 +76,7 @@ impl Entry {
         found.filter(|derived| derived.made_from == self.fingerprint)
     }
 
-    /// Whether it has an artifact of `kind` made from its present weights.
+    /// Returns `true` if it has an artifact of `kind` made from its present weights.
     pub fn has(&self, kind: &Name) -> bool {
         self.fresh(kind).is_some()
     }
@@ -94,7 +94,7 @@ impl Entry {
         self.file(name, peft::CARD)
     }
 
-    /// Whether both have the same files.
+    /// Returns `true` if both have the same files.
     pub(crate) fn same(&self, other: &Entry) -> bool {
         let both = self.files.iter().zip(&other.files);
         self.files.len() == other.files.len() && { both }

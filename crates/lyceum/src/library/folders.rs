@@ -52,7 +52,7 @@ pub(super) fn follow(objects: &Objects) -> Result<()> {
     crate::file::write(&dir.join(NOTE), head.version().to_string().as_bytes())
 }
 
-/// What changes under `experts/` when `entries` come over those of `head`.
+/// The changes under `experts/` when `entries` replace those of `head`.
 pub(super) fn changes(
     objects: &Objects,
     entries: &BTreeMap<Name, Option<Entry>>,
@@ -142,7 +142,7 @@ fn show(
     Ok(())
 }
 
-/// Whether a folder holds nothing but links to objects, or copies of `old`.
+/// Returns `true` if a folder has nothing but links to objects, or copies of `old`.
 fn ours(folder: &Path, old: Option<&Entry>) -> bool {
     let Ok(files) = std::fs::read_dir(folder) else {
         return false;

@@ -11,7 +11,7 @@ use crate::name::Name;
 use crate::peft::{self, Beside, Found, Imported};
 use crate::store::{Memory, Wanted, fetched};
 
-/// How experts are taken from elsewhere.
+/// Options of an import.
 #[derive(Debug, Default)]
 pub struct Taking<'a> {
     /// The base they are checked against and bound to; neither when absent.

@@ -26,29 +26,29 @@ pub(crate) const NAMED: usize = 32;
 pub struct Manifest {
     /// Its number; the first is 1.
     pub version: u64,
-    /// How many purges there were before it.
+    /// Number of purges before it.
     pub epoch: u64,
     /// When it was committed, in seconds since 1970 (UTC); never before its parent.
     pub time: u64,
-    /// What committed it.
+    /// The program that committed it.
     pub by: String,
     /// A random mark, by which a writer knows its own manifest again.
     pub writer: String,
-    /// How many experts it lists.
+    /// Number of experts it lists.
     pub experts: u64,
-    /// What changed, the first few.
+    /// The first few changes.
     pub changes: Vec<Change>,
-    /// How many changes there were.
+    /// Number of changes.
     pub changed: u64,
     /// The index of its entries.
     pub(crate) root: Blob,
 }
 
-/// What happened to one expert.
+/// A change to one expert.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
-    /// What was done.
+    /// The kind of change.
     pub did: Did,
     /// The expert.
     pub expert: Name,
@@ -57,7 +57,7 @@ pub struct Change {
     pub to: Option<Name>,
 }
 
-/// What a change does.
+/// Kinds of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Did {

@@ -71,7 +71,7 @@ struct Shared {
     current: Mutex<Arc<Snapshot>>,
 }
 
-/// What a handle may do.
+/// Permissions of a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     /// Read and write.
@@ -150,12 +150,12 @@ impl Library {
         }
     }
 
-    /// Where it is.
+    /// The library's address.
     pub fn uri(&self) -> String {
         self.shared.objects.store.uri()
     }
 
-    /// Where it is, the same whatever folder it is spoken of from.
+    /// The library's address, independent of the current folder.
     pub(crate) fn place(&self) -> String {
         let store = &self.shared.objects.store;
         let absolute = store.folder().and_then(|dir| std::path::absolute(dir).ok());
@@ -222,7 +222,7 @@ impl Library {
         Ok(self.entries()?.into_keys().collect())
     }
 
-    /// What is known about `name`.
+    /// The card of `name`.
     ///
     /// # Errors
     /// [`Error::NotFound`] with the nearest names.
@@ -358,7 +358,7 @@ impl Library {
         batch.commit().map(|_| ())
     }
 
-    /// Whether `expert` has an artifact of `kind` made from its present weights.
+    /// Returns `true` if `expert` has an artifact of `kind` made from its present weights.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such expert.

@@ -1,4 +1,4 @@
-//! What a writer wants, tried against what there is now.
+//! Three-way merge of a write batch: replays its edits on the current head, or reports a conflict.
 //!
 //! Every edit is judged by the one cell it touches (an expert's files, or one of its artifacts):
 //! as it was when the writer looked, and as it is now. Untouched since: the edit holds. Already
@@ -33,7 +33,7 @@ pub(crate) enum Edit {
     Forget,
 }
 
-/// What a commit changes.
+/// The changes of a commit.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// The new entries; `None` is gone.
@@ -78,7 +78,7 @@ fn exists(name: &Name) -> Error {
     }
 }
 
-/// What comes of one edit.
+/// The outcome of one edit.
 enum Outcome {
     /// It is so already.
     Nothing,
@@ -110,7 +110,7 @@ impl Judge<'_> {
         Error::not_found(kind, self.name.as_str(), [])
     }
 
-    /// What comes of `edit`, looking at the first of two versions, on the second.
+    /// The outcome of `edit`, made while looking at the first of two versions, on the second.
     fn outcome(&self, edit: &Edit, (seen, now): (&Over<'_>, &Over<'_>)) -> Result<Outcome> {
         match edit {
             Edit::Put(entry, how) => self.put(entry, *how),
@@ -255,7 +255,7 @@ impl Judge<'_> {
 }
 
 impl Plan {
-    /// What `edits`, made while looking at `base`, come to on `head` at `time`.
+    /// Merges `edits`, made while looking at `base`, into `head` at `time`.
     pub(crate) fn new(
         edits: &[(Name, Edit)],
         (base, head): (&Snapshot, &Snapshot),

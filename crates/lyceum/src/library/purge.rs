@@ -15,7 +15,7 @@ use super::plan::Edit;
 use super::snapshot::Snapshot;
 use crate::error::Result;
 
-/// What a purge gave up, or would.
+/// Statistics of a purge, or of its dry run.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Purged {
     /// Removed experts that can no longer be restored.

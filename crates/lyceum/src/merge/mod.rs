@@ -28,7 +28,7 @@ use crate::expert::{Card, Expert};
 use crate::lora::{Lora, LoraConfig};
 use crate::name::{Name, Site};
 
-/// How far a merge that was cut to a rank is from the exact one.
+/// The error of a merge that was truncated to a rank, against the exact one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Truncation {
     /// Frobenius norm of what was cut off, over all sites, as a share of that of the exact sum.

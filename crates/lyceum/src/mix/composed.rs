@@ -29,7 +29,7 @@ impl Vector {
 }
 
 fn prepared() -> Error {
-    Error::invalid("what was prepared for the processor's kernels is no tensor of a device")
+    Error::invalid("these weights are packed for the CPU backend and cannot be used on a device")
 }
 
 impl RoutedLinear {
@@ -80,7 +80,7 @@ impl RoutedLinear {
 }
 
 impl SiteBank {
-    /// What the experts add, `[t, d_out]`, for `x` `[t, d_in]` on any device; `trained` are the
+    /// The experts' update `[t, d_out]` for `x` `[t, d_in]` on any device; `trained` are the
     /// weights of `gates` as a tensor `[t, per]`, if they can be trained.
     fn composed(
         &self,

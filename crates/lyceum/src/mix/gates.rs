@@ -1,4 +1,4 @@
-//! What a router decides: experts and their weights.
+//! A router's decision: experts and their weights.
 
 use lyceum_kernels::delta::Chosen;
 
@@ -70,8 +70,8 @@ impl Gates {
         &self.experts
     }
 
-    /// Whether every choice is of one of `experts` experts, and there is one for each of `tokens`
-    /// tokens or for all.
+    /// Returns `true` if every choice is one of `experts` experts, and there is one for each of
+    /// `tokens` tokens or for all.
     pub(super) fn fit(&self, tokens: usize, experts: usize) -> bool {
         let n = self.experts.len();
         let rows = n == self.per || n == tokens * self.per;

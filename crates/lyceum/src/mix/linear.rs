@@ -178,11 +178,11 @@ impl Vector {
 /// The gradients of a module's variables, in the order it lists them.
 pub(crate) type Gradients = Vec<Vec<f32>>;
 
-/// What a linear layer's experts decided and computed, route by route.
+/// The gates and intermediates of a linear layer's experts, route by route.
 #[derive(Debug)]
 pub(crate) struct Routed(Vec<Part>);
 
-/// What the experts of one route decided and computed.
+/// The gates and intermediates of the experts of one route.
 #[derive(Debug)]
 struct Part {
     gates: Gates,
@@ -240,7 +240,7 @@ impl RoutedLinear {
         RoutedLinear { site, weight, bias }
     }
 
-    /// Where this layer is.
+    /// The layer's path in the checkpoint.
     pub fn site(&self) -> &Site {
         &self.site
     }
@@ -257,8 +257,8 @@ impl RoutedLinear {
         pass.routes.iter().filter_map(experts).collect()
     }
 
-    /// What can be trained here: the matrix, the bias, and of each route the experts' factors and
-    /// the router.
+    /// The trainable tensors of this layer: the matrix, the bias, and of each route the experts'
+    /// factors and the router's parameters.
     pub(crate) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
         let own = [
             self.weight.variable(),
@@ -272,7 +272,7 @@ impl RoutedLinear {
         own.into_iter().chain(routed).flatten().cloned().collect()
     }
 
-    /// Whether [`RoutedLinear::backward`] reads the input.
+    /// Returns `true` if [`RoutedLinear::backward`] reads the input.
     pub(crate) fn reads_input(&self, pass: &Pass<'_>) -> bool {
         !self.variables(pass).is_empty()
     }
@@ -310,7 +310,7 @@ impl RoutedLinear {
         Ok((y, Some(Routed(parts))))
     }
 
-    /// What the experts of one route decide and take in of its rows `x`.
+    /// The gates of one route for its rows `x`, and `A x` of the chosen experts.
     fn part(&self, own: &Experts<'_>, x: &[f32], pass: &Pass<'_>) -> Result<Part> {
         let Mixture { router, mixing, .. } = own.route.mixture;
         let gates = pass.limited(own.route, |pass| {
@@ -376,8 +376,8 @@ impl RoutedLinear {
         Ok(dx)
     }
 
-    /// [`RoutedLinear::backward`] of the base's own matrix and bias; `then` is done with all rows of
-    /// the gradient of the input.
+    /// [`RoutedLinear::backward`] of the base's own matrix and bias; `then` is done with all rows
+    /// of the gradient of the input.
     fn bare_backward(
         &self,
         x: &[f32],

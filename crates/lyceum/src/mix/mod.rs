@@ -26,7 +26,7 @@ pub use site::SiteBank;
 use crate::error::Result;
 use crate::name::Site;
 
-/// How expert outputs are combined.
+/// Rule that combines expert outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mixing {
@@ -46,8 +46,8 @@ pub trait Router: Send + Sync + std::fmt::Debug {
     /// When this router cannot decide, for example a task that no expert knows.
     fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates>;
 
-    /// Whether the gates depend on the input; where they do not, [`Router::gates`] may be given
-    /// none.
+    /// Returns `true` if the gates depend on the input; otherwise [`Router::gates`] may be called
+    /// with none.
     fn reads_input(&self) -> bool {
         true
     }
@@ -70,7 +70,7 @@ pub trait Router: Send + Sync + std::fmt::Debug {
         Ok((self.gates(site, &x, pass)?, None))
     }
 
-    /// What the gates at `site` depend on and can be trained, if anything: one flat tensor.
+    /// The trainable parameters of the gates at `site` as one flat tensor, if there are any.
     fn params(&self, _: &Site) -> Option<&Tensor> {
         None
     }
@@ -94,8 +94,8 @@ pub trait Router: Send + Sync + std::fmt::Debug {
 
 /// Sees every routing decision; for reports and explanations.
 pub trait Probe: Send + Sync {
-    /// Called once per site and route with the gates of the route's tokens; `pass` is limited to its
-    /// sequences.
+    /// Called once per site and route with the gates of the route's tokens; `pass` is limited to
+    /// its sequences.
     ///
     /// # Errors
     /// Whatever the probe runs into.

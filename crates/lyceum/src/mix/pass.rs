@@ -14,7 +14,7 @@ pub struct Mixture {
     pub bank: Arc<Bank>,
     /// Who decides.
     pub router: Arc<dyn Router>,
-    /// How outputs are combined.
+    /// Rule that combines outputs.
     pub mixing: Mixing,
 }
 
@@ -52,8 +52,8 @@ pub struct Pass<'a> {
     pub routes: &'a [Route<'a>],
     /// Who watches the gates.
     pub probe: Option<&'a dyn Probe>,
-    /// Whether a backward pass computes what happens inside the blocks again instead of keeping
-    /// it: less memory, more time, the same results.
+    /// Activation recomputation: the backward pass recomputes the inside of blocks instead of
+    /// storing it; less memory, more time, the same results.
     pub recompute: bool,
 }
 

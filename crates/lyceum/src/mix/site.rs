@@ -126,8 +126,8 @@ impl SiteBank {
         Delta::new(factors, gates.view())
     }
 
-    /// What the experts take in of `x` `[t, d_in]`, where outputs have `d_out` values: what the other
-    /// methods call `low`.
+    /// Shrink: `A x` for each token's chosen experts, `x` `[t, d_in]`; the other methods call the
+    /// result `low`. `d_out`, the width of outputs, is only checked.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
@@ -142,7 +142,7 @@ impl SiteBank {
         Ok(self.delta(gates, mixing).project(x))
     }
 
-    /// Whether `n` values of input, outputs of `d_out` values and `gates` fit these experts.
+    /// Checks that `n` values of input, outputs of `d_out` values and `gates` fit these experts.
     pub(super) fn check(
         &self,
         (n, d_out): (usize, usize),

@@ -1,7 +1,7 @@
 //! Batches whose sequences belong to several models over one base, computed in one pass.
 //!
-//! What an evaluation of several methods, or a server of several mixtures, asks for: the base's
-//! products are computed once for all. Every sequence gets what its model alone computes for it.
+//! An evaluation of several methods, or a server of several mixtures, needs this: the base's
+//! products are computed once for all. Every sequence gets the result that its model alone computes.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::mix::{Pass, Route, Segments};
 use crate::name::Name;
 
-/// The routes of a pass in which sequence `i` goes through the mixture of `models[i]`. Neighbours of
-/// one mixture share a route; the base alone has none.
+/// The routes of a pass in which sequence `i` goes through the mixture of `models[i]`. Neighbours
+/// of one mixture share a route; the base alone has none.
 ///
 /// # Errors
 /// [`Error::Mismatch`] when the models stand over different bases.

@@ -21,7 +21,7 @@ const FILE: &str = "model.json";
 /// The format that is written; 1 had neither `base_absolute` nor `library`.
 const FORMAT: u32 = 2;
 
-/// What a saved model says about itself: `model.json`.
+/// The contents of `model.json`, which describes a saved model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
@@ -29,14 +29,14 @@ pub struct Saved {
     /// The base as seen from the folder of `model.json`, or its address on a hub; none for the
     /// embedded one.
     base_path: Option<String>,
-    /// Where it was when the model was saved.
+    /// The base's absolute path when the model was saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base_absolute: Option<String>,
     base_name: String,
     base_fingerprint: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base_family: Option<String>,
-    /// How the experts' outputs are combined.
+    /// Rule that combines the experts' outputs.
     pub mixing: Mixing,
     /// The router.
     pub spec: RouterSpec,
@@ -53,7 +53,7 @@ pub struct Saved {
 struct Pinned {
     /// The version of the library in the folder.
     version: u64,
-    /// What the router's mixture is made from ([`RouterSpec::inputs`]).
+    /// Digest of the inputs of the router's mixture ([`RouterSpec::inputs`]).
     inputs: String,
 }
 
@@ -75,7 +75,7 @@ impl Saved {
         Ok(saved)
     }
 
-    /// Where its base is, for a model saved in `dir`; `None` for the embedded one.
+    /// The path of the base of a model saved in `dir`; `None` for the embedded one.
     ///
     /// # Errors
     /// When it is neither where `model.json` says nor where it was.
@@ -234,7 +234,7 @@ impl Model {
         crate::file::write(&dir.join(FILE), &json)
     }
 
-    /// Where the base of the model saved in `dir` is; `None` for the embedded one.
+    /// The path of the base of the model saved in `dir`; `None` for the embedded one.
     ///
     /// # Errors
     /// When `dir` is not a saved model, or its base is not found.
@@ -259,7 +259,7 @@ fn uri(dir: &Path) -> Result<&str> {
     uri.ok_or_else(|| Error::invalid("the folder's name is not UTF-8"))
 }
 
-/// How `model.json` in `dir` remembers the base at `path`: as seen from there, and from the root.
+/// The base's path as `model.json` in `dir` records it: relative to `dir`, and absolute.
 fn recorded(dir: &Path, path: &Path) -> Result<(Option<String>, Option<String>)> {
     let text = |path: &Path| {
         let text = path.to_str().map(str::to_owned);

@@ -97,7 +97,8 @@ impl Model {
     }
 }
 
-/// How many first tokens all sequences of a group share, leaving each its targets and one more.
+/// The number of first tokens that all sequences of a group share, leaving each its targets and one
+/// more.
 fn common(group: &[Tokens]) -> usize {
     let Some(first) = group.first() else { return 0 };
     let limit = group

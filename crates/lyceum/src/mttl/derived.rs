@@ -1,8 +1,8 @@
 //! MTTL's auxiliary data as artifacts.
 //!
-//! What a file is, is told by the end of its name and the configuration it records, not by the
-//! hash in its name. Arrow's eigenvalues are not kept: they follow from the weights and are
-//! computed again for writing. They do show whether prototypes are older than the weights.
+//! Files are recognised by the end of their name and the configuration they record, not by the hash
+//! in their name. Arrow's eigenvalues are not stored: they follow from the weights and are
+//! recomputed for writing. They do show whether prototypes are older than the weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -218,7 +218,8 @@ pub(super) fn stretch(lora: &Lora, direction: &Tensor) -> Result<f64> {
     Ok(sum(moved)? / length.max(f64::MIN_POSITIVE))
 }
 
-/// Whether the prototypes do not stretch by the eigenvalues recorded with them.
+/// Returns `true` if the prototypes do not stretch by the eigenvalues recorded with them, that is,
+/// if they are older than the weights.
 fn stale(expert: &Expert, vectors: &Vectors, values: Option<&BTreeMap<Site, f64>>) -> Result<bool> {
     for (site, value) in values.into_iter().flatten() {
         let (Some(lora), Some(vector)) = (expert.loras.get(site), vectors.get(site)) else {

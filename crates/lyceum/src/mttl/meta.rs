@@ -1,11 +1,12 @@
-//! What MTTL writes beside an expert's weights (`<expert>.meta`), in all four generations.
+//! The metadata file that MTTL writes beside an expert's weights (`<expert>.meta`), in all four
+//! generations.
 
 use serde_json::{Map, Value as Json};
 
 use crate::name::Name;
 use crate::torch::Value;
 
-/// What is kept of it.
+/// The fields read from it.
 #[derive(Debug, Clone)]
 pub(super) struct Meta {
     pub(super) deleted: bool,
@@ -58,7 +59,9 @@ pub(super) fn read(value: &Value<'_>, name: &Name) -> Why<Meta> {
     let whole = json(value)?;
     let said = text(&whole, "expert_name").ok_or("it holds no `expert_name`")?;
     if said != name.as_str() {
-        return Err(format!("it is called `{name}` but says it is `{said}`"));
+        return Err(format!(
+            "its file is called `{name}`, its `expert_name` is `{said}`"
+        ));
     }
     let config = whole.get("expert_config").unwrap_or(&Json::Null);
     let parsed;
@@ -81,7 +84,7 @@ pub(super) fn read(value: &Value<'_>, name: &Name) -> Why<Meta> {
             .map_err(|e| format!("its `expert_config` is not JSON: {e}"))?;
         (0, &parsed, &parsed)
     } else {
-        return Err("its `expert_config` is of no generation this version knows".into());
+        return Err("its `expert_config` is of an unknown generation".into());
     };
     modifier(config, generation)?;
     // Generation 0 keeps what later ones have at the top under `expert_info`.

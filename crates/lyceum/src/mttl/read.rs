@@ -14,16 +14,16 @@ use crate::name::{Name, Site};
 use crate::store::Put;
 use crate::torch;
 
-/// What a folder holds.
+/// The contents of a folder of MTTL experts.
 #[derive(Debug, Default)]
 pub struct Library {
     /// The experts, in the order of their names.
     pub experts: Vec<Expert>,
     /// Those MTTL marks as deleted.
     pub removed: Vec<Expert>,
-    /// What was derived from the experts.
+    /// Vectors derived from the experts.
     pub artifacts: Vec<Artifact>,
-    /// What was left out, and why.
+    /// Notes about files that were skipped, with the reason.
     pub notes: Vec<String>,
     /// Experts that could not be taken, where others could.
     pub refused: Vec<Refused>,
@@ -40,7 +40,7 @@ pub struct Refused {
     pub nameable: bool,
 }
 
-/// Whether `dir` is a folder of MTTL experts: it holds some `.meta` file.
+/// Returns `true` if `dir` is a folder of MTTL experts: it contains a `.meta` file.
 pub fn is_library(dir: &Path) -> bool {
     files(dir).is_ok_and(|files| files.iter().any(|(_, name)| name.ends_with(".meta")))
 }
@@ -72,7 +72,7 @@ pub fn read(dir: &Path) -> Result<Library> {
     }
 }
 
-/// What can be read of the library in `dir`, and everything that cannot.
+/// Reads the library in `dir` as far as possible, and collects an error for everything unreadable.
 ///
 /// # Errors
 /// When the folder cannot be listed or holds no expert.
@@ -116,7 +116,7 @@ pub fn scan(dir: &Path) -> Result<(Library, Vec<Error>)> {
     for (name, data) in data {
         let Some(expert) = found.experts.iter().find(|e| e.card.name == name) else {
             found.notes.push(format!(
-                "data of `{name}`, which is no live expert here, left out"
+                "data of `{name}`, which is not an expert here, left out"
             ));
             continue;
         };
@@ -250,7 +250,7 @@ fn loras(
     while let Some((key, first)) = weights.pop_first() {
         let Some(path) = key.strip_suffix(".lora_a") else {
             return Err(bad(format!(
-                "`{key}` is no `lora_a`, or one without its other half"
+                "`{key}` is not a `lora_a`, or lacks its `lora_b`"
             )));
         };
         let other = weights.remove(&format!("{path}.lora_b"));
@@ -258,7 +258,7 @@ fn loras(
         let plain = |t: &Tensor| (t.rank() == 2).then(|| t.t()?.contiguous());
         let (Some(a), Some(b)) = (plain(&first), plain(&other)) else {
             return Err(bad(format!(
-                "`{path}` is not of plain LoRA (its factors are no matrices)"
+                "`{path}` is not plain LoRA (its factors are not matrices)"
             )));
         };
         let lora = Lora::new(a?, b?, scale).map_err(|e| bad(format!("`{path}`: {e}")))?;
@@ -286,9 +286,7 @@ fn untie(weights: &mut BTreeMap<String, Tensor>, pattern: &str) -> Result<(), St
         .iter()
         .any(|end| end.is_empty() || !end.chars().all(usual))
     {
-        return Err(format!(
-            "the parameters tied by `{pattern}` cannot be told apart"
-        ));
+        return Err(format!("the parameters tied by `{pattern}` are ambiguous"));
     }
     let mut more = BTreeMap::new();
     for (key, tensor) in &*weights {

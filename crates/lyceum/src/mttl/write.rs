@@ -67,7 +67,7 @@ pub fn write(library: &Library, out: &Path) -> Result<Vec<String>> {
                 match derived(&expert, &artifact).context(context)? {
                     Some(derived) => files.extend(derived),
                     None => notes.push(format!(
-                        "the {kind} artifact of `{name}` is of no kind that MTTL knows: left out"
+                        "the {kind} artifact of `{name}` has no counterpart in MTTL: left out"
                     )),
                 }
             }
@@ -179,7 +179,8 @@ fn rank_and_alpha(expert: &Expert) -> Result<(usize, f64)> {
     Ok((rank, if plain { said } else { scale * rank as f64 }))
 }
 
-/// What MTTL is to modify, as two regular expressions: the modules, and the layers within them.
+/// MTTL's `modify_modules` and `modify_layers`: regular expressions for the adapted modules, and
+/// for the layers within them.
 fn modified(expert: &Expert, before: &Json) -> (String, String) {
     let names: BTreeSet<&str> = expert.loras.keys().map(Site::last).collect();
     let text = |field: &str| before[field].as_str().map(str::to_owned);
@@ -210,7 +211,9 @@ fn modified(expert: &Expert, before: &Json) -> (String, String) {
 fn metadata(expert: &Expert) -> Result<Json> {
     let card = &expert.card;
     if card.name.as_str().contains('.') {
-        return Err(Error::invalid("MTTL's names hold no dot; rename it first"));
+        return Err(Error::invalid(
+            "MTTL's names must not contain a dot; rename it first",
+        ));
     }
     let (rank, alpha) = rank_and_alpha(expert)?;
     let tasks: Vec<&str> = card.tasks.iter().map(Name::as_str).collect();

@@ -1,4 +1,4 @@
-//! What the kernels compute, composed of candle's operations: for devices whose memory the kernels
+//! The kernels' functions composed of candle's operations, for devices whose memory the kernels
 //! cannot read. One function per kernel; activations are rows `[t, d]`, as everywhere.
 
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use crate::error::Result;
 /// Far below every score, and still a number.
 pub(crate) const UNSEEN: f32 = -1e30;
 
-/// What is made once, for the device that asks for it first.
+/// A value made once, for the device that requests it first.
 #[derive(Debug, Clone)]
 pub(crate) struct Placed<T>(OnceLock<(Device, T)>);
 
@@ -24,7 +24,7 @@ impl<T: Clone> Placed<T> {
         Placed(OnceLock::new())
     }
 
-    /// What `make` makes for `device`, or made before.
+    /// Returns the value for `device`, and calls `make` if there is none yet.
     ///
     /// # Errors
     /// Those of `make`.
@@ -126,8 +126,8 @@ pub(crate) fn spread_out(x: &Tensor, ids: &Tensor, places: &Tensor) -> Result<Te
     known(x, y, move |dy| Ok(dy.index_select(&places, 0)?))
 }
 
-/// The opposite: the rows of `x` at `places`; `ids` and `real` (1 or 0, `[n, 1]`) say which row each
-/// place holds, if it holds one.
+/// The opposite: the rows of `x` at `places`; `ids` and `real` (1 or 0, `[n, 1]`) say which row
+/// each place holds, if it holds one.
 pub(crate) fn gather(
     x: &Tensor,
     (ids, real): (&Tensor, &Tensor),

@@ -35,7 +35,7 @@ pub(crate) fn values(x: &Tensor) -> Result<Values<'_>> {
     }
 }
 
-/// What a backward pass gives.
+/// The result of a backward pass.
 pub(crate) struct Gradient {
     /// The gradient of the input, unless it was not wanted.
     pub(crate) dx: Option<Vec<f32>>,

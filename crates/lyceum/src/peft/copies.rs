@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 
 /// A base's own tensors, for comparison.
 pub trait BaseTensors {
-    /// The tensor called `name` in f32, in the shape of the checkpoint; `None` if the base has none.
+    /// The tensor called `name` in f32, in the shape of the checkpoint; `None` if the base has
+    /// none.
     ///
     /// # Errors
     /// When it cannot be read.

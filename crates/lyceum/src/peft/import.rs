@@ -58,8 +58,8 @@ pub fn import(dir: &Path, name: &Name, base: Option<&Host>) -> Result<Expert> {
     import_beside(dir, name, beside).map(|imported| imported.expert)
 }
 
-/// As [`import`], with the base's tensors beside: those of the base that PEFT saved along
-/// (`modules_to_save`, embedding and head) are left out where they are the base's own.
+/// Variant of [`import`] that reads the base's tensors too: copies of the base that PEFT saved
+/// along (`modules_to_save`, embedding and head) are left out where they equal the base's own.
 ///
 /// # Errors
 /// As [`import`].
@@ -173,7 +173,7 @@ fn sealed(mut expert: Expert, dir: &Path, notes: &mut Vec<String>) -> Result<Exp
             }
         }
         None => notes.push(format!(
-            "its {CARD} is no card of Lyceum's for these weights: not used"
+            "its {CARD} is not a card for these weights: not used"
         )),
     }
     Ok(expert)
@@ -338,7 +338,7 @@ impl Layers {
         match lacking.first() {
             None => Ok(()),
             Some(first) => Err(Error::Mismatch(format!(
-                "{CONFIG} targets {} layers of the base, {WEIGHTS} holds {}: `{first}` is lacking",
+                "{CONFIG} targets {} layers of the base, {WEIGHTS} has {}: `{first}` is missing",
                 lacking.len() + self.factors.len(),
                 self.factors.len()
             ))),

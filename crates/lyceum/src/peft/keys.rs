@@ -58,13 +58,13 @@ pub(super) fn key(name: &str) -> Result<Key> {
                  merge the adapter into its base (merge_and_unload) and use that as a base",
             );
         }
-        _ => return refuse("is no factor of an adapter of a linear layer"),
+        _ => return refuse("is not a LoRA factor of a linear layer"),
     };
     let adapter = match &parts[at + 1..] {
         ["weight"] => None,
         [adapter, "weight"] => Some((*adapter).to_owned()),
         [.., "bias"] => return refuse("is a bias (lora_bias), which cannot be imported"),
-        _ => return refuse("is no factor of an adapter of a linear layer"),
+        _ => return refuse("is not a LoRA factor of a linear layer"),
     };
     match parts[..at].last() {
         None => refuse("names no layer"),
@@ -97,7 +97,7 @@ fn whole(parts: &[&str]) -> std::result::Result<String, &'static str> {
         return Err("replaces rows of the embedding, which cannot be imported");
     }
     let Some(["weight" | "bias"]) = parts.last_chunk::<1>() else {
-        return Err("is no factor of an adapter of a linear layer");
+        return Err("is not a LoRA factor of a linear layer");
     };
     let infix = |part: &&str| ["base_layer", "modules_to_save", "original_module"].contains(part);
     let tensor = match parts.iter().position(infix) {
@@ -106,7 +106,7 @@ fn whole(parts: &[&str]) -> std::result::Result<String, &'static str> {
         Some(at) => [&parts[..at], &parts[parts.len() - 1..]].concat(),
     };
     match tensor.len() {
-        1 => Err("is no factor of an adapter of a linear layer"),
+        1 => Err("is not a LoRA factor of a linear layer"),
         _ => Ok(tensor.join(".")),
     }
 }
@@ -221,17 +221,17 @@ mod tests {
             ("q.lora_magnitude_vector.default.weight", "DoRA"),
             ("q.lora_magnitude_vector", "DoRA"),
             ("q.lora_B.default.bias", "lora_bias"),
-            ("q.lora_A", "no factor"),
-            ("q.lora_A.a.b.weight", "no factor"),
-            ("q.lora_diag.default", "no factor"),
+            ("q.lora_A", "not a LoRA factor"),
+            ("q.lora_A.a.b.weight", "not a LoRA factor"),
+            ("q.lora_diag.default", "not a LoRA factor"),
             ("lora_A.weight", "names no layer"),
             (
                 "embed.token_adapter.trainable_tokens_delta",
                 "rows of the embedding",
             ),
-            ("prompt_embeddings", "no factor"),
-            ("weight", "no factor"),
-            ("base_model.vera_A.default", "no factor"),
+            ("prompt_embeddings", "not a LoRA factor"),
+            ("weight", "not a LoRA factor"),
+            ("base_model.vera_A.default", "not a LoRA factor"),
         ] {
             let error = key(name).unwrap_err().to_string();
             assert!(

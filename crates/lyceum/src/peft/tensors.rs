@@ -94,7 +94,7 @@ fn whole(bytes: &[u8]) -> Result<()> {
     };
     let header = u64::from_le_bytes(*first);
     if header > 100_000_000 {
-        return wrong("it is no safetensors file".into());
+        return wrong("it is not a safetensors file".into());
     }
     let Some(header) = rest.get(..header as usize) else {
         let least = header + 8;
@@ -106,7 +106,9 @@ fn whole(bytes: &[u8]) -> Result<()> {
     let fields: Map<String, Value> = match serde_json::from_slice(header) {
         Ok(fields) => fields,
         Err(_) => {
-            return wrong("its header is no JSON: it is damaged, or no safetensors file".into());
+            return wrong(
+                "its header is not JSON: it is damaged, or not a safetensors file".into(),
+            );
         }
     };
     let tensors = fields.iter().filter(|(name, _)| *name != "__metadata__");
@@ -182,10 +184,10 @@ mod tests {
         assert!(said(b"").contains("empty"));
         assert!(said(b"PK\x03\x04 and more").contains("`torch.save`"));
         assert!(said(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
-        assert!(said(&[b'x'; 64]).contains("no safetensors file"));
+        assert!(said(&[b'x'; 64]).contains("not a safetensors file"));
         let mut damaged = good.clone();
         damaged[8] = b'[';
-        assert!(said(&damaged).contains("no JSON"));
+        assert!(said(&damaged).contains("not JSON"));
         // More values than bytes, and bytes that belong to no tensor.
         let text = said(&file("F32", &[9], &[0; 8]));
         assert!(text.contains("header is damaged"), "{text}");

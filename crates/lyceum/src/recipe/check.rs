@@ -1,4 +1,4 @@
-//! What can be said about a recipe before its first step.
+//! Checks of a recipe before its first step.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -79,7 +79,7 @@ impl Recipe {
             }
             (Some(_), Some(_)) => match self.methods.iter().find(|m| m.told() && m.downstream) {
                 Some(method) => Err(Error::invalid(format!(
-                    "`{}` cannot be evaluated downstream: questions name no task to go by",
+                    "`{}` cannot be evaluated downstream: its questions name no task",
                     method.router
                 ))),
                 None => Ok(()),
@@ -159,7 +159,7 @@ impl Recipe {
 }
 
 impl Method {
-    /// Whether its router must be told the task of each row.
+    /// Returns `true` if its router needs the task of each row.
     fn told(&self) -> bool {
         self.spec()
             .is_ok_and(|spec| spec.about().role == Role::Oracle)
@@ -191,7 +191,7 @@ pub fn downstream_name(path: &Path) -> String {
     stem.map_or_else(|| "downstream".into(), |s| s.to_string_lossy().into_owned())
 }
 
-/// Whether `path` names the questions that are shipped rather than a file.
+/// Returns `true` if `path` names the embedded questions rather than a file.
 pub fn is_arc_easy(path: &Path) -> bool {
     matches!(path.to_str(), Some("arc-easy" | "arc_easy"))
 }

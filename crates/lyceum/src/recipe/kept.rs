@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 /// Grows with every change of what a kept result means for the same inputs.
 const FORMAT: u32 = 2;
 
-/// What every method of a run is evaluated on and with, hashed once: the base and its arithmetic,
-/// the limits, and the rows as text and as the tokens the base reads them as.
+/// Digests of the inputs common to every method of a run: the base and its arithmetic, the limits,
+/// and the rows as text and as tokens of the base.
 #[derive(Debug)]
 pub(super) struct Inputs {
     common: String,
@@ -120,7 +120,8 @@ pub(super) fn kept<T: Serialize + DeserializeOwned>(
     Ok((values, false))
 }
 
-/// What is at `path`, if it was written whole under `key`; anything else is made again.
+/// The values at `path`, if it is complete and was written under `key`; otherwise `None`, and the
+/// caller recomputes them.
 fn read<T: DeserializeOwned>(path: &Path, key: &str) -> Option<Vec<T>> {
     let text = std::fs::read_to_string(path).ok()?;
     let mut lines = text.lines();

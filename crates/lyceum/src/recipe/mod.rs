@@ -40,7 +40,8 @@ pub struct Recipe {
     pub base: PathBuf,
     /// Task file or folder, or `hf://datasets/owner/name`; `embedded` is the ten shipped.
     pub data: PathBuf,
-    /// Where its libraries are: `LIBRARY/private` and `LIBRARY/mbc`, on any store. When absent,
+    /// The address of its libraries: `LIBRARY/private` and `LIBRARY/mbc`, on any store. When
+    /// absent,
     /// `libraries` in the folder of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library: Option<String>,
@@ -50,26 +51,26 @@ pub struct Recipe {
     /// Arithmetic of the frozen matrices.
     #[serde(default)]
     pub precision: Precision,
-    /// What is adapted.
+    /// Rank, scale and targets of the experts.
     pub lora: LoraConfig,
-    /// How experts are trained.
+    /// Training settings of the experts.
     #[serde(default)]
     pub train: TrainConfig,
-    /// How they are clustered.
+    /// Settings of the clustering.
     #[serde(default)]
     pub mbc: Mbc,
-    /// How gates are trained.
+    /// Training settings of the gates.
     #[serde(default)]
     pub phatgoose: Phatgoose,
-    /// How text is generated.
+    /// Settings of text generation.
     #[serde(default)]
     pub eval: GenerationConfig,
-    /// What is compared.
+    /// The methods compared.
     pub methods: Vec<Method>,
     /// Multiple-choice file for downstream evaluation; `arc-easy` is the one shipped.
     #[serde(default)]
     pub downstream: Option<PathBuf>,
-    /// Only so many downstream questions.
+    /// Limit on the number of downstream questions.
     #[serde(default)]
     pub downstream_limit: Option<usize>,
 }
@@ -79,8 +80,8 @@ pub struct Recipe {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Method {
-    /// What it is called in the report and in the names of its files; its router and the settings
-    /// that were made when absent.
+    /// The name in the report and in file names; when absent, the router and the settings that were
+    /// made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
     /// `base`, `oracle`, `uniform`, `arrow`, `phatgoose`.
@@ -94,7 +95,7 @@ pub struct Method {
     /// `outputs` (exact) or `factors` (the tutorial's).
     #[serde(default = "outputs")]
     pub mixing: Mixing,
-    /// Whether it is also evaluated downstream, over the private library.
+    /// `true` if it is also evaluated downstream, over the private library.
     #[serde(default)]
     pub downstream: bool,
 }
@@ -127,7 +128,7 @@ impl Method {
         })
     }
 
-    /// What is measured when it is evaluated over the library called `library`; empty for none.
+    /// The subject of its measurements over the library called `library`; empty for none.
     ///
     /// # Errors
     /// As [`Method::spec`].
@@ -173,7 +174,7 @@ impl Recipe {
     }
 }
 
-/// What is wrong with a TOML file, and for an unknown key the nearest one that exists.
+/// The error text for a TOML file, with the nearest known key for an unknown one.
 pub fn explain(error: &toml::de::Error) -> String {
     let text = error.to_string();
     let mut quoted = error.message().split('`').skip(1).step_by(2);

@@ -58,7 +58,7 @@ pub fn run(
     recipe.check()?;
     recipe.check_over(&base, &data)?;
     if recipe.downstream.is_some() && questions.is_empty() {
-        return Err(Error::invalid("the downstream set holds no question"));
+        return Err(Error::invalid("the downstream set has no questions"));
     }
     crate::file::probe(out)?;
     let tasks = recipe.tasks_of(&data);
@@ -288,7 +288,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What the model writes for the test rows; `identity` is everything it is made from.
+    /// The model's texts for the test rows, kept under a key made from `identity`, its full
+    /// description.
     fn predictions(&mut self, model: &Model, subject: &Subject, identity: &Value) -> Result<()> {
         let tag = subject.tag();
         let key = self.inputs.predictions(identity)?;
@@ -309,7 +310,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What it answers to the questions.
+    /// The model's scores on the questions, kept likewise.
     fn answers(&mut self, model: &Model, subject: &Subject, identity: &Value) -> Result<()> {
         let Some(task) = self.recipe.downstream.as_deref().map(downstream_name) else {
             return Ok(());

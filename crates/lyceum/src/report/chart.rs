@@ -9,11 +9,11 @@ pub struct Chart {
     pub title: String,
     /// One or two sentences on how to read it.
     pub caption: String,
-    /// What it shows.
+    /// The type of chart and its data.
     pub kind: Kind,
 }
 
-/// What a chart shows.
+/// The type of a chart, with its data.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
     /// Horizontal bars with error whiskers.
@@ -33,7 +33,7 @@ pub struct Bars {
     pub x: String,
     /// From the top.
     pub bars: Vec<Bar>,
-    /// What the colours stand for.
+    /// Legend entries, one for each colour.
     pub groups: Vec<String>,
     /// Values to compare with.
     pub marks: Vec<Mark>,
@@ -55,7 +55,7 @@ pub struct Bar {
 /// A value to compare with, drawn as a dashed line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mark {
-    /// Where.
+    /// The value at which it is drawn.
     pub value: f64,
     /// Its name.
     pub label: String,
@@ -76,11 +76,12 @@ pub struct Heat {
     pub frames: Vec<(usize, usize)>,
     /// The row above which a line is drawn.
     pub apart: Option<usize>,
-    /// How values become colours.
+    /// The colour scale.
     pub scale: Scale,
 }
 
-/// How values become colours: the same in every report, so that colours can be compared.
+/// A mapping from values to colours, the same in every report so that colours compare across
+/// reports.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     /// The least value of the bar of colours.
@@ -120,9 +121,9 @@ pub struct Panels {
 pub struct Panel {
     /// Its name.
     pub name: String,
-    /// What was measured, drawn faintly.
+    /// The measured points, drawn faintly.
     pub points: Vec<(f64, f64)>,
-    /// The same smoothed.
+    /// The smoothed points.
     pub smooth: Vec<(f64, f64)>,
     /// Panels of one group share a colour.
     pub group: usize,

@@ -1,4 +1,4 @@
-//! What a run found, as data, as text and as a page with charts.
+//! Reports of a run: data, text, and a page with charts.
 
 pub mod chart;
 mod charts;
@@ -29,21 +29,21 @@ use paired::Scores;
 /// A run's results with everything needed to judge and repeat them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What the run was called.
+    /// The run's title.
     pub title: String,
-    /// What it was made from and with.
+    /// The inputs, settings and machine of the run.
     pub provenance: Provenance,
     /// Its steps.
     pub stages: Vec<Stage>,
     /// Its figures.
     pub rows: Vec<Row>,
-    /// How alike experts are.
+    /// Cosine similarities between experts.
     pub similarity: Vec<Similarity>,
-    /// Where tokens went.
+    /// Routing statistics.
     pub routing: Vec<Routing>,
     /// Training losses.
     pub curves: Vec<Curve>,
-    /// What a reader should know.
+    /// Remarks for the reader.
     pub notes: Vec<String>,
     /// By task of multiple choice, the accuracy of a blind choice.
     #[serde(default)]
@@ -63,7 +63,7 @@ pub struct Provenance {
     pub lyceum: String,
     /// Seed of everything.
     pub seed: u64,
-    /// Where it ran.
+    /// The device it ran on.
     pub device: String,
     /// Arithmetic of the frozen matrices.
     pub precision: String,
@@ -81,13 +81,14 @@ pub struct Provenance {
     pub versions: BTreeMap<String, String>,
     /// The recipe as run, or what was evaluated and how.
     pub spec: Value,
-    /// What was read: data, questions, and for an evaluation the library.
+    /// The inputs read: data, questions, and for an evaluation the library.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Source>,
-    /// What there was no room for.
+    /// Inputs truncated or skipped for lack of room.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cuts: Vec<Cut>,
-    /// When it was made (UTC); an evaluation says so, a recipe's report repeats byte for byte.
+    /// The date of the run (UTC); set by an evaluation, absent from a recipe's report, which is
+    /// reproducible byte for byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
     /// The command it was made by, likewise.
@@ -112,7 +113,7 @@ pub struct Source {
 /// A step of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// What it did.
+    /// The stage's name.
     pub name: String,
     /// Wall time.
     pub seconds: f64,
@@ -120,7 +121,7 @@ pub struct Stage {
     pub tokens: u64,
     /// The most memory held so far, MiB.
     pub peak_memory_mib: f64,
-    /// Whether its result was there already.
+    /// `true` if its result already existed.
     pub resumed: bool,
 }
 
@@ -202,7 +203,7 @@ impl Report {
         report
     }
 
-    /// What was run with what, in a few words each.
+    /// Short facts about the run: version, base, arithmetic, machine.
     fn facts(&self) -> Vec<String> {
         let p = &self.provenance;
         let mut facts = vec![
@@ -229,7 +230,7 @@ impl Report {
 }
 
 impl Provenance {
-    /// What a run over `base` under `seed` on this machine starts from; `spec` is what was asked.
+    /// The provenance of a run over `base` under `seed` on this machine; `spec` is the request.
     pub fn new(base: &Base, seed: u64, spec: Value) -> Self {
         Provenance {
             lyceum: env!("CARGO_PKG_VERSION").into(),

@@ -79,11 +79,11 @@ pub struct Difference {
     pub mean: f64,
     /// Its standard error: their sample deviation over `sqrt(n)`.
     pub stderr: f64,
-    /// How many.
+    /// The number of pairs.
     pub n: usize,
 }
 
-/// What a difference says at 95 %.
+/// Outcome of a paired comparison at the 95 % level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The first is larger.
@@ -133,7 +133,7 @@ impl Difference {
     }
 }
 
-/// What a comparison is about.
+/// The kind of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Against {
     /// A method and the base alone.
@@ -153,7 +153,7 @@ pub enum Against {
 /// Two methods on the same examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// What it is about.
+    /// The kind of comparison.
     pub against: Against,
     /// The first method's label.
     pub a: String,
@@ -217,7 +217,7 @@ impl Report {
     }
 }
 
-/// Whether methods are compared by a task and metric.
+/// Returns `true` if methods are compared by this task and metric.
 pub(super) fn compared(task: &str, metric: &str) -> bool {
     matches!(
         (task, metric),
@@ -258,7 +258,8 @@ fn blind(row: &Row, values: &[f64], chance: f64) -> Option<Comparison> {
     })
 }
 
-/// What comparing `a` with `b` would be about; `later`: whether `a` comes after `b`.
+/// The kind of comparison between `a` and `b`; `later` is `true` if `a` comes after `b`. `None` if
+/// the pair is not compared.
 fn against(a: &Row, b: &Row, later: bool) -> Option<Against> {
     let experts = a.library == b.library;
     let alike = experts && a.mixing == b.mixing;

@@ -51,7 +51,8 @@ impl Report {
     }
 }
 
-/// What must be equal between runs: the recipe but for its seeds, the base, and what was measured.
+/// The parts that must agree between runs: the recipe but for its seeds, the base, and the rows
+/// measured.
 fn subject(run: &Report) -> (String, String, Vec<String>) {
     let mut spec = run.provenance.spec.clone();
     seedless(&mut spec);

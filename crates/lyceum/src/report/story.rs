@@ -1,10 +1,10 @@
-//! What the figures say, in plain sentences.
+//! Summarises the figures in plain sentences.
 
 use super::Report;
 use super::paired::{Against, Comparison, Verdict};
 
 impl Report {
-    /// What the comparisons of methods say, a sentence for each kind.
+    /// Summarises the comparisons of methods, one sentence for each kind.
     pub fn story(&self) -> Vec<String> {
         let all = self.comparisons();
         let told = |c: &&Comparison| c.metric != "acc_norm" && c.against != Against::Oracle;
@@ -70,7 +70,7 @@ impl Report {
         format!("{text} ({} {unit})", comparison.difference.n)
     }
 
-    /// What the values behind a row are of.
+    /// The unit of the samples behind a row: examples or seeds.
     pub(super) fn unit(&self) -> &'static str {
         match self.seeds.is_empty() {
             true => "examples",
@@ -91,7 +91,7 @@ pub(super) fn subject(task: &str, metric: &str) -> String {
     }
 }
 
-/// What a metric's values are shown times: accuracies are shares, and shown as percentages.
+/// Display factor of a metric: accuracies are fractions and shown as percentages.
 pub(super) fn scale(metric: &str) -> f64 {
     match metric.starts_with("acc") {
         true => 100.0,

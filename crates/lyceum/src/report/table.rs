@@ -13,11 +13,11 @@ use crate::figure::Row;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Table {
     pub(super) title: &'static str,
-    /// What a reader must know to read it; empty for nothing.
+    /// A note needed to read the table; empty for none.
     pub(super) note: String,
     /// Names of the columns.
     pub(super) head: Vec<String>,
-    /// The first so many columns are words, the others numbers.
+    /// The number of leading columns of text; the others are numbers.
     pub(super) words: usize,
     pub(super) rows: Vec<Vec<String>>,
 }
@@ -150,7 +150,7 @@ pub(super) fn clusters(report: &Report) -> Table {
     table
 }
 
-/// What was asked for: the recipe or the command's options, a line for each plain value.
+/// The settings of the run: the recipe's or the command's options, a row for each scalar.
 pub(super) fn settings(report: &Report) -> Table {
     let mut table = Table::new("Settings", &["setting", "value"], 2);
     flat(&mut table.rows, "", &report.provenance.spec);
@@ -202,7 +202,7 @@ fn line(value: &Value) -> String {
     }
 }
 
-/// What was read, and which state of it.
+/// The inputs read, with their versions and digests.
 pub(super) fn sources(report: &Report) -> Table {
     let head = ["source", "place", "version", "SHA-256"];
     let mut table = Table::new("Sources", &head, 4);
@@ -218,7 +218,7 @@ pub(super) fn sources(report: &Report) -> Table {
     table
 }
 
-/// What was done, and how long it took.
+/// The stages of the run, with their durations.
 pub(super) fn stages(report: &Report) -> Table {
     let head = ["stage", "", "seconds", "tokens/s", "peak memory, MiB"];
     let mut table = Table::new("Stages", &head, 2);

@@ -56,7 +56,7 @@ fn built(inputs: &Inputs<'_>, score: Score) -> Result<Arc<dyn Router>> {
 /// Added to a variance before its root is taken.
 const EPS: f32 = 1e-5;
 
-/// How an input is compared with a prototype.
+/// Similarity of an input and a prototype.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Score {
     /// `|x . p| / temperature` (Arrow).

@@ -23,7 +23,7 @@ pub enum Role {
     PerToken,
 }
 
-/// What a router is built from.
+/// The inputs that a router is built from.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// The experts, in the order of the gates.
@@ -44,9 +44,9 @@ pub type Build = fn(&Inputs<'_>) -> Result<Arc<dyn Router>>;
 pub struct About {
     /// The name on the command line, in JSON and in reports.
     pub name: &'static str,
-    /// How it decides, in a line.
+    /// One line on the rule by which it decides.
     pub what: &'static str,
-    /// Where it comes from.
+    /// The paper that introduced it.
     pub paper: &'static str,
     /// The part it plays where methods are compared.
     pub role: Role,

@@ -1,11 +1,11 @@
-//! Where a store is, as text.
+//! Addresses of stores, as text.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// What an address names. Parsing touches nothing; opening is separate.
+/// A parsed address. Parsing touches nothing; opening is separate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A folder: a plain path, or `local://DIR`.
@@ -15,11 +15,11 @@ pub enum Address {
     /// A repository of the Hugging Face hub: `hf://owner/name[@revision][/path]`, or
     /// `hf://datasets/owner/name…` for one of data.
     Hub {
-        /// Whether it is one of data.
+        /// `true` for a repository of data.
         dataset: bool,
         /// Who it belongs to.
         owner: String,
-        /// What it is called.
+        /// The repository's name.
         name: String,
         /// Branch, tag or commit; `main` when absent.
         revision: Option<String>,
@@ -30,7 +30,7 @@ pub enum Address {
     S3 {
         /// The bucket.
         bucket: String,
-        /// What all keys begin with; may be empty.
+        /// The prefix of all keys; may be empty.
         prefix: String,
     },
     /// An Azure container: `az://account/container/prefix`.
@@ -39,14 +39,14 @@ pub enum Address {
         account: String,
         /// The container in it.
         container: String,
-        /// What all keys begin with; may be empty.
+        /// The prefix of all keys; may be empty.
         prefix: String,
     },
     /// A Google Cloud bucket: `gs://bucket/prefix`.
     Google {
         /// The bucket.
         bucket: String,
-        /// What all keys begin with; may be empty.
+        /// The prefix of all keys; may be empty.
         prefix: String,
     },
 }
@@ -132,7 +132,8 @@ impl Address {
     }
 }
 
-/// What may hold a user, a password or a signature is not repeated.
+/// The error for a malformed address; parts that may contain a user, a password or a signature are
+/// not repeated.
 fn bad(text: &str) -> Error {
     let (shown, why) = match text.split_once("://") {
         Some((scheme, rest)) if rest.contains([':', '?']) => (

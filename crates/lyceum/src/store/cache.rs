@@ -1,4 +1,4 @@
-//! What was fetched from remote places, kept on this machine.
+//! The local cache of remote files.
 //!
 //! ```text
 //! objects/<ab>/<sha256>       bytes by their hash, verified before every use
@@ -34,10 +34,10 @@ pub struct Cache {
     fresh: Arc<AtomicU64>,
 }
 
-/// What a cache holds.
+/// Statistics of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Usage {
-    /// Where it is.
+    /// The cache's folder.
     pub folder: PathBuf,
     /// Objects kept.
     pub objects: usize,
@@ -171,7 +171,7 @@ impl Cache {
         }
     }
 
-    /// What `key` of `place` was when last seen.
+    /// The bytes of `key` of `place` when it was last read.
     pub(super) fn recall(&self, place: &str, key: &str) -> Option<Vec<u8>> {
         std::fs::read(self.place(place, key)).ok()
     }
@@ -209,7 +209,7 @@ impl Cache {
         self.usage()
     }
 
-    /// What it holds.
+    /// The cache's size and limit.
     ///
     /// # Errors
     /// When the folder cannot be read.

@@ -50,7 +50,7 @@ pub(super) fn open(address: &Address) -> Result<Option<Remote>> {
 
 type Bucket = Arc<dyn object_store::ObjectStore>;
 
-/// What is configured is wrong. The crate's own words may hold what it was given.
+/// The error for unusable settings. The crate's own message may repeat them, so it is dropped.
 fn unusable(world: &str, login: Login) -> Error {
     Error::invalid(format!(
         "the settings for {world} in the environment cannot be used; {}",
@@ -169,7 +169,7 @@ fn azure(account: &str, container: &str) -> Result<Bucket> {
     Ok(Arc::new(built.map_err(|_| unusable("Azure", AZURE))?))
 }
 
-/// What an Azure connection string says.
+/// Parses an Azure connection string.
 fn connection(text: &str) -> Vec<(AzureConfigKey, String)> {
     let pairs: BTreeMap<&str, &str> = { text.split(';') }
         .filter_map(|pair| pair.split_once('='))

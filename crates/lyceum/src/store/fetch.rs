@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Address;
 use crate::error::Result;
 
-/// What of a repository is fetched.
+/// Selections of a repository's files to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     /// A base: configuration, weights, tokenizer, chat templates.

@@ -12,7 +12,7 @@ use super::{Put, Store, Turn, check_key};
 use crate::error::{Error, Result};
 
 const TEMPORARY: &str = ".tmp-";
-/// How long a writer waits for its turn; after that it goes ahead, which is only slower.
+/// Time for which a writer waits for its turn; after that it goes ahead, which is only slower.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A temporary file younger than this may still be being written.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -85,7 +85,7 @@ impl Local {
     }
 }
 
-/// How often a folder is made that others take away again.
+/// Attempts at making a folder that others take away again.
 const TRIES: usize = 20;
 
 /// As [`Error::io`], but a missing folder is no missing file.

@@ -1,4 +1,4 @@
-//! Where a library's bytes live: a few verbs that every place offers.
+//! Stores: the operations on a library's bytes that every backend offers.
 
 mod address;
 #[cfg_attr(
@@ -43,7 +43,7 @@ pub use probe::probe;
 
 use crate::error::{Error, Result};
 
-/// Whether a key may be there already.
+/// The treatment of an existing key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
     /// It must not.
@@ -65,7 +65,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::NotFound`] when there is no such key.
     fn get(&self, key: &str) -> Result<Vec<u8>>;
-    /// Whether there is such a key.
+    /// Returns `true` if the key exists.
     ///
     /// # Errors
     /// When the place cannot be read.
@@ -103,12 +103,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn create(&self, key: &str, bytes: &[u8], _also: &[Change]) -> Result<()> {
         self.put(key, bytes, Put::New)
     }
-    /// Whether [`Store::create`] changes several keys in one step.
+    /// Returns `true` if [`Store::create`] changes several keys atomically.
     fn atomic(&self) -> bool {
         false
     }
-    /// Whether the place can show by itself that it creates only what is absent; one that cannot
-    /// is tried.
+    /// Returns `true` if the backend can prove conditional creates without writing; otherwise
+    /// callers probe it.
     ///
     /// # Errors
     /// When it shows that it does not.
@@ -147,7 +147,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn turn(&self) -> Result<Turn> {
         Ok(Turn::default())
     }
-    /// How many requests at once make sense.
+    /// Useful number of concurrent requests.
     fn width(&self) -> usize {
         1
     }
@@ -177,7 +177,7 @@ pub fn check_key(key: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process may not use the network.
+/// `true` if this process may not use the network.
 static OFFLINE: AtomicBool = AtomicBool::new(false);
 
 /// From now on this process uses no network: remote places are read from the cache.
@@ -185,7 +185,7 @@ pub fn go_offline() {
     OFFLINE.store(true, Ordering::Relaxed);
 }
 
-/// Whether [`go_offline`] was called.
+/// Returns `true` if [`go_offline`] was called.
 pub fn offline() -> bool {
     OFFLINE.load(Ordering::Relaxed)
 }
@@ -224,7 +224,7 @@ fn far(address: &Address) -> Result<Arc<dyn Store>> {
     Err(without(address))
 }
 
-/// What a build without the feature says.
+/// The error of a build without the feature.
 #[cfg(not(feature = "remote"))]
 pub(crate) fn without(address: &Address) -> Error {
     crate::feature::missing(address, "reads no remote place", "remote")

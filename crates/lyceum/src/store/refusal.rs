@@ -1,14 +1,14 @@
-//! What a remote place says when it does not do what was asked, in words a reader can act on.
+//! Errors of remote stores, in words a reader can act on.
 //!
-//! What a server writes into its error pages is never repeated, except for its one-word code: it
-//! may hold what was sent to it, signatures and tokens included.
+//! Nothing from a server's error pages is repeated, except its one-word code: they may contain what
+//! was sent to the server, signatures and tokens included.
 
 use crate::error::{Error, Refusal};
 
-/// What is said about the credentials of one kind of place.
+/// Help about the credentials of one kind of store.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Login {
-    /// Where credentials come from, and how new ones are made.
+    /// The sources of credentials, and the way to make new ones.
     pub(super) how: &'static str,
 }
 

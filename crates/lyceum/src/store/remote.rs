@@ -15,9 +15,9 @@ use super::refusal::{self, Login};
 use super::{Put, Store, check_key, waiting};
 use crate::error::{Error, Result};
 
-/// How often a request is repeated when the server fails or asks to wait.
+/// Attempts at a request when the server fails or asks to wait.
 const AGAIN: usize = 4;
-/// How often a whole download is repeated when it arrives incomplete.
+/// Attempts at a whole download that arrives incomplete.
 const WHOLE: usize = 3;
 
 /// Keys are objects of a bucket, below a prefix.
@@ -29,7 +29,7 @@ pub(super) struct Remote {
     login: Login,
 }
 
-/// How requests are repeated: with growing pauses, and not for ever.
+/// Retry settings: growing pauses, up to a limit.
 pub(super) fn patience() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -42,7 +42,7 @@ pub(super) fn patience() -> RetryConfig {
     }
 }
 
-/// How servers are talked to; `plain` allows an endpoint without encryption.
+/// Settings of the HTTP client; `plain` allows an endpoint without encryption.
 pub(super) fn client(plain: bool) -> ClientOptions {
     ClientOptions::new()
         .with_allow_http(plain)
@@ -91,7 +91,7 @@ impl Remote {
     }
 }
 
-/// What went wrong with the object `key` of `place`, without anything the server wrote.
+/// The error for the object `key` of `place`, without any text of the server.
 fn told((place, key): (&str, &str), error: &object_store::Error, login: Login) -> Error {
     if let object_store::Error::AlreadyExists { .. } = error {
         return Error::Exists {
@@ -155,7 +155,7 @@ fn http_kind(error: &object_store::Error) -> Option<object_store::client::HttpEr
     None
 }
 
-/// Whether a connection ended before its answer came.
+/// Returns `true` if a connection ended before its answer came.
 fn lost(error: &object_store::Error) -> bool {
     use object_store::client::HttpErrorKind::{Interrupted, Timeout};
     matches!(http_kind(error), Some(Interrupted | Timeout))

@@ -1,4 +1,4 @@
-//! Where async ends: remote places are asked on a private runtime, and callers wait.
+//! Blocking calls of async code: requests run on a private runtime, and callers wait.
 
 use std::future::Future;
 use std::sync::{LazyLock, mpsc};
@@ -27,7 +27,7 @@ pub(super) fn ready() -> Result<()> {
     runtime().map(|_| ())
 }
 
-/// What `work` comes to. May be called from any thread, also from within another runtime.
+/// Waits for the result of `work`. May be called from any thread, also within another runtime.
 pub(super) fn wait<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {

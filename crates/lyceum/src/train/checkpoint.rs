@@ -1,5 +1,5 @@
-//! What an interrupted training goes on from: every unfinished learner's variables, moments and
-//! losses, in one file named by its own hash.
+//! Training checkpoints: every unfinished learner's variables, moments and losses, in one file
+//! named by its own hash.
 //!
 //! The order of the data is not kept: it follows from the seed and the number of steps.
 
@@ -36,7 +36,7 @@ pub(super) struct Checkpoint {
     folder: PathBuf,
     key: String,
     written: Instant,
-    /// How long the last write took.
+    /// Duration of the last write.
     took: Duration,
 }
 

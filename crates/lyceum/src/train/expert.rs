@@ -50,7 +50,7 @@ struct Fresh {
 }
 
 impl Fresh {
-    /// What `job` begins from: its own adapters, or A uniform in `1/sqrt(3 d_in)` (MTTL's
+    /// The initial state of `job`: its own adapters, or A uniform in `1/sqrt(3 d_in)` (MTTL's
     /// initialisation) and B zero, seeded by the site alone: experts of one seed begin at the same
     /// point, as MTTL's do when each is trained by a run of its own. Only then can their weights be
     /// compared (MBC's cosines) or averaged factor by factor.
@@ -211,7 +211,7 @@ impl<'a> Fit<'a> {
         )
     }
 
-    /// What makes experts of learners.
+    /// The maker of experts from learners.
     pub(super) fn maker(&self) -> Maker<'a> {
         Maker {
             base: self.adapters.base,

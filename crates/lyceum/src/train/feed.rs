@@ -24,9 +24,9 @@ pub struct Job {
     pub name: Name,
     /// The tasks it stands for.
     pub tasks: Vec<Name>,
-    /// What it learns from.
+    /// The training examples.
     pub examples: Vec<Example>,
-    /// What to remember about its training.
+    /// Provenance that the expert's card records.
     pub origin: serde_json::Value,
     /// Adapters to begin from; freshly drawn ones when absent.
     pub init: Option<BTreeMap<Site, Lora>>,

@@ -61,7 +61,7 @@ pub struct TrainedExpert {
     pub losses: Vec<f64>,
     /// Steps of one pass over its rows.
     pub pass: usize,
-    /// What it differs in from the expert it replaced, if it replaced one.
+    /// The differences from the expert it replaced, if it replaced one.
     pub replaced: Option<Differing>,
 }
 
@@ -266,7 +266,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Where what is not in the library is.
+    /// Says where the state of the experts that are not in the library yet is kept.
     fn left(&self) -> String {
         let open = self.committed.iter().filter(|committed| !**committed);
         self.steps.left(&count(open.count()))

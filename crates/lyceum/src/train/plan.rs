@@ -1,5 +1,5 @@
-//! What a training into a library would do: which experts are missing, which are there already,
-//! and which were made otherwise, so that training them would replace them.
+//! A plan of a training into a library: which experts are missing, which exist, and which exist
+//! with other settings, so that training would replace them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,11 +45,11 @@ impl From<(Name, Vec<Name>)> for TaskGroup {
 pub struct Differing {
     /// The expert.
     pub name: Name,
-    /// What differs, each as "what it is (now what is asked for)".
+    /// The differences, each as "its value (now the requested value)".
     pub what: Vec<String>,
 }
 
-/// What [`Trainer::plan`] found: which experts are to be trained, and what speaks against it.
+/// The result of [`Trainer::plan`]: the experts to be trained, and the obstacles.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Plan<'a> {
@@ -118,7 +118,7 @@ impl Trainer {
         Ok(plan)
     }
 
-    /// What an expert remembers about its training; equal origins mean equal experts.
+    /// The provenance of an expert's training; equal origins mean equal experts.
     fn origin(&self, data: &Dataset) -> Value {
         json!({
             "train": self.config,
@@ -159,7 +159,7 @@ impl Trainer {
             .collect()
     }
 
-    /// How the expert of `card` was made otherwise than with `origin` on `tasks`.
+    /// Differences between the making of the expert of `card` and `origin` on `tasks`.
     fn differs(&self, card: &Card, tasks: &[Name], origin: &Value) -> Vec<String> {
         if card.origin == *origin
             && card.tasks == tasks
@@ -247,7 +247,7 @@ fn once(groups: &[TaskGroup]) -> Result<()> {
 }
 
 impl Differing {
-    /// What differs, in a line.
+    /// The differences in one line.
     pub fn said(&self) -> String {
         self.what.join(", ")
     }

@@ -16,7 +16,7 @@ use crate::rng::Rng;
 /// The clusters, in the shape of `mbc_clusters.json`: `{"cluster_0": ["a", "b"], ...}`.
 pub type Clusters = BTreeMap<Name, Vec<Name>>;
 
-/// How experts are clustered; the defaults are the tutorial's.
+/// Settings of MBC clustering; the defaults are the tutorial's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mbc {

@@ -26,7 +26,7 @@ fn hash(bytes: &[u8]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where the tasks of the clusters at `path` are.
+/// The path of the tasks file beside the clusters at `path`.
 fn beside(path: &Path) -> PathBuf {
     path.with_extension("tasks.json")
 }
@@ -61,12 +61,12 @@ pub fn write_clusters(
     Ok(Some(beside))
 }
 
-/// What a file of clusters is to be trained on.
+/// The training tasks of the clusters in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterTasks {
     /// Each cluster with its tasks.
     pub groups: Vec<(Name, Vec<Name>)>,
-    /// What is odd about them, if anything.
+    /// A warning about the file, if there is one.
     pub note: Option<String>,
 }
 
@@ -77,10 +77,11 @@ impl ClusterTasks {
     }
 }
 
-/// The clusters at `path` with the tasks each is to be trained on. Without a file of tasks beside it the names are those of tasks.
+/// The clusters at `path` with the tasks each is to be trained on. Without a file of tasks beside
+/// it the names are those of tasks.
 ///
 /// # Errors
-/// When a file is not what it should be, or there is no cluster in it.
+/// When a file is not what it should be, or it has no clusters.
 pub fn read_clusters(path: &Path) -> Result<ClusterTasks> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
     let bytes = read(path)?;
@@ -89,7 +90,7 @@ pub fn read_clusters(path: &Path) -> Result<ClusterTasks> {
         Error::format(path.display(), why)
     })?;
     if clusters.is_empty() {
-        return Err(Error::format(path.display(), "there is no cluster in it"));
+        return Err(Error::format(path.display(), "it has no clusters"));
     }
     let beside = beside(path);
     let tasks = match read(&beside) {

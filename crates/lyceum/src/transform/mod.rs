@@ -1,4 +1,4 @@
-//! What is derived from experts: prototypes, gates, clusters.
+//! Transforms: prototypes, gates and clusters derived from experts.
 //!
 //! Everything kept says what it was made from; see [`Artifact`](crate::artifact::Artifact).
 

@@ -16,7 +16,7 @@ use crate::name::Name;
 use crate::progress::Progress;
 use crate::train::{GateTraining, Job, Steps, TrainConfig};
 
-/// How gates are trained; the defaults are the tutorial's.
+/// Settings of gate training; the defaults are the tutorial's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Phatgoose {

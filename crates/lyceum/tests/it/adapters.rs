@@ -434,7 +434,7 @@ fn names(contents: &Contents) -> Vec<&str> {
         .collect()
 }
 
-/// What was refused of `contents` whose folder ends in `end`.
+/// The reason for refusing the folder of `contents` that ends in `end`.
 fn why(contents: &Contents, end: &str) -> String {
     let found = contents
         .refused

@@ -1,5 +1,4 @@
-//! What a GPU computes, candle's operations, equals what the kernels compute: here both on the
-//! processor.
+//! candle's operations, which a GPU runs, equal the kernels: here both run on the CPU.
 
 use std::sync::{Arc, LazyLock};
 
@@ -115,8 +114,8 @@ fn every_router_mixes_the_same() {
     }
 }
 
-/// Two runs' losses of every step, and what they trained. Adam makes whole steps of gradients next to
-/// nothing, so tensors are compared as a whole.
+/// Two runs' losses of every step, and what they trained. Adam makes whole steps of gradients next
+/// to nothing, so tensors are compared as a whole.
 fn trained_alike(losses: [&[f64]; 2], tensors: [Vec<Tensor>; 2]) {
     assert!(losses[0].len() > 3 && losses[0].first() > losses[0].last());
     for (a, b) in losses[0].iter().zip(losses[1]) {
@@ -174,7 +173,7 @@ fn what_only_the_kernels_do_is_refused() {
     let job = Job::new(name.clone(), vec![name], rows.unwrap());
     let lora = LoraConfig::default();
     let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
-    assert!(error.to_string().contains("--recompute"), "{error}");
+    assert!(error.to_string().contains("drop `recompute`"), "{error}");
     let place = Place::composed(Precision::Int8, &Device::Cpu);
     let error = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap_err();
     assert!(error.to_string().contains("--precision bf16"), "{error}");

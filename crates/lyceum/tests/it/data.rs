@@ -118,7 +118,7 @@ fn a_bad_row_is_named_with_file_line_field_and_what_was_expected() {
         (ROW.replace("\"t\"", "\"\""), "`task_name` is empty"),
         (
             ROW.replace("\"t\"", r#""t\udc00""#),
-            "`task_name` holds half a surrogate pair",
+            "`task_name` has an unpaired surrogate",
         ),
         (
             ROW.replace("task_name", "task"),
@@ -222,7 +222,7 @@ fn a_bad_row_is_named_with_file_line_field_and_what_was_expected() {
     named(b"{\"rows\": [1]}", "the field `source` is missing");
 }
 
-/// What no UTF-8 can hold is replaced and said.
+/// Unpaired surrogates, which UTF-8 cannot encode, are replaced and reported.
 #[test]
 fn half_a_surrogate_pair_is_replaced_and_said() {
     let text = ROW.replace("w1", r"w1 \ud83d").replace("w3", r"\ude00w3");
@@ -233,7 +233,7 @@ fn half_a_surrogate_pair_is_replaced_and_said() {
         panic!("{:?}", data.notes);
     };
     assert!(
-        note.contains("2 texts hold half a surrogate pair"),
+        note.contains("2 texts have an unpaired surrogate"),
         "{note}"
     );
     assert!(note.ends_with("rows.jsonl:2, `source`"), "{note}");
@@ -248,7 +248,7 @@ fn questions_come_from_the_same_files() {
     assert_eq!(Question::open(&path).unwrap().len(), 1);
     std::fs::write(&path, "[]").unwrap();
     let error = Question::open(&path).unwrap_err().to_string();
-    assert!(error.contains("holds no question"), "{error}");
+    assert!(error.contains("has no questions"), "{error}");
 }
 
 fn same(examples: &[Example]) {

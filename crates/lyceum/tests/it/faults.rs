@@ -1,5 +1,5 @@
-//! What writers meet when places fail: refusals, lost answers, full disks, places that can only be
-//! read. Nothing is lost, and the reason is said.
+//! Failing stores: refusals, lost answers, full disks, read-only places. No write is lost, and the
+//! error names the reason.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -170,7 +170,7 @@ fn what_a_gguf_file_says_beyond_what_is_known_is_refused_by_name() {
     assert!(said.contains("Q2_K"), "{said}");
     std::fs::write(&path, b"no such thing").unwrap();
     let said = Base::open(&path, Precision::F32).map_or_else(|e| whole(&e), |_| String::new());
-    assert!(said.contains("no GGUF file"), "{said}");
+    assert!(said.contains("not a GGUF file"), "{said}");
 }
 
 #[test]

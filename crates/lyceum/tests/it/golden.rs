@@ -1,4 +1,4 @@
-//! What the goldens hold, read once: `tests/golden/README.md` says where each file comes from.
+//! The golden values, read once: `tests/golden/README.md` names the source of each file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

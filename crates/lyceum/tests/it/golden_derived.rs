@@ -1,4 +1,4 @@
-//! What is derived from the golden experts equals MTTL's: prototypes, clusters, merges.
+//! Prototypes, clusters and merges derived from the golden experts equal MTTL's.
 
 use std::collections::{BTreeMap, BTreeSet};
 

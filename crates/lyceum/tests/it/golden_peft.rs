@@ -148,7 +148,7 @@ fn an_adapter_that_does_not_fit_exactly_is_refused() {
             Box::new(|t| drop(t.remove(a))),
         ),
         (
-            "is lacking",
+            "is missing",
             Box::new(|t| drop((t.remove(a), t.remove(&b)))),
         ),
         (
@@ -206,7 +206,7 @@ fn an_adapter_that_does_not_fit_exactly_is_refused() {
     let dir = with(|c| c["target_modules"] = json!("all-linear"), |_| ());
     let error = refused(dir.path());
     assert!(
-        error.contains("24 layers") && error.contains("holds 8"),
+        error.contains("24 layers") && error.contains("has 8"),
         "{error}"
     );
 }

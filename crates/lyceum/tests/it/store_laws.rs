@@ -1,5 +1,5 @@
-//! What every store must do, wherever it is. Each remote store is tried in a process of its own,
-//! which finds it by the variables its world uses.
+//! Laws of every store. Each remote store is tested in a process of its own, which finds it by the
+//! usual variables of its service.
 
 use std::sync::Mutex;
 
@@ -145,7 +145,7 @@ fn pages(store: &dyn Store) {
     assert!(store.list("many/").unwrap().is_empty());
 }
 
-/// What a process started by these tests does.
+/// The job of a process started by these tests.
 pub(crate) fn obey(uri: &str) {
     let store = store::open(uri).unwrap();
     laws(&*store);

@@ -8,12 +8,12 @@ use crate::servers::Vars;
 /// Tells a process of this test binary what to do.
 pub(crate) const JOB: &str = "LYCEUM_TEST_JOB";
 
-/// Where processes work.
+/// The environment and the folder of test processes.
 pub(crate) struct Work {
     vars: Vars,
-    /// What a shell does first.
+    /// Shell commands run first.
     shell: Option<String>,
-    /// Whether it does so in mounts of its own.
+    /// `true` if they run in a mount namespace of their own.
     apart: bool,
     home: tempfile::TempDir,
 }
@@ -46,7 +46,7 @@ impl Work {
         self
     }
 
-    /// What runs this test binary.
+    /// The command that runs this test binary.
     fn command(&self) -> Command {
         let exe = std::env::current_exe().unwrap();
         let Some(first) = &self.shell else {
@@ -126,7 +126,7 @@ impl Work {
     }
 }
 
-/// What a worker said it had committed, until it ended or was killed.
+/// The commits that a worker reported until it ended or was killed.
 pub(crate) fn said(child: &mut Child) -> Vec<(String, u64)> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let done = |line: String| {

@@ -39,7 +39,7 @@ enum Node<'a> {
     Settings,
 }
 
-/// Where the bytes of storages come from: by key, for so many numbers of such a size.
+/// A lookup of a storage's bytes: by key, number of values and size of each.
 pub(super) type Storages<'f, 'a> = dyn Fn(&str, usize, usize) -> Option<Data<'a>> + 'f;
 
 struct Machine<'a, 's> {

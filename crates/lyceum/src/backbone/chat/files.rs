@@ -20,7 +20,7 @@ const TOKENS: [&str; 7] = [
     "mask_token",
 ];
 
-/// What the small files beside the weights say.
+/// The settings read from the small files beside the weights.
 #[derive(Debug, Default)]
 pub(in crate::backbone) struct Said {
     /// Tokens that end a text.

@@ -71,7 +71,7 @@ fn wrong(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, why.into())
 }
 
-/// What stands once per level before a line, from a number of spaces or a text.
+/// The indentation per level, from a number of spaces or a text.
 fn spaces(indent: &Value) -> Result<Option<String>, Error> {
     if indent.is_none() || indent.is_undefined() {
         return Ok(None);

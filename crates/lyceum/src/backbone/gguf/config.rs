@@ -38,7 +38,7 @@ pub(super) fn config(
     {
         return Err(Error::format(
             what,
-            format!("holds no base but something else (general.type is `{kind}`)"),
+            format!("is not a model (general.type is `{kind}`)"),
         ));
     }
     let Some(Value::Text(arch)) = header.fields.get("general.architecture") else {
@@ -304,7 +304,7 @@ fn yarn(fields: &mut Fields<'_>, factor: Option<f64>, original: Option<u64>) -> 
     }))
 }
 
-/// How the file keeps the rows of the tensor that is `name` in a checkpoint: ggml's llama turns
+/// The order of rows in the file for the tensor called `name` in a checkpoint: ggml's llama rotates
 /// neighbouring values as a pair, and its GPT-NeoX splits q, k and v.
 pub(super) fn order(config: &Config, ggml: &str) -> Order {
     let heads = &config.attention;

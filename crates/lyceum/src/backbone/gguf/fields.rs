@@ -18,7 +18,7 @@ const IDLE: &[&str] = &[
     "attention.key_length_swa",
 ];
 
-/// What an absent key is.
+/// The value of an absent key.
 #[derive(Debug, Clone, Copy)]
 enum Absent {
     /// An error.
@@ -27,8 +27,8 @@ enum Absent {
     Real(f64),
 }
 
-/// What llama.cpp takes where a key is absent (its `load_hparams`), for these families; those that
-/// are not here are made of others (as many groups as heads), or none. A test walks the rows.
+/// llama.cpp's defaults for absent keys (its `load_hparams`), for these families; keys that are not
+/// listed follow from others (as many groups as heads) or have no value. A test walks the rows.
 const ABSENT: &[(&[&str], &str, Absent)] = &[
     (ALL, "embedding_length", Absent::Refused),
     (ALL, "block_count", Absent::Refused),
@@ -69,7 +69,7 @@ impl<'a> Fields<'a> {
         Error::format(self.what, why)
     }
 
-    /// What an absent key is.
+    /// The default of an absent key.
     fn absent(&self, name: &str) -> Result<Option<Absent>> {
         let here = |row: &&(&[&str], &str, Absent)| row.1 == name && row.0.contains(&self.family);
         match ABSENT.iter().find(here).map(|row| row.2) {

@@ -72,7 +72,7 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
     })
 }
 
-/// How the values of the tensor `name` lie.
+/// Storage type of the tensor `name`.
 fn lay(name: &str, kind: GgmlType) -> Result<Lay> {
     Ok(match kind {
         GgmlType::F64 => Lay::F64,
@@ -101,7 +101,7 @@ fn numbers(found: &BTreeMap<&str, Stored<'_>>, name: &str) -> Result<Option<Vec<
     };
     let n = stored.shape.iter().product::<usize>();
     if n > 1 << 16 {
-        return Err(bad(name, "is too large for what it is"));
+        return Err(bad(name, "is out of range"));
     }
     let mut all = Vec::new();
     stored.each(|values| all.extend_from_slice(values))?;

@@ -107,7 +107,7 @@ fn pieces(header: &Header<'_>) -> Result<Vec<Piece>, String> {
     let mut all = Vec::new();
     for token in tokens.iter() {
         let Value::Text(text) = token else {
-            return Err("holds tokens that are no texts".into());
+            return Err("has tokens that are not texts".into());
         };
         let score = match scores.as_mut().map(Iterator::next) {
             None => 0.0,
@@ -138,10 +138,10 @@ fn merges<'a>(header: &Header<'a>) -> Result<Vec<(&'a str, &'a str)>, String> {
         _ => None,
     };
     let all: Option<Vec<_>> = merges.iter().map(pair).collect();
-    all.ok_or_else(|| "holds merges that are no pairs".into())
+    all.ok_or_else(|| "has merges that are not pairs".into())
 }
 
-/// How a text is cut into words before pairs are joined, by llama.cpp's name for it.
+/// The pre-tokenizer that llama.cpp calls `name`.
 fn words(name: &str) -> Option<Words> {
     let bytes = |own: bool| {
         json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,

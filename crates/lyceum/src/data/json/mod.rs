@@ -11,7 +11,7 @@ use super::Why;
 /// Characters of a text or number that an error shows.
 const SHOWN: usize = 24;
 
-/// A text, and whether half a surrogate pair in it became U+FFFD.
+/// A text, with `broken` set if an unpaired surrogate in it became U+FFFD.
 #[derive(Debug, PartialEq)]
 pub(super) struct Text {
     pub(super) text: String,
@@ -35,7 +35,7 @@ impl<'a> Json<'a> {
         Json { text, at }
     }
 
-    /// How many bytes it has gone over.
+    /// The byte offset of the reader.
     pub(super) fn offset(&self) -> usize {
         self.at
     }
@@ -183,7 +183,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// An escaped character; `None` for half a surrogate pair.
+    /// An escaped character; `None` for an unpaired surrogate.
     fn escape(&mut self) -> Why<Option<char>> {
         let kind = self.text.as_bytes().get(self.at + 1).copied();
         let plain = match kind.ok_or("it ends within a text")? {

@@ -5,7 +5,7 @@
 pub(super) struct Axis {
     pub(super) low: f64,
     pub(super) high: f64,
-    /// Where `low` and `high` are drawn, in pixels.
+    /// The pixel positions of `low` and `high`.
     pub(super) pixels: (f64, f64),
 }
 

@@ -66,7 +66,7 @@ pub(super) fn draw(canvas: &mut Canvas, bars: &Bars) {
     marks(canvas, &bars.marks, &axis, top, bottom);
 }
 
-/// Where a text `width` wide begins, at `from` or beyond, that none of `lines` strikes through.
+/// The first position from `from` on where a text of `width` is crossed by none of `lines`.
 fn clear(mut from: f64, width: f64, lines: impl Iterator<Item = f64>) -> f64 {
     let mut lines: Vec<f64> = lines.collect();
     lines.sort_by(f64::total_cmp);

@@ -6,7 +6,7 @@ use crate::error::Result;
 /// A colour by what it is for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Paint {
-    /// What is drawn on.
+    /// The background.
     Paper,
     /// Text and whiskers.
     Ink,
@@ -22,7 +22,7 @@ pub(super) enum Paint {
     OnShade(f64),
 }
 
-/// Where a text stands beside its point.
+/// Horizontal alignment of a text relative to its point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Side {
     /// It begins there.
@@ -33,14 +33,14 @@ pub(super) enum Side {
     End,
 }
 
-/// How a line is drawn.
+/// The style of a line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Stroke {
     /// Its colour.
     pub(super) paint: Paint,
     /// Its width in pixels.
     pub(super) width: f64,
-    /// Whether it is dashed.
+    /// `true` for a dashed line.
     pub(super) dashed: bool,
     /// 1 hides what is below it.
     pub(super) opacity: f64,
@@ -57,7 +57,7 @@ impl Stroke {
         }
     }
 
-    /// The same, dashed.
+    /// A thin dashed line.
     pub(super) fn dashed(paint: Paint) -> Self {
         Stroke {
             dashed: true,
@@ -76,7 +76,7 @@ pub(super) struct Label {
     pub(super) size: f64,
     pub(super) paint: Paint,
     pub(super) side: Side,
-    /// Whether it is read from the bottom up.
+    /// `true` for text rotated to read from bottom to top.
     pub(super) turned: bool,
 }
 
@@ -96,7 +96,7 @@ pub(super) enum Shape {
 /// The shapes of a picture.
 #[derive(Debug, Clone)]
 pub(super) struct Canvas {
-    /// What measures its texts.
+    /// The font that measures its texts.
     pub(super) face: Face,
     /// From the bottom up.
     pub(super) shapes: Vec<Shape>,

@@ -138,7 +138,7 @@ fn placed(points: &[(f64, f64)], x: &Axis, y: &Axis) -> Vec<(f64, f64)> {
     }
 }
 
-/// Whether a line drawn through `above` hides most of one drawn through `below` before.
+/// Returns `true` if a line through `above` hides most of the line drawn through `below` before.
 fn covers(above: &[(f64, f64)], below: &[(f64, f64)]) -> bool {
     let near = |(a, b): (&(f64, f64), &(f64, f64))| (a.0 - b.0).hypot(a.1 - b.1) < 2.0;
     let count = above.iter().zip(below).filter(|pair| near(*pair)).count();

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Pixels to a unit.
 const SCALE: f64 = 2.0;
 
-/// What `canvas` shows, as PNG.
+/// Renders `canvas` as PNG.
 ///
 /// # Errors
 /// When it cannot be encoded.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::canvas::{Canvas, Label, Paint, Shape, Side, Stroke};
 
-/// What `canvas` shows; `title` and `description` are what a screen reader says of it.
+/// Renders `canvas` as SVG; `title` and `description` are the texts for screen readers.
 pub(super) fn render(canvas: &Canvas, title: &str, description: &str) -> String {
     let (width, height) = canvas.size();
     let mut out = format!(

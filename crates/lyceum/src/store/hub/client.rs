@@ -10,7 +10,7 @@ use crate::store::refusal::{self, Login};
 use crate::store::waiting;
 
 const HUB: &str = "https://huggingface.co";
-/// How often a request is repeated when the hub fails, asks to wait or is not reached.
+/// Attempts at a request when the hub fails, asks to wait or is not reached.
 const AGAIN: u32 = 4;
 /// The longest wait that a hub may ask for before a request is repeated.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ fn var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether a variable switches something on, as the hub's own tools read it.
+/// Returns `true` if a variable switches something on, as the hub's own tools read it.
 pub(crate) fn on(name: &str) -> bool {
     let value = var(name).unwrap_or_default().to_uppercase();
     matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
@@ -160,14 +160,14 @@ impl Client {
     }
 }
 
-/// Whether an answer of this kind may be another one later.
+/// Returns `true` if a failure of this status may be temporary.
 fn passes(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT
         || status.is_server_error()
 }
 
-/// How long the hub asks to wait.
+/// Time for which the hub asks to wait.
 fn wished(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get("retry-after")?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST))
@@ -184,7 +184,7 @@ pub(super) fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-/// What the hub calls the error it answered with; only a plain word.
+/// The hub's code for the error; only a plain word.
 pub(super) fn code(headers: &HeaderMap) -> Option<&str> {
     let code = headers.get("x-error-code")?.to_str().ok()?;
     let plain = code.len() <= 64 && code.chars().all(|c| c.is_ascii_alphanumeric());
@@ -216,7 +216,7 @@ pub(super) fn refused(place: &str, answer: &Response) -> Error {
         (403, Some("GatedRepo")) => refusal::remote(
             place,
             Refusal::Denied,
-            "its owner asks to be asked: accept the conditions on the repository's page, and set \
+            "this repository is gated: accept its terms on its page of the hub, and set \
              HF_TOKEN",
         ),
         _ => refusal::refused(place, (status, code), asked, LOGIN),

@@ -16,7 +16,7 @@ use crate::store::{Change, refusal};
 /// Files per request about where they go.
 const TOGETHER: usize = 256;
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It is there.
@@ -25,7 +25,7 @@ pub(super) enum Outcome {
     Stale,
 }
 
-/// What the hub says about a file to come.
+/// The hub's upload instructions for a file.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Asked {

@@ -21,7 +21,7 @@ pub use snapshot::Snapshot;
 use super::{Address, Change, Put, Store, check_key, refusal, waiting};
 use crate::error::{Error, Refusal, Result};
 
-/// How long a writer tries to be first.
+/// Time for which a writer tries to be first.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Staged bytes beyond this are committed before their manifest.
 const STAGED: usize = 256 << 20;
@@ -36,7 +36,7 @@ pub(super) struct Hub {
     uri: String,
     folder: String,
     repo: Repo,
-    /// What goes with the next commit; only this handle sees it until then.
+    /// Changes for the next commit; only this handle sees them until then.
     staged: Mutex<Staged>,
 }
 

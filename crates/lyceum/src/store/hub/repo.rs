@@ -8,7 +8,7 @@ use super::client::{self, Client};
 use crate::error::{Error, Result};
 use crate::store::{Address, refusal};
 
-/// What stands in a path as it is.
+/// Characters that are not escaped in a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -36,7 +36,7 @@ pub(crate) struct File {
     /// `file` or `directory`.
     #[serde(rename = "type")]
     pub(super) kind: String,
-    /// Where it is.
+    /// The file's path.
     pub(crate) path: String,
     /// Bytes.
     #[serde(default)]
@@ -44,12 +44,12 @@ pub(crate) struct File {
     /// Git's SHA-1 of it.
     #[serde(default)]
     pub(super) oid: String,
-    /// How large files are kept.
+    /// Storage of large files.
     #[serde(default)]
     pub(super) lfs: Option<Lfs>,
 }
 
-/// What is known of a large file.
+/// Metadata of a large file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Lfs {
     /// Hex SHA-256 of it.
@@ -122,7 +122,7 @@ impl Repo {
         )
     }
 
-    /// Where large files of this repository are handed over.
+    /// The URL of the LFS batch API of this repository.
     pub(super) fn lfs(&self) -> String {
         let kind = if self.dataset { "datasets/" } else { "" };
         let (endpoint, id) = (&self.client.endpoint, plain(&self.id()));
@@ -222,7 +222,7 @@ impl Repo {
         }
     }
 
-    /// Whether there is a file at `path`.
+    /// Returns `true` if there is a file at `path`.
     pub(super) async fn holds(&self, path: &str) -> Result<bool> {
         let (url, client) = (self.resolve(path), &self.client);
         let answer = client

@@ -28,8 +28,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What is at `address` now: the list of its files, none of them fetched yet. Offline, what
-    /// was there when it was last looked at.
+    /// Lists the files at `address`, without fetching any. Offline, returns the list of the last
+    /// visit.
     ///
     /// # Errors
     /// When the address is not of a hub, there is no such repository, or the hub is not reached.

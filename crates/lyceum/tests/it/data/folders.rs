@@ -121,7 +121,8 @@ fn everything_below_a_folder_is_read_in_the_order_of_its_paths() {
     );
 }
 
-/// What was read before keeps its fingerprint: the rows of `*.jsonl` and `*.parquet`, by name.
+/// Folders that older versions read keep their fingerprint: the rows of `*.jsonl` and `*.parquet`,
+/// by name.
 #[test]
 #[cfg_attr(not(feature = "parquet"), ignore = "needs the feature `parquet`")]
 fn flat_folders_stay_what_they_were() {
@@ -209,7 +210,7 @@ fn what_cannot_be_read_is_named() {
         ("lfs2", "git lfs pull"),
         ("csv", "left out 4 files of kinds that are not read"),
         ("csv", ": a.tsv, b.jsonl.xz, test.csv, ..."),
-        ("none", "it holds no rows: none of .jsonl"),
+        ("none", "it has no rows: none of .jsonl"),
         ("odd", "it holds no example; left out 1 file without rows"),
         ("half", "train.jsonl:2: "),
         ("cut", "gzip data is damaged or cut off"),

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Where `program` of the installed servers is; `None`, said on stderr, when it is not.
+/// The path of `program` of the installed servers; `None`, with a message on stderr, if it is
+/// missing.
 pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let root = var("LYCEUM_SERVERS_DIR").map_or_else(

@@ -33,9 +33,9 @@ struct State {
     repos: BTreeMap<String, Vec<Commit>>,
     /// Large files handed over, by SHA-256.
     large: BTreeMap<String, Arc<Vec<u8>>>,
-    /// What is answered instead, and how often.
+    /// Responses sent instead, with the number of times.
     faults: Vec<(String, usize, Response)>,
-    /// As `faults`, but what was asked for is done.
+    /// Like `faults`, but the request is carried out.
     losses: Vec<(String, usize, Response)>,
     /// Takes any commit, whatever its parent.
     lies: bool,
@@ -120,7 +120,7 @@ impl Hub {
         state.commit(&key, "files", files.iter().map(held).collect());
     }
 
-    /// What the branch of `owner/name` holds now.
+    /// The files on the branch of `owner/name` now.
     pub(crate) fn files(&self, id: &str) -> BTreeMap<String, Vec<u8>> {
         let state = self.state.lock().unwrap();
         let commits = &state.repos[&format!("models/{id}")];
@@ -130,7 +130,7 @@ impl Hub {
             .collect()
     }
 
-    /// How many commits the branch of `owner/name` has.
+    /// Number of commits on the branch of `owner/name`.
     pub(crate) fn commits(&self, id: &str) -> usize {
         self.state.lock().unwrap().repos[&format!("models/{id}")].len()
     }

@@ -11,7 +11,7 @@ use std::net::TcpStream;
 /// Variables under which a process finds a server.
 pub(crate) type Vars = Vec<(&'static str, String)>;
 
-/// What a process needs to use the hub at `url`.
+/// Environment of a process that uses the hub at `url`.
 pub(crate) fn hub_vars(url: &str, token: &str) -> Vars {
     vec![
         ("HF_ENDPOINT", url.to_owned()),
@@ -20,7 +20,7 @@ pub(crate) fn hub_vars(url: &str, token: &str) -> Vars {
     ]
 }
 
-/// What a process needs to use the bucket at `url`.
+/// Environment of a process that uses the bucket at `url`.
 pub(crate) fn s3_vars(url: &str, key: &str) -> Vars {
     vec![
         ("AWS_ENDPOINT_URL", url.to_owned()),
@@ -30,12 +30,12 @@ pub(crate) fn s3_vars(url: &str, key: &str) -> Vars {
     ]
 }
 
-/// What a process needs to use the bucket at `url` as one of Google Cloud's.
+/// Environment of a process that uses the bucket at `url` as one of Google Cloud's.
 pub(crate) fn gcs_vars(url: &str) -> Vars {
     vec![("STORAGE_EMULATOR_HOST", url.to_owned())]
 }
 
-/// What a process needs to use Azurite on `port`.
+/// Environment of a process that uses Azurite on `port`.
 pub(crate) fn azure_vars(port: u16) -> Vars {
     vec![(
         "AZURITE_BLOB_STORAGE_URL",
