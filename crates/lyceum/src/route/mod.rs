@@ -228,8 +228,7 @@ impl RouterSpec {
             let text = serde_json::to_string(&fields).map_err(|e| Error::format("the index", e))?;
             hash.update(text);
         }
-        let hash = hash.finalize();
-        Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(crate::digest::hex(hash.finalize()))
     }
 
     /// Builds the mixture of the experts of `library` (merged ones count where they are asked for,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Top-level modules by floor, lowest first. A folder counts as one module.
 const FLOORS: &[&[&str]] = &[
-    &["device", "error", "figure", "file", "name", "rng"],
+    &["device", "digest", "error", "figure", "file", "name", "rng"],
     &[
         "artifact", "expert", "library", "lora", "mttl", "peft", "store", "torch",
     ],
