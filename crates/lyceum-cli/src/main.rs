@@ -5,6 +5,7 @@
 
 mod args;
 mod cmd;
+mod hint;
 mod interrupt;
 mod out;
 

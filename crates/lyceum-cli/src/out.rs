@@ -12,6 +12,7 @@ use lyceum::progress::{Progress, Step};
 use lyceum::recipe::StageObserver;
 use serde::Serialize;
 
+use crate::hint;
 use crate::interrupt::Stoppable;
 
 /// Output formats.
@@ -70,35 +71,18 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// The whole chain of causes in one line.
+/// Prints `error`, its causes and the flags or commands that help, in one line.
 pub(crate) fn complain(error: &anyhow::Error) {
-    let mut text = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text += if text.is_empty() { "" } else { ": " };
-            // candle adds a backtrace to its messages when asked for one; a line is enough.
-            text += cause.lines().next().unwrap_or_default();
-            for line in cause
-                .lines()
-                .skip(1)
-                .take_while(|l| !l.trim_start().starts_with("0:"))
-            {
-                text += "\n  ";
-                text += line;
-            }
-        }
-    }
-    eprintln!("error: {text}{}", hint(error).unwrap_or_default());
-}
-
-/// The flag that helps, where one does.
-fn hint(error: &anyhow::Error) -> Option<&'static str> {
-    let cause = error.chain().find_map(|cause| cause.downcast_ref())?;
-    match cause {
-        lyceum::Error::OtherBase { .. } => Some("; --allow-other-base uses it all the same"),
-        _ => None,
-    }
+    let cause = error
+        .chain()
+        .find_map(<dyn std::error::Error>::downcast_ref::<lyceum::Error>);
+    let hints = cause.map(lyceum::Error::hints).unwrap_or_default();
+    let text = lyceum::error::chain(error.as_ref());
+    let hints: String = hints
+        .iter()
+        .map(|h| format!("; {}", hint::words(h)))
+        .collect();
+    eprintln!("error: {text}{hints}");
 }
 
 /// A command ran and found something wrong, which it has printed: exit code 1.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::expert::{Expert, Host};
 use crate::library::{Library, Verified};
 use crate::name::{Name, Site};
@@ -68,20 +68,8 @@ pub struct Findings {
     pub problems: Vec<String>,
     /// Oddities that break nothing.
     pub warnings: Vec<String>,
-}
-
-/// The chain of causes in one line.
-pub fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text += &format!(": {more}");
-        }
-        cause = error.source();
-    }
-    text
+    /// Advice on problems and warnings, each piece once.
+    pub hints: Vec<Hint>,
 }
 
 /// The reference that every expert is checked against.
@@ -102,6 +90,7 @@ struct Seen {
     artifacts: usize,
     problems: Vec<String>,
     warnings: Vec<String>,
+    hints: Vec<Hint>,
 }
 
 /// Looks `library` through: every object from the place itself, its size and hash, the cards
@@ -131,6 +120,11 @@ pub fn check(library: &Library, base: Option<&Host>) -> Result<Findings> {
     for seen in seen.into_iter().filter(|seen| seen.live) {
         found.problems.extend(seen.problems);
         found.warnings.extend(seen.warnings);
+        for hint in seen.hints {
+            if !found.hints.contains(&hint) {
+                found.hints.push(hint);
+            }
+        }
         found.artifacts += seen.artifacts;
         let Some(weighed) = seen.weighed.transpose()? else {
             continue;
@@ -180,13 +174,17 @@ impl Look<'_> {
                 .count(),
             problems: Vec::new(),
             warnings: Vec::new(),
+            hints: Vec::new(),
         };
         let Some(expert) = &verified.expert else {
             return seen;
         };
         match self.base.map(|base| expert.check_base(base)) {
-            Some(Err(error @ Error::OtherBase { .. })) => seen.warnings.push(chain(&error)),
-            Some(Err(error)) => seen.problems.push(chain(&error)),
+            Some(Err(error @ Error::OtherBase { .. })) => {
+                seen.hints.extend(error.hints());
+                seen.warnings.push(error.chain());
+            }
+            Some(Err(error)) => seen.problems.push(error.chain()),
             Some(Ok(())) | None => {}
         }
         seen.family.clone_from(&expert.card.base_family);
@@ -198,30 +196,32 @@ impl Look<'_> {
         }
         if expert.card.base.is_none() {
             seen.warnings.push(format!(
-                "expert `{name}` does not say which base it was trained on (only the name `{}`); \
-                 `lyceum import --base DIR` records it",
+                "expert `{name}` does not say which base it was trained on (only the name `{}`)",
                 expert.card.base_name
             ));
+            seen.hints.push(Hint::ImportWithBase);
         }
         seen.weighed = Some(weighed);
         let kinds = self.kinds.iter();
-        let wrong = kinds.filter_map(|kind| self.derived(expert, verified, kind));
-        seen.problems.extend(wrong);
+        for error in kinds.filter_map(|kind| self.derived(expert, verified, kind)) {
+            seen.hints.extend(error.hints());
+            seen.problems.push(error.chain());
+        }
         seen
     }
 
     /// The problem with the artifact of `kind`, if there is one.
-    fn derived(&self, expert: &Expert, verified: &Verified<'_>, kind: &Name) -> Option<String> {
+    fn derived(&self, expert: &Expert, verified: &Verified<'_>, kind: &Name) -> Option<Error> {
         let name = &expert.card.name;
         if !verified.entry.has(kind) {
             // No router counts a merged expert unless it is asked to.
             let needed = !expert.card.is_merge();
-            return needed.then(|| {
-                format!(
-                    "expert `{name}` has no {kind} artifact made from its present weights; run: \
-                     lyceum derive {} {kind}",
-                    self.uri
-                )
+            return needed.then(|| Error::Underived {
+                what: format!(
+                    "expert `{name}` has no {kind} artifact made from its present weights"
+                ),
+                library: self.uri.clone(),
+                kind: kind.to_string(),
             });
         }
         // One that cannot be read is a problem already told.
@@ -232,9 +232,8 @@ impl Look<'_> {
             lora.is_none_or(|lora| v.dims() == [lora.d_in()])
         };
         if let Some((site, _)) = artifact.vectors.iter().find(|pair| !fits(*pair)) {
-            return Some(format!(
-                "the {kind} artifact of `{name}` has another width at `{site}`"
-            ));
+            let text = format!("the {kind} artifact of `{name}` has another width at `{site}`");
+            return Some(Error::Mismatch(text));
         }
         // A router by directions needs one at every site; other artifacts are their makers' own.
         let routers = crate::route::all();
@@ -242,6 +241,7 @@ impl Look<'_> {
         let mut sites = expert.loras.keys();
         let lacks = sites.find(|site| !artifact.vectors.contains_key(*site));
         let lacks = lacks.filter(|_| routed)?;
-        Some(format!("the {kind} artifact of `{name}` lacks `{lacks}`"))
+        let text = format!("the {kind} artifact of `{name}` lacks `{lacks}`");
+        Some(Error::Mismatch(text))
     }
 }

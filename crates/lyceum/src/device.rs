@@ -2,7 +2,7 @@
 
 use candle_core::{Device, DeviceLocation};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Hint, Result};
 
 /// The device called `cpu`, `cuda` (the first GPU), `cuda:N` or `metal`.
 ///
@@ -32,9 +32,12 @@ pub fn device(name: &str) -> Result<Device> {
 
 fn without(what: &str, feature: &str) -> Error {
     Error::invalid(format!(
-        "this lyceum was built without {what}; build it with `--features {feature}`, or use --device \
-         cpu"
+        "this build of Lyceum has no {what}; build it with the feature `{feature}`"
     ))
+    .hint(Hint::Set {
+        option: "device",
+        value: "cpu",
+    })
 }
 
 /// The name of a device, in the form that [`device()`] parses.
@@ -60,7 +63,7 @@ mod tests {
         #[cfg(not(any(feature = "cuda", feature = "metal")))]
         for gpu in ["cuda:1", "metal"] {
             let error = device(gpu).unwrap_err().to_string();
-            assert!(error.contains("--features"), "{error}");
+            assert!(error.contains("the feature `"), "{error}");
         }
         assert_eq!(name(&Device::Cpu), "cpu");
     }

@@ -190,11 +190,7 @@ fn fingerprint(loras: &BTreeMap<Site, Lora>) -> Result<String> {
             }
         }
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(crate::digest::hex(hash.finalize()))
 }
 
 #[cfg(test)]

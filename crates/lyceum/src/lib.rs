@@ -4,6 +4,7 @@
 
 // F0: words and numbers.
 pub mod device;
+pub(crate) mod digest;
 pub mod error;
 mod feature;
 pub mod figure;
@@ -46,7 +47,7 @@ pub mod recipe;
 pub mod prelude;
 
 pub use candle_core::{Device, Tensor};
-pub use error::{Context, Error, Refusal, Result};
+pub use error::{Context, Error, ErrorKind, Hint, Refusal, Result};
 pub use name::{Name, Site};
 
 /// The README's Rust, compiled.

@@ -11,6 +11,7 @@ use lyceum::store::{Wanted, fetched};
 
 use super::model;
 use crate::args::BaseArgs;
+use crate::hint;
 use crate::out::{Format, NotClean, show, size};
 
 pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
@@ -23,7 +24,7 @@ pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
         Err(error) => match unreadable(uri)? {
             Some(found) => found,
             None if damaged(&error) => Findings {
-                problems: vec![check::chain(&error)],
+                problems: vec![error.chain()],
                 ..Findings::default()
             },
             None => return Err(error.into()),
@@ -36,6 +37,9 @@ pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
         }
         for warning in &found.warnings {
             text += &format!("warning: {warning}\n");
+        }
+        for hint in &found.hints {
+            text += &format!("hint: {}\n", hint::words(hint));
         }
         if let (Some(objects), Some(bytes)) = (found.objects, found.bytes) {
             text += &format!(
@@ -94,7 +98,7 @@ fn unreadable(uri: &str) -> Result<Option<Findings>> {
             .map(weigh)
             .collect::<Result<_, _>>()?,
         artifacts: contents.artifacts.len(),
-        problems: errors.iter().map(check::chain).collect(),
+        problems: errors.iter().map(Error::chain).collect(),
         warnings: contents.notes,
         ..Findings::default()
     }))

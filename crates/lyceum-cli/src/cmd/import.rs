@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use lyceum::Name;
 use lyceum::backbone::{Base, OwnTensors, Precision};
-use lyceum::check::{Weighed, chain, weigh};
+use lyceum::check::{Weighed, weigh};
 use lyceum::library::{self, Library, Taking};
 use lyceum::mttl::Refused;
 use lyceum::peft::{BaseTensors, Beside};
@@ -31,7 +31,7 @@ struct LeftOut {
 
 impl LeftOut {
     fn of(refused: &Refused) -> Self {
-        let mut why = chain(&refused.why);
+        let mut why = refused.why.chain();
         if refused.nameable {
             why += "; imported alone it can be given a name (--name)";
         }

@@ -7,7 +7,6 @@
 
 use lyceum_kernels::activation::Activation;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::config::{Config, MlpShape, Norm, NormKind, Positions, Qkv, Residual};
 use super::rope::{Rope, Scaling};
@@ -55,8 +54,7 @@ impl Config {
     pub fn family_fingerprint(&self) -> Result<String> {
         let text = serde_json::to_string(&self.architecture());
         let text = text.map_err(|e| Error::format("config.json", e))?;
-        let bytes = Sha256::digest(text);
-        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(crate::digest::sha256(text))
     }
 
     fn architecture(&self) -> Architecture {

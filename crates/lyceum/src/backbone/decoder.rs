@@ -14,7 +14,7 @@ use super::load::Source;
 use super::norm::Norm;
 use super::place::Precision;
 use super::wanted::Wanted;
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::mix::{Pass, Weight};
 use crate::ops;
 
@@ -296,9 +296,10 @@ impl Decoder {
         }
         if positions.iter().any(|&p| p as usize >= longest) {
             return Err(Error::invalid(format!(
-                "a sequence is longer than the {longest} positions of this base; shorten it or \
-                 lower --max-input / --max-new"
-            )));
+                "a sequence is longer than the {longest} positions of this base"
+            ))
+            .hint(Hint::Lower("max_input"))
+            .hint(Hint::Lower("max_new")));
         }
         Ok(())
     }

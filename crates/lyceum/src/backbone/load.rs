@@ -17,7 +17,7 @@ use super::place::{Place, Precision};
 use super::stored::bad;
 use super::weights::Weights;
 use crate::data::Tokenizer;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Hint, Result};
 use crate::expert::{BaseMatch, Host};
 use crate::mix::{Vector, Weight};
 
@@ -127,9 +127,14 @@ impl Base {
             )));
         }
         if precision == Precision::Int8 && device.is_some() {
-            return Err(Error::invalid(
-                "matrices are kept in eight bits on the processor only; use --precision bf16",
-            ));
+            return Err(
+                Error::invalid("matrices are kept in eight bits on the processor only").hint(
+                    Hint::Set {
+                        option: "precision",
+                        value: "bf16",
+                    },
+                ),
+            );
         }
         weights.fit(&mut config)?;
         notes.append(&mut config.notes);

@@ -193,8 +193,7 @@ impl<'a> Weights<'a> {
             hash.update(format!("{name}{:?}", stored.shape));
             stored.each(|values| hash.update(bytemuck::cast_slice::<f32, u8>(values)))?;
         }
-        let bytes = hash.finalize();
-        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(crate::digest::hex(hash.finalize()))
     }
 }
 

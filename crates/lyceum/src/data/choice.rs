@@ -54,8 +54,7 @@ impl Question {
             let fields = (&q.query, &q.choices, q.gold);
             hash.update(serde_json::to_string(&fields).unwrap_or_default());
         }
-        let hash = hash.finalize();
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::digest::hex(hash.finalize())
     }
 
     /// Reads questions from the bytes of such a file; `what` names them in errors.

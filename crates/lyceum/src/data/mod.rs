@@ -200,10 +200,7 @@ impl Dataset {
             let fields = (&e.source, &e.references, &e.task, e.split);
             hash.update(serde_json::to_string(&fields).unwrap_or_default());
         }
-        hash.finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        crate::digest::hex(hash.finalize())
     }
 }
 

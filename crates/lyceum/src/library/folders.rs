@@ -156,7 +156,7 @@ fn ours(folder: &Path, old: Option<&Entry>) -> bool {
         let name = file.file_name();
         let blob = old?.files.get(name.to_str()?)?;
         let bytes = std::fs::read(file.path()).ok()?;
-        (blob.sha256() == super::blob::sha256(&bytes)).then_some(())
+        (blob.sha256() == crate::digest::sha256(&bytes)).then_some(())
     };
     files.map(mine).all(|mine| mine.is_some())
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::blob::Objects;
 use super::snapshot::Snapshot;
 use super::{Access, Library, foreign};
-use crate::error::{Context, Error, Refusal, Result};
+use crate::error::{Context, Error, Hint, Refusal, Result};
 use crate::store::{self, Put, Store};
 
 /// The key that makes a place a library.
@@ -20,9 +20,9 @@ fn marker() -> String {
 }
 
 fn none_at(uri: &str) -> Error {
-    Error::invalid(format!(
-        "there is no library at {uri}; make one with `lyceum train --each-task --library {uri}`"
-    ))
+    Error::invalid(format!("there is no library at {uri}")).hint(Hint::Train {
+        library: uri.to_owned(),
+    })
 }
 
 /// Checks that `marker` is that of a library this version knows.
@@ -181,9 +181,9 @@ impl Library {
             let uri = self.uri();
             let why = format!(
                 "{uri} is open for reading only: it is an older version, or a library of another \
-                 tool, which `lyceum import {uri} DESTINATION` makes Lyceum's own"
+                 tool, which has to be imported first"
             );
-            return Err(Error::invalid(why));
+            return Err(Error::invalid(why).hint(Hint::Import { source: uri }));
         }
         if self.shared.probed.get().is_none() {
             store::probe(&*self.shared.objects.store)

@@ -9,7 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::blob::{Blob, sha256};
+use super::blob::Blob;
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::{Change as KeyChange, Put, Store};

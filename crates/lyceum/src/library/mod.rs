@@ -399,6 +399,6 @@ impl Library {
         for (name, entry) in self.entries()? {
             hash.update(format!("{name} {};", entry.fingerprint));
         }
-        Ok(blob::hex(&hash.finalize()))
+        Ok(crate::digest::hex(hash.finalize()))
     }
 }

@@ -75,7 +75,8 @@ impl Library {
     fn underived(&self, kind: &Name, name: &Name, why: &str) -> Error {
         Error::Underived {
             what: format!("expert `{name}` {why} {kind} artifact"),
-            command: format!("lyceum derive {} {kind}", self.uri()),
+            library: self.uri(),
+            kind: kind.to_string(),
         }
     }
 

@@ -145,6 +145,7 @@ fn different_widths(site: &Site) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Hint;
     use crate::mix::{Gates, Mixing};
     use crate::rng::Rng;
     use candle_core::{Device, Tensor, Var};
@@ -250,7 +251,11 @@ mod tests {
         let error = site
             .project((&[1.0; 12], 5), &gates, Mixing::Factors)
             .unwrap_err();
-        assert!(error.to_string().contains("--mixing outputs"), "{error}");
+        let outputs = Hint::Set {
+            option: "mixing",
+            value: "outputs",
+        };
+        assert_eq!(error.hints(), [outputs]);
     }
 
     /// The slab of an expert at the site of these tests.

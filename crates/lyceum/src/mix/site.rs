@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use lyceum_kernels::delta::{Delta, Factors, Law, Slab, SlabTable};
 
 use super::{Gates, Mixing};
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::lora::Lora;
 use crate::ops::{self, composed::Placed};
 
@@ -221,9 +221,13 @@ impl SiteBank {
             Some(first) if shapes.all(|own| own == Some(first)) => Ok(()),
             _ => Err(Error::Mismatch(
                 "mixing `factors` averages A's and B's, so every expert must adapt the same sites \
-                 with the same rank and scale; these do not: use `--mixing outputs`"
+                 with the same rank and scale; these do not"
                     .into(),
-            )),
+            )
+            .hint(Hint::Set {
+                option: "mixing",
+                value: "outputs",
+            })),
         }
     }
 }

@@ -20,11 +20,8 @@ pub(super) fn save_name(class: &str, config: &Map<String, Json>) -> Result<Strin
     let fields: Vec<String> = config.values().map(python).collect::<Result<_>>()?;
     let comma = if fields.len() == 1 { "," } else { "" };
     let text = format!("({}{comma})", fields.join(", "));
-    let hex: String = Md5::digest(text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(format!("{class}-{hex}"))
+    let hash = crate::digest::hex(Md5::digest(text));
+    Ok(format!("{class}-{hash}"))
 }
 
 /// A value as Python prints it; `None` counts as the empty string.

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::Recipe;
 use crate::backbone::Base;
 use crate::data::{Example, Question};
+use crate::digest::{hex, sha256};
 use crate::error::{Error, Result};
 
 /// Grows with every change of what a kept result means for the same inputs.
@@ -67,11 +68,7 @@ impl Inputs {
 
 fn hash(value: &Value) -> Result<String> {
     let text = serde_json::to_string(value).map_err(|e| Error::format("a key", e))?;
-    Ok(hex(Sha256::digest(text).as_slice()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(sha256(text))
 }
 
 /// The rows, their tokens, and what the tokenizer makes of these again: another tokenizer, or the
@@ -84,7 +81,7 @@ fn rows(base: &Base, max_input: usize, rows: &[Example]) -> Result<String> {
         let row = json!([row.task, row.source, row.references, ids, text]);
         all.update(row.to_string());
     }
-    Ok(hex(all.finalize().as_slice()))
+    Ok(hex(all.finalize()))
 }
 
 fn asked(base: &Base, questions: &[Question]) -> Result<String> {
@@ -97,7 +94,7 @@ fn asked(base: &Base, questions: &[Question]) -> Result<String> {
             .collect::<Result<_>>()?;
         all.update(json!([question, ids, options]).to_string());
     }
-    Ok(hex(all.finalize().as_slice()))
+    Ok(hex(all.finalize()))
 }
 
 /// The lines of `path` if its first one carries `key` and it is whole, else what `work` makes,

@@ -25,7 +25,7 @@ pub use oracle::Oracle;
 pub use prototype::{Prototypes, Score};
 pub use table::{About, Build, Inputs, ROUTERS, Role, about, all, register, with_setting};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::expert::{Expert, Host};
 use crate::library::Library;
 use crate::mix::{Bank, Mixing, Mixture};
@@ -228,8 +228,7 @@ impl RouterSpec {
             let text = serde_json::to_string(&fields).map_err(|e| Error::format("the index", e))?;
             hash.update(text);
         }
-        let hash = hash.finalize();
-        Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(crate::digest::hex(hash.finalize()))
     }
 
     /// Builds the mixture of the experts of `library` (merged ones count where they are asked for,
@@ -277,12 +276,9 @@ impl RouterSpec {
 
 fn check(experts: &[Expert], library: &Library, base: &Host, top_k: Option<usize>) -> Result<()> {
     if experts.is_empty() {
-        let text = format!(
-            "library {} holds no expert; add some with `lyceum train --library {}`",
-            library.uri(),
-            library.uri()
-        );
-        return Err(Error::invalid(text));
+        let library = library.uri();
+        let text = format!("library {library} holds no expert");
+        return Err(Error::invalid(text).hint(Hint::Train { library }));
     }
     if let Some(k) = top_k.filter(|k| *k > experts.len()) {
         let n = experts.len();

@@ -83,7 +83,7 @@ impl Router for Oracle {
     fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         if pass.tasks.len() != pass.segments.lens().len() {
             return Err(Error::invalid(
-                "the oracle routes by task name: name the task of every example (--tasks)",
+                "the oracle routes by task name: name the task of every example",
             ));
         }
         let expert = |task| Ok(self.expert(task)? as u32);

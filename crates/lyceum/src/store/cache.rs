@@ -21,6 +21,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
+use crate::digest::{hex, sha256};
 use crate::error::{Error, Result};
 
 /// The most bytes kept unless `lyceum cache limit` said otherwise.
@@ -111,7 +112,7 @@ impl Cache {
     pub(super) fn get(&self, sha: &str) -> Option<Vec<u8>> {
         let path = self.object(sha);
         let bytes = std::fs::read(&path).ok()?;
-        if hex(&Sha256::digest(&bytes)) == sha {
+        if sha256(&bytes) == sha {
             touch(&path);
             return Some(bytes);
         }
@@ -359,7 +360,7 @@ fn hash(path: &Path) -> std::io::Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(hex(hash.finalize())),
             n => hash.update(&buffer[..n]),
         }
     }
@@ -367,21 +368,13 @@ fn hash(path: &Path) -> std::io::Result<String> {
 
 /// A file name for any text.
 fn short(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes())[..16])
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256(text)[..32].to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
-
-    fn sha(bytes: &[u8]) -> String {
-        hex(&Sha256::digest(bytes))
-    }
 
     fn aged(path: &Path, seconds: u64) {
         let when = SystemTime::now() - Duration::from_secs(seconds);
@@ -393,16 +386,16 @@ mod tests {
     fn what_is_damaged_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().join("cache"));
-        assert_eq!(cache.get(&sha(b"abc")), None);
-        let path = cache.put(&sha(b"abc"), b"abc").unwrap();
-        assert_eq!(cache.get(&sha(b"abc")).unwrap(), b"abc");
+        assert_eq!(cache.get(&sha256(b"abc")), None);
+        let path = cache.put(&sha256(b"abc"), b"abc").unwrap();
+        assert_eq!(cache.get(&sha256(b"abc")).unwrap(), b"abc");
         for wrong in [&b"abd"[..], b"ab", b""] {
-            cache.put(&sha(b"abc"), b"abc").unwrap();
+            cache.put(&sha256(b"abc"), b"abc").unwrap();
             crate::file::write(&path, wrong).unwrap();
-            assert!(cache.get(&sha(b"abc")).is_none() && !path.exists());
-            cache.put(&sha(b"abc"), b"abc").unwrap();
+            assert!(cache.get(&sha256(b"abc")).is_none() && !path.exists());
+            cache.put(&sha256(b"abc"), b"abc").unwrap();
             crate::file::write(&path, wrong).unwrap();
-            assert!(cache.file(&sha(b"abc")).is_none() && !path.exists());
+            assert!(cache.file(&sha256(b"abc")).is_none() && !path.exists());
         }
     }
 
@@ -413,26 +406,26 @@ mod tests {
         cache.set_limit(1000).unwrap();
         let bytes = |n: u8| vec![n; 300];
         for n in 0..3u8 {
-            let path = cache.put(&sha(&bytes(n)), &bytes(n)).unwrap();
+            let path = cache.put(&sha256(bytes(n)), &bytes(n)).unwrap();
             aged(&path, 100 - u64::from(n));
         }
         // The oldest is used again, so the next one goes.
-        assert!(cache.get(&sha(&bytes(0))).is_some());
-        cache.put(&sha(&bytes(3)), &bytes(3)).unwrap();
+        assert!(cache.get(&sha256(bytes(0))).is_some());
+        cache.put(&sha256(bytes(3)), &bytes(3)).unwrap();
         let held: Vec<bool> = (0..4)
-            .map(|n| cache.get(&sha(&bytes(n))).is_some())
+            .map(|n| cache.get(&sha256(bytes(n))).is_some())
             .collect();
         assert_eq!(held, [true, false, true, true]);
         // A folder's objects stay until the folder is the oldest.
         let folder = cache.folder("what", "name");
         std::fs::create_dir_all(&folder).unwrap();
-        let object = cache.object(&sha(&bytes(0)));
+        let object = cache.object(&sha256(bytes(0)));
         std::fs::hard_link(&object, folder.join("file")).unwrap();
         aged(&object, 1000);
-        cache.put(&sha(&bytes(4)), &bytes(4)).unwrap();
+        cache.put(&sha256(bytes(4)), &bytes(4)).unwrap();
         assert!(object.exists() && folder.exists());
         aged(folder.parent().unwrap(), 2000);
-        cache.put(&sha(&bytes(5)), &bytes(5)).unwrap();
+        cache.put(&sha256(bytes(5)), &bytes(5)).unwrap();
         assert!(!folder.exists());
         let usage = cache.usage().unwrap();
         assert!(usage.bytes <= 1000 && usage.folders == 0, "{usage:?}");

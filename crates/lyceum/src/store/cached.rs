@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
-use super::cache::hex;
 use super::refusal;
 use super::{Cache, Change, Put, Store};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 
 /// Objects, which are named by their hash, come from the cache and go there; the rest is asked of
@@ -51,7 +49,7 @@ impl Cached {
         if self.offline {
             return Err(refusal::offline(&self.store.uri(), &format!("`{key}`")));
         }
-        let right = |bytes: &Vec<u8>| hex(&Sha256::digest(bytes)) == sha;
+        let right = |bytes: &Vec<u8>| sha256(bytes) == sha;
         let mut bytes = self.store.get(key)?;
         if !right(&bytes) {
             // Perhaps only this download was damaged.

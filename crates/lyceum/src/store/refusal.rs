@@ -84,10 +84,7 @@ pub(super) fn remote(place: &str, refusal: Refusal, why: impl Into<String>) -> E
 }
 
 pub(super) fn unreachable(place: &str, why: &str) -> Error {
-    let why = format!(
-        "cannot be reached ({why}); check the network and the endpoint, or use --offline for what \
-         is cached"
-    );
+    let why = format!("cannot be reached ({why}); check the network and the endpoint");
     remote(place, Refusal::Unreachable, why)
 }
 
@@ -97,10 +94,7 @@ pub(super) fn truncated(place: &str, key: &str) -> Error {
 }
 
 pub(super) fn offline(place: &str, what: &str) -> Error {
-    let why = format!(
-        "{what} is not in the cache, and nothing is fetched offline; run it once without \
-         --offline and HF_HUB_OFFLINE"
-    );
+    let why = format!("{what} is not in the cache, and nothing is fetched offline");
     remote(place, Refusal::Offline, why)
 }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::fit::Learner;
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::Cache;
@@ -57,15 +57,10 @@ struct Kept {
     vars: usize,
 }
 
-fn hash(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Checkpoint {
     /// That of the training which `what` tells apart from every other, below `root`.
     pub(super) fn new(root: &Path, what: &Value) -> Self {
-        let key = hash(what.to_string().as_bytes())[..32].to_owned();
+        let key = sha256(what.to_string().as_bytes())[..32].to_owned();
         Checkpoint {
             folder: root.join(&key),
             key,
@@ -117,7 +112,7 @@ impl Checkpoint {
         let head = serde_json::to_string(&head).map_err(|e| bad(e.to_string()))?;
         let head = [(HEAD.to_owned(), head)].into_iter().collect();
         let bytes = safetensors::serialize(tensors, Some(head)).map_err(|e| bad(e.to_string()))?;
-        let name = format!("{steps:010}-{}{ENDING}", hash(&bytes));
+        let name = format!("{steps:010}-{}{ENDING}", sha256(&bytes));
         crate::file::write(&self.folder.join(&name), &bytes)?;
         for older in self.files() {
             if older.file_name().is_some_and(|file| file != name.as_str()) {
@@ -161,7 +156,7 @@ impl Checkpoint {
         let bad = |why: &str| Error::format(path.display(), why);
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let name = path.file_name().and_then(|name| name.to_str());
-        if !name.is_some_and(|name| name.contains(&hash(&bytes))) {
+        if !name.is_some_and(|name| name.contains(&sha256(&bytes))) {
             return Err(bad("the checkpoint is damaged"));
         }
         let (_, meta) = safetensors::SafeTensors::read_metadata(&bytes)

@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::cluster::{Clusters, cluster_tasks};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::name::Name;
@@ -19,11 +19,6 @@ struct Tasks {
     /// Hex SHA-256 of the file of clusters it belongs to.
     of: String,
     tasks: Clusters,
-}
-
-fn hash(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The path of the tasks file beside the clusters at `path`.
@@ -54,7 +49,7 @@ pub fn write_clusters(
             _ => Ok(None),
         };
     }
-    let of = hash(&bytes);
+    let of = sha256(&bytes);
     let more = json(&beside, serde_json::to_vec_pretty(&Tasks { of, tasks }))?;
     crate::file::write(&beside, &more)?;
     crate::file::write(path, &bytes)?;
@@ -99,7 +94,7 @@ pub fn read_clusters(path: &Path) -> Result<ClusterTasks> {
         Err(Error::NotFound { .. }) => return Ok(ClusterTasks::new(clusters, None)),
         Err(error) => return Err(error),
     };
-    if tasks.of == hash(&bytes) {
+    if tasks.of == sha256(&bytes) {
         return Ok(ClusterTasks::new(tasks.tasks, None));
     }
     let note = format!(

@@ -68,7 +68,7 @@ fn rows_are_read_as_tools_write_them() {
         (1, ROW.replace("w3\"", "\"").into()),
     ];
     for (i, (n, file)) in files.iter().enumerate() {
-        let data = rows(file).unwrap_or_else(|e| panic!("file {i}: {}", lyceum::check::chain(&e)));
+        let data = rows(file).unwrap_or_else(|e| panic!("file {i}: {}", e.chain()));
         assert_eq!((data.examples.len(), data.notes.len()), (*n, 0), "file {i}");
         assert!(
             data.examples.iter().all(|row| row.source.starts_with("w1")),
@@ -182,7 +182,7 @@ fn a_bad_row_is_named_with_file_line_field_and_what_was_expected() {
         ),
     ] {
         let text = format!("{ROW}\n\n{bad}\n");
-        let error = lyceum::check::chain(&rows(&text).unwrap_err());
+        let error = rows(&text).unwrap_err().chain();
         assert!(error.starts_with("rows.jsonl:3: "), "{error}");
         assert!(error.contains(why), "{error} does not say {why}");
         assert!(
@@ -191,7 +191,7 @@ fn a_bad_row_is_named_with_file_line_field_and_what_was_expected() {
         );
     }
     let named = |bytes: &[u8], why: &str| {
-        let error = lyceum::check::chain(&rows(bytes).unwrap_err());
+        let error = rows(bytes).unwrap_err().chain();
         assert!(error.contains(why), "{error} does not say {why}");
     };
     let list = format!("[{ROW},\n{}]", target("3"));
@@ -279,7 +279,7 @@ fn arrow_and_parquet_are_read_in_all_their_forms() {
             continue;
         }
         let data = Dataset::open(&path).unwrap_or_else(|e| {
-            panic!("{}", lyceum::check::chain(&e));
+            panic!("{}", e.chain());
         });
         same(&data.examples);
         seen += 1;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor, lowest first. A folder counts as one module.
 const FLOORS: &[&[&str]] = &[
     &[
-        "device", "error", "feature", "figure", "file", "name", "progress", "rng",
+        "device", "digest", "error", "feature", "figure", "file", "name", "progress", "rng",
     ],
     &[
         "artifact", "expert", "library", "lora", "mttl", "peft", "store", "torch",
@@ -70,6 +70,51 @@ fn imports_only_go_down() {
     assert!(
         wrong.is_empty(),
         "imports that go up:\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// Doors word the library's hints (`lyceum::Hint`), so its own messages name no flag and no command
+/// of Lyceum's.
+#[test]
+fn messages_name_no_flag() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let flag = |line: &str| {
+        let mut after = line
+            .split([' ', '`', '(', '"'])
+            .filter_map(|word| word.strip_prefix("--"));
+        after.any(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    let mut wrong = Vec::new();
+    for path in files {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        // Styles have names that begin as flags do.
+        if name == "html.rs" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Other tools' commands are named with their own flags.
+        let foreign = [
+            "aws configure",
+            "llama-gguf-split",
+            "models--",
+            "datasets--",
+        ];
+        let lines = text.lines().filter(|line| {
+            let comment = line.trim_start().starts_with("//");
+            !comment && !foreign.iter().any(|other| line.contains(other))
+        });
+        wrong.extend(
+            lines
+                .filter(|line| flag(line) || line.contains("`lyceum "))
+                .map(|line| format!("{name}: {}", line.trim())),
+        );
+    }
+    assert!(
+        wrong.is_empty(),
+        "messages that name flags:\n{}",
         wrong.join("\n")
     );
 }

@@ -208,7 +208,7 @@ fn repeated(len: usize, n: u32) -> [(Page, usize); 2] {
 
 #[track_caller]
 fn refused(file: &[u8], why: &str) {
-    let error = lyceum::check::chain(&open(file).unwrap_err());
+    let error = open(file).unwrap_err().chain();
     assert!(error.contains(why), "{error} does not say {why}");
 }
 

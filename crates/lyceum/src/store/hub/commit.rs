@@ -5,12 +5,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::client;
 use super::repo::Repo;
+use crate::digest::sha256;
 use crate::error::{Error, Refusal, Result};
-use crate::store::cache::hex;
 use crate::store::{Change, refusal};
 
 /// Files per request about where they go.
@@ -240,8 +239,4 @@ impl Repo {
             .await
             .map(|_| ())
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
 }

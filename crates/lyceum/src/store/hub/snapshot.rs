@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::client::{self, Client};
 use super::repo::{File, Repo};
+use crate::digest::{hex, sha256};
 use crate::error::{Context, Error, Result};
-use crate::store::cache::{Cache, hex, touch};
+use crate::store::cache::{Cache, touch};
 use crate::store::{Address, check_key, offline, refusal, waiting};
 
 /// Files that are not kept apart are read whole; git hosts keep them small.
@@ -145,7 +146,7 @@ impl Snapshot {
         if bytes.len() as u64 != file.size || git(&bytes) != file.oid {
             return Err(damaged(&file.path, "is not what the hub lists"));
         }
-        let sha = hex(&Sha256::digest(&bytes));
+        let sha = sha256(&bytes);
         let path = self.cache.put(&sha, &bytes)?;
         self.cache.remember("git", &file.oid, sha.as_bytes())?;
         Ok(path)
@@ -225,7 +226,7 @@ async fn fetch(
             break;
         }
     }
-    Ok((hex(&hash.finalize()), at))
+    Ok((hex(hash.finalize()), at))
 }
 
 fn damaged(path: &str, why: &str) -> Error {
@@ -240,7 +241,7 @@ fn git(bytes: &[u8]) -> String {
     let mut hash = Sha1::new();
     hash.update(format!("blob {}\0", bytes.len()));
     hash.update(bytes);
-    hex(&hash.finalize())
+    hex(hash.finalize())
 }
 
 fn list(repo: &Repo, folder: &str) -> Result<BTreeMap<String, File>> {

@@ -26,11 +26,11 @@ impl Folder {
     }
 
     fn open(&self, path: &str) -> Dataset {
-        Dataset::open(&self.at(path)).unwrap_or_else(|e| panic!("{}", lyceum::check::chain(&e)))
+        Dataset::open(&self.at(path)).unwrap_or_else(|e| panic!("{}", e.chain()))
     }
 
     fn error(&self, path: &str) -> String {
-        lyceum::check::chain(&Dataset::open(&self.at(path)).unwrap_err())
+        Dataset::open(&self.at(path)).unwrap_err().chain()
     }
 }
 

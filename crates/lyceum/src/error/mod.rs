@@ -1,6 +1,13 @@
 //! One error type, with variants named by what the reader can do about them.
 //!
-//! `Display` never repeats its source; doors print the chain.
+//! `Display` never repeats its source; doors print the chain ([`chain`]) and word the hints
+//! ([`Error::hints`]). Messages name no flag of a command and no command of Lyceum's.
+
+mod hint;
+mod kind;
+
+pub use hint::{Hint, Hinted};
+pub use kind::ErrorKind;
 
 use std::path::{Path, PathBuf};
 
@@ -46,13 +53,15 @@ pub enum Error {
         /// Name and fingerprint of the base opened.
         opened: String,
     },
-    /// A router needs an artifact that is missing or stale; `command` makes it.
-    #[error("{what}; run: {command}")]
+    /// A router needs an artifact that is missing or stale; [`Hint::Derive`] makes it.
+    #[error("{what}")]
     Underived {
-        /// The artifact that is missing or stale.
+        /// A clause that says what is missing or stale.
         what: String,
-        /// The command that derives it.
-        command: String,
+        /// The address of the library.
+        library: String,
+        /// The kind of artifact: `arrow`, `phatgoose`.
+        kind: String,
     },
     /// Somebody else changed the same thing first.
     #[error("conflict: {0}")]
@@ -98,6 +107,9 @@ pub enum Error {
         /// The underlying error.
         source: Box<Error>,
     },
+    /// An error with what helps against it.
+    #[error(transparent)]
+    Hinted(Hinted),
 }
 
 /// Why a remote place did not do what was asked.
@@ -161,15 +173,9 @@ impl Error {
         }
     }
 
-    /// This error and all its causes in one line.
+    /// Returns this error and its causes as [`chain`] writes them.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
 
     /// An [`Error::Io`] about `path`; a missing file becomes [`Error::NotFound`].
@@ -203,6 +209,25 @@ impl Error {
     }
 }
 
+/// Returns `error` and all its causes in one line, `outermost: inner: innermost`. A cause that the
+/// text repeats already is left out, and so are the frames of a backtrace that a cause carries.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        let cause = error.to_string();
+        if !text.is_empty() && text.contains(&cause) {
+            continue;
+        }
+        text += if text.is_empty() { "" } else { ": " };
+        // candle adds a backtrace to its messages when asked for one.
+        let lines = { cause.lines() }.take_while(|line| !line.trim_start().starts_with("0:"));
+        text += &lines.collect::<Vec<_>>().join("\n  ");
+    }
+    text
+}
+
 /// Adds where an error happened.
 pub trait Context<T> {
     /// Wraps an error with `context`, computed only when there is one.
@@ -232,6 +257,16 @@ mod tests {
             error.to_string(),
             "expert `boolqq` not found; did you mean boolq?"
         );
+    }
+
+    #[test]
+    fn a_chain_repeats_nothing_and_leaves_backtraces_out() {
+        let traced = candle_core::Error::Msg("no memory\n   0: frame\n   1: frame".into());
+        let error = Err::<(), Error>(traced.into()).context(|| "training".into());
+        let text = error.unwrap_err().chain();
+        assert_eq!(text, "training: tensor computation failed: no memory");
+        let twice = Err::<(), _>(Error::invalid("bad")).context(|| "so bad".into());
+        assert_eq!(twice.unwrap_err().chain(), "so bad");
     }
 
     #[test]
