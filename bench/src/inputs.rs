@@ -17,7 +17,7 @@ use lyceum::library::Library;
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
 use lyceum::rng::Rng;
-use lyceum::route::{self, RouterSpec};
+use lyceum::route::{self, Router};
 use lyceum::store::Put;
 use lyceum::{Name, peft, transform};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ impl Work {
     /// `base` under the router called `router` over a library of so many experts.
     pub(crate) fn routed(&self, base: &Arc<Base>, router: &str, experts: usize) -> Result<Model> {
         let takes = route::about(router)?.takes("top_k");
-        let spec = RouterSpec::named(router)?.top_k(takes.then_some(2));
+        let spec = Router::named(router)?.top_k(takes.then_some(2));
         let library = Library::open(&self.library(experts)?)?;
         Ok(Model::routed(
             base.clone(),

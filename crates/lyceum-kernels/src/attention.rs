@@ -14,7 +14,7 @@ use crate::cpu::Level;
 use crate::gemm::Rounding;
 use crate::math::{self, LANES, Number};
 use crate::pack::Panels;
-use crate::product::{Place, part};
+use crate::product::{OutputTile, part};
 use crate::tile::Output;
 use crate::view::View;
 
@@ -197,8 +197,8 @@ fn seen(start: usize, end: usize, h: &Heads, keys: &Panels) -> (usize, usize) {
 }
 
 /// The destination of a part that overwrites its elements.
-fn over(y: &mut [f32], stride: usize) -> Place {
-    Place {
+fn over(y: &mut [f32], stride: usize) -> OutputTile {
+    OutputTile {
         y: Output(y.as_mut_ptr()),
         stride,
         adds: false,
@@ -227,7 +227,7 @@ unsafe fn head_forward(
         let step = row_step(n);
         scores.resize((to - from) * step, 0.0);
         let queries = View::new(&q[from * width..], to - from, dim, width);
-        let own = Place {
+        let own = OutputTile {
             y: Output(out.0.wrapping_add(from * width)),
             stride: width,
             adds: false,

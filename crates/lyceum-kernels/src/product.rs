@@ -147,7 +147,7 @@ fn check_shapes(level: Level, x: View<'_>, panels: &Panels, added: &Added<'_>) {
 
 /// Destination of a part of a product in f32, with rows `stride` values apart.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct OutputTile {
     pub(crate) y: Output,
     pub(crate) stride: usize,
     /// `true` if the part is added to the previous values.
@@ -167,7 +167,7 @@ pub(crate) unsafe fn part(
     x: View<'_>,
     panels: &Panels,
     (inner, columns): ((usize, usize), (usize, usize)),
-    place: Place,
+    place: OutputTile,
 ) {
     let width = 2 * panels.lanes;
     assert!(

@@ -18,7 +18,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use lyceum::backbone::{Base, Logits, Precision};
-use lyceum::mix::{Pass, Segments};
+use lyceum::mix::{Pass, SeqLens};
 use lyceum::{Error, Result};
 
 const WIDTH: usize = 2048;
@@ -122,7 +122,7 @@ fn time(name: &str, path: &Path, precision: Precision) -> Result<()> {
     let opened = start.elapsed().as_secs_f64();
     let mut cache = base.decoder.cache(1);
     let mut step = |tokens: &[u32]| -> Result<u32> {
-        let segments = Segments::after(&[tokens.len()], cache.lens())?;
+        let segments = SeqLens::after(&[tokens.len()], cache.lens())?;
         let pass = Pass::new(&segments);
         let hidden = base.decoder.hidden(tokens, Some(&mut cache), &pass)?;
         let last = Logits::Rows(&[tokens.len() as u32 - 1]);

@@ -39,9 +39,9 @@ fn main() -> lyceum::Result<()> {
     let questions: Vec<Question> = assets::arc_easy()?.into_iter().take(16).collect();
     let short = GenerationConfig::default().max_new_tokens(8);
     for spec in [
-        RouterSpec::base(),
-        RouterSpec::arrow().top_k(2),
-        RouterSpec::phatgoose().top_k(2),
+        Router::base(),
+        Router::arrow().top_k(2),
+        Router::phatgoose().top_k(2),
     ] {
         let model = base.route(&library, &spec)?;
         let texts = eval::rouge_l(&model, &test, &short, &mut NoProgress)?;

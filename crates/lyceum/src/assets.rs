@@ -1,7 +1,7 @@
 //! The embedded default: a small base, ten small tasks and ARC-Easy (feature `assets`). Sources and
 //! licences are in the README of `lyceum-assets`.
 
-use crate::backbone::{Base, Place};
+use crate::backbone::{Base, LoadOptions};
 use crate::data::{Dataset, Question};
 use crate::error::Result;
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 ///
 /// # Errors
 /// In a build without the feature `assets`.
-pub fn base(place: impl Into<Place>) -> Result<Base> {
+pub fn base(place: impl Into<LoadOptions>) -> Result<Base> {
     Base::from_bytes(
         "embedded",
         lyceum_assets::base::CONFIG,

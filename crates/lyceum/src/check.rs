@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::error::{Error, Hint, Result};
-use crate::expert::{Expert, Host};
+use crate::expert::{Expert, TargetBase};
 use crate::library::{Library, Verified};
 use crate::name::{Name, Site};
 
@@ -30,10 +30,10 @@ pub struct Weighed {
 ///
 /// # Errors
 /// When a norm cannot be computed.
-pub fn weigh(expert: &Expert, base: Option<&Host>) -> Result<Weighed> {
+pub fn weigh(expert: &Expert, base: Option<&TargetBase>) -> Result<Weighed> {
     let norm = |(site, lora): (&Site, &crate::lora::Lora)| Ok((site.to_string(), lora.norm()?));
     let norms: Vec<(String, f64)> = expert.loras.iter().map(norm).collect::<Result<_>>()?;
-    let fits = |host: &Host| {
+    let fits = |host: &TargetBase| {
         let all = expert.loras.iter();
         all.filter(|(site, l)| host.sites.get(*site) == Some(&(l.d_out(), l.d_in())))
             .count()
@@ -77,7 +77,7 @@ struct Look<'a> {
     /// The kinds of artifacts there are in the library.
     kinds: Vec<Name>,
     uri: String,
-    base: Option<&'a Host>,
+    base: Option<&'a TargetBase>,
 }
 
 /// The results of checking one expert.
@@ -99,7 +99,7 @@ struct Seen {
 ///
 /// # Errors
 /// When the library cannot be listed; what is wrong with its content is in the result.
-pub fn check(library: &Library, base: Option<&Host>) -> Result<Findings> {
+pub fn check(library: &Library, base: Option<&TargetBase>) -> Result<Findings> {
     let look = Look {
         kinds: library.kinds()?,
         uri: library.uri(),

@@ -49,7 +49,7 @@ pub enum BaseMatch {
 
 /// A base as an expert sees it: what it is called and which linears it has.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Host {
+pub struct TargetBase {
     /// The base's name.
     pub name: String,
     /// Its fingerprint.
@@ -83,7 +83,7 @@ impl Card {
         self.base.as_ref().is_some_and(|own| own != fingerprint)
     }
 
-    fn check_base(&self, base: &Host) -> Result<()> {
+    fn check_base(&self, base: &TargetBase) -> Result<()> {
         let other = self.base.as_ref().filter(|own| **own != base.fingerprint);
         let Some(fingerprint) = other else {
             return Ok(());
@@ -134,7 +134,7 @@ impl Expert {
     }
 
     /// Notes `base` as the one it was trained over.
-    pub fn record_base(&mut self, base: &Host) {
+    pub fn record_base(&mut self, base: &TargetBase) {
         self.card.base = Some(base.fingerprint.clone());
         self.card.base_family = Some(base.family_fingerprint.clone());
     }
@@ -147,7 +147,7 @@ impl Expert {
     /// [`Error::OtherBase`] when only the weights differ and `base` does not accept that,
     /// [`Error::Mismatch`] naming the architectures, or the first site that does not fit and how
     /// many do.
-    pub fn check_base(&self, base: &Host) -> Result<()> {
+    pub fn check_base(&self, base: &TargetBase) -> Result<()> {
         self.card.check_base(base)?;
         let name = &self.card.name;
         let shape = |lora: &Lora| (lora.d_out(), lora.d_in());

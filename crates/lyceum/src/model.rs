@@ -16,9 +16,9 @@ use crate::backbone::{Base, Logits};
 use crate::data::Tokens;
 use crate::error::Result;
 use crate::library::Library;
-use crate::mix::{Mixing, Mixture, Pass, Probe, Route, Segments};
+use crate::mix::{Mixing, Mixture, Pass, Probe, Route, SeqLens};
 use crate::name::Name;
-use crate::route::RouterSpec;
+use crate::route::Router;
 
 /// Packed examples: tokens end to end, and which of them are targets.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct Batch {
     /// All tokens, `[t]`.
     pub tokens: Vec<u32>,
     /// The boundaries of the packed examples.
-    pub segments: Segments,
+    pub segments: SeqLens,
     /// Rows whose next token is a target, `[n]`.
     pub rows: Vec<u32>,
     /// The target ids, `[n]`.
@@ -61,7 +61,7 @@ impl Batch {
         }
         Batch {
             tokens,
-            segments: Segments::new(&lens),
+            segments: SeqLens::new(&lens),
             rows,
             ids: ids.into(),
             owners,
@@ -75,8 +75,8 @@ impl Base {
     /// ([`Mixing::Outputs`]); [`Library::members`] selects experts.
     ///
     /// # Errors
-    /// See [`RouterSpec::mixture`].
-    pub fn route(self: &Arc<Self>, library: &Library, router: &RouterSpec) -> Result<Model> {
+    /// See [`Router::mixture`].
+    pub fn route(self: &Arc<Self>, library: &Library, router: &Router) -> Result<Model> {
         Model::routed(self.clone(), library, router, Mixing::Outputs)
     }
 }
@@ -103,11 +103,11 @@ impl Model {
     /// ([`Library::members`]).
     ///
     /// # Errors
-    /// See [`RouterSpec::mixture`].
+    /// See [`Router::mixture`].
     pub fn routed(
         base: Arc<Base>,
         library: &Library,
-        spec: &RouterSpec,
+        spec: &Router,
         mixing: Mixing,
     ) -> Result<Self> {
         let mixture = spec.mixture(library, &base.host(), mixing)?;
@@ -156,7 +156,7 @@ impl Model {
     }
 
     /// The route of a pass of `segments` through the mixture.
-    pub(crate) fn route(&self, segments: &Segments) -> Option<Route<'_>> {
+    pub(crate) fn route(&self, segments: &SeqLens) -> Option<Route<'_>> {
         Route::all(segments, self.mixture())
     }
 
@@ -164,7 +164,7 @@ impl Model {
     ///
     /// # Errors
     /// When a sequence is too long or the router cannot decide.
-    pub fn logits(&self, tokens: &[u32], segments: &Segments, tasks: &[Name]) -> Result<Tensor> {
+    pub fn logits(&self, tokens: &[u32], segments: &SeqLens, tasks: &[Name]) -> Result<Tensor> {
         let decoder = &self.base.decoder;
         let route = self.route(segments);
         let pass = Pass {

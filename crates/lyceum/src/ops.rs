@@ -4,7 +4,7 @@
 //! Frozen weights are held by the operation, not by the graph, so no gradient is ever computed
 //! for them (candle's own matrix product always computes both).
 
-pub(crate) mod composed;
+pub(crate) mod candle;
 mod fused;
 
 use std::sync::Arc;

@@ -12,6 +12,6 @@ pub use crate::mix::Mixing;
 pub use crate::model::Model;
 pub use crate::name::{Name, Site};
 pub use crate::progress::{NoProgress, Progress, Step};
-pub use crate::route::RouterSpec;
+pub use crate::route::Router;
 pub use crate::train::{TaskGroup, TrainConfig, Trained, Trainer};
 pub use crate::transform;

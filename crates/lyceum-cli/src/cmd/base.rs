@@ -3,21 +3,21 @@
 use std::path::Path;
 
 use anyhow::Result;
-use lyceum::backbone::{Precision, Summary};
+use lyceum::backbone::{BaseInfo, Precision};
 use lyceum::store::{Wanted, fetched};
 
 use crate::out::{Format, show as print, warn};
 
 pub(crate) fn show(dir: Option<&Path>, all: bool, format: Format) -> Result<()> {
     let summary = match dir {
-        Some(dir) => Summary::open(&fetched(dir, Wanted::Base)?)?,
-        None => Summary::of(&lyceum::assets::base(Precision::F32)?)?,
+        Some(dir) => BaseInfo::open(&fetched(dir, Wanted::Base)?)?,
+        None => BaseInfo::of(&lyceum::assets::base(Precision::F32)?)?,
     };
     warn(&summary.notes);
     print(format, &summary, |base| text(base, all))
 }
 
-fn text(base: &Summary, all: bool) -> String {
+fn text(base: &BaseInfo, all: bool) -> String {
     let config = &base.config;
     let (heads, groups) = (config.attention.heads, config.attention.kv_heads);
     let stops: Vec<String> = base.stops.iter().map(u32::to_string).collect();

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use lyceum::data::{Dataset, Example, Question, Split};
 use lyceum::eval;
-use lyceum::figure::{Cut, Row, Subject};
 use lyceum::generate::GenerationConfig;
+use lyceum::metrics::{Cut, Metric, RunKey};
 use lyceum::model::Model;
 use lyceum::progress::{Progress, Step};
 use lyceum::recipe::{downstream_name, is_arc_easy};
@@ -47,7 +47,7 @@ enum Task {
 
 /// The results of an evaluation.
 struct Found {
-    rows: Vec<Row>,
+    rows: Vec<Metric>,
     stage: Stage,
     cut: Cut,
     scores: Vec<Scores>,
@@ -85,8 +85,8 @@ pub(crate) fn eval(args: &EvalArgs, device: &Device, format: Format) -> Result<(
     shown
 }
 
-fn table(rows: &[Row]) -> String {
-    let line = |r: &Row| {
+fn table(rows: &[Metric]) -> String {
+    let line = |r: &Metric| {
         let (task, metric) = (&r.task, &r.metric);
         let (mean, stderr, n) = (r.mean, r.stderr, r.n);
         format!("{task:<60} {metric:<8} {mean:>8.4} ± {stderr:.4}  n {n}\n")
@@ -181,7 +181,7 @@ fn examples(args: &EvalArgs) -> Result<(Vec<Example>, Dataset)> {
 }
 
 impl Task {
-    fn evaluate(&self, model: &Model, subject: &Subject) -> Result<Found> {
+    fn evaluate(&self, model: &Model, subject: &RunKey) -> Result<Found> {
         let positions = model.base().decoder.config().max_position_embeddings;
         let begun = Instant::now();
         let ended = |what: &str, watch: Counted| {

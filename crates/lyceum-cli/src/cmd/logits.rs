@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use lyceum::Name;
-use lyceum::mix::Segments;
+use lyceum::mix::SeqLens;
 
 use super::routed;
 use crate::args::ModelArgs;
@@ -60,7 +60,7 @@ pub(crate) fn logits(
         lens.push(packed.len() - before);
     }
     let logits = model
-        .logits(&packed, &Segments::new(&lens), &tasks)?
+        .logits(&packed, &SeqLens::new(&lens), &tasks)?
         .to_vec2::<f32>()?;
     let (b, t, v) = (ids.len(), ids[0].len(), logits.first().map_or(0, Vec::len));
     let mut padded = vec![0f32; b * t * v];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
-use lyceum::backbone::{Base, Place};
+use lyceum::backbone::{Base, LoadOptions};
 use lyceum::data::{Dataset, Question};
 use lyceum::expert::BaseMatch;
 use lyceum::library::Library;
@@ -33,7 +33,7 @@ pub(crate) struct Options {
 
 /// The same, with options.
 pub(crate) fn base_with(args: &BaseArgs, options: Options, device: &Device) -> Result<Arc<Base>> {
-    let place = Place::new(args.kept(), device);
+    let place = LoadOptions::new(args.kept(), device);
     let mut base = match &args.base {
         Some(dir) => opened(dir, place)?,
         None => {
@@ -66,7 +66,7 @@ pub(crate) fn accepts(allow_other_base: bool) -> BaseMatch {
 }
 
 /// Opens a base and says what its owner may not expect.
-pub(crate) fn opened(path: &Path, place: Place) -> Result<Base> {
+pub(crate) fn opened(path: &Path, place: LoadOptions) -> Result<Base> {
     let base = Base::open(&fetched(path, Wanted::Base)?, place)?;
     out::warn(&base.notes);
     Ok(base)

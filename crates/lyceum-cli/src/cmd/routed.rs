@@ -6,11 +6,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use lyceum::backbone::Base;
-use lyceum::figure::Subject;
 use lyceum::library::Library;
+use lyceum::metrics::RunKey;
 use lyceum::mix::Mixing;
 use lyceum::model::{Model, Saved};
-use lyceum::route::{self, Role, RouterSpec, with_setting};
+use lyceum::route::{self, Role, Router, with_setting};
 
 use super::model::{self, Options};
 use crate::args::{BaseArgs, ModelArgs};
@@ -22,7 +22,7 @@ pub(crate) struct Chosen<'a> {
     args: &'a ModelArgs,
     saved: Option<(&'a Path, Saved)>,
     /// The router.
-    pub(crate) spec: RouterSpec,
+    pub(crate) spec: Router,
     /// Rule that combines the experts' outputs.
     pub(crate) mixing: Mixing,
 }
@@ -56,7 +56,7 @@ pub(crate) fn chosen(args: &ModelArgs) -> Result<Chosen<'_>> {
 }
 
 /// The router and mixing the flags name.
-fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
+fn spec(args: &ModelArgs) -> Result<(Router, Mixing)> {
     let temperature = args.router_temperature.or(args.temperature);
     let knobs = [
         ("--top-k", "top_k", args.top_k.is_some()),
@@ -87,7 +87,7 @@ fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
         if args.mixing.is_some() {
             bail!("--mixing without a router: give --router ({names}) and --library");
         }
-        return Ok((RouterSpec::base(), mixing));
+        return Ok((Router::base(), mixing));
     };
     let about = route::about(router)?;
     if let Some((flag, knob, _)) = set.find(|(_, knob, _)| !about.takes(knob)) {
@@ -96,7 +96,7 @@ fn spec(args: &ModelArgs) -> Result<(RouterSpec, Mixing)> {
             with_setting(knob, " and ")
         );
     }
-    let spec = RouterSpec::of(about)
+    let spec = Router::of(about)
         .top_k(args.top_k.and_then(|k| k.0))
         .temperature(temperature);
     spec.check()?;
@@ -115,7 +115,7 @@ impl Chosen<'_> {
     }
 
     /// The subject of the figures.
-    pub(crate) fn subject(&self) -> Subject {
+    pub(crate) fn subject(&self) -> RunKey {
         let place = match (&self.saved, &self.args.library) {
             (Some((dir, _)), _) => dir.display().to_string(),
             (None, Some(uri)) if !self.is_base() => uri.clone(),
@@ -126,7 +126,7 @@ impl Chosen<'_> {
             (true, Mixing::Outputs) => "outputs",
             (true, Mixing::Factors) => "factors",
         };
-        Subject {
+        RunKey {
             method: self.spec.about().name.into(),
             name: self.spec.to_string(),
             spec: self.spec.to_value(),

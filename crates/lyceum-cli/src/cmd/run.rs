@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use lyceum::backbone::Place;
+use lyceum::backbone::LoadOptions;
 use lyceum::recipe::{self, Recipe};
 use lyceum::report::chart::{Chart, Kind, Lines};
 use lyceum::report::{self, Report};
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     }
     // Whatever can be known beforehand is known before the base is opened.
     lyceum::file::probe(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
-    let place = Place::new(recipe.precision, device);
+    let place = LoadOptions::new(recipe.precision, device);
     let embedded = Path::new("embedded");
     let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
     let mut questions = match &recipe.downstream {

@@ -7,7 +7,7 @@ use lyceum::library::Library;
 use lyceum::rng::Rng;
 use serde_json::{Value, json};
 
-use crate::command::Place;
+use crate::command::Sandbox;
 
 const SITES: [&str; 2] = ["h.0.attn.attention.q_proj", "h.1.attn.attention.q_proj"];
 
@@ -33,7 +33,7 @@ fn adapter(dir: &Path, seed: u64, change: impl FnOnce(&mut Value)) {
 }
 
 /// The updates of expert `name` of `library`, all sites one below the other, in f64.
-fn updates(place: &Place, library: &str, name: &str) -> Tensor {
+fn updates(place: &Sandbox, library: &str, name: &str) -> Tensor {
     let library = Library::open(place.path(library).to_str().unwrap()).unwrap();
     let expert = library.expert(&lyceum::Name::new(name).unwrap()).unwrap();
     let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
@@ -49,7 +49,7 @@ fn size(t: &Tensor) -> f64 {
 
 #[test]
 fn task_arithmetic_is_what_it_says() {
-    let place = Place::new();
+    let place = Sandbox::new();
     adapter(&place.path("adapters/a"), 1, |_| ());
     adapter(&place.path("adapters/b"), 2, |_| ());
     let told = place.json("import adapters lib --base base");
@@ -88,7 +88,7 @@ fn task_arithmetic_is_what_it_says() {
 
 #[test]
 fn a_bad_adapter_of_many_is_listed_and_the_others_come_in() {
-    let place = Place::new();
+    let place = Sandbox::new();
     adapter(&place.path("adapters/good"), 1, |_| ());
     adapter(&place.path("adapters/my adapter"), 2, |_| ());
     adapter(&place.path("adapters/dora"), 3, |config| {
@@ -155,7 +155,7 @@ fn a_bad_adapter_of_many_is_listed_and_the_others_come_in() {
 
 #[test]
 fn a_saved_head_needs_the_base_to_be_told_from_a_trained_one() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let dir = place.path("adapter");
     adapter(&dir, 1, |_| ());
     let path = dir.join("adapter_model.safetensors");

@@ -1,9 +1,9 @@
 //! Bad input: one clear line on stderr, exit code 2, nothing lost.
 
-use crate::command::Place;
+use crate::command::Sandbox;
 
 /// Asserts that the complaint to `line` holds every one of `parts`.
-pub(crate) fn refused(place: &Place, line: &str, parts: &[&str]) {
+pub(crate) fn refused(place: &Sandbox, line: &str, parts: &[&str]) {
     let complaint = place.complaint(line);
     for part in parts {
         assert!(
@@ -13,8 +13,8 @@ pub(crate) fn refused(place: &Place, line: &str, parts: &[&str]) {
     }
 }
 
-pub(crate) fn trained() -> Place {
-    let place = Place::new();
+pub(crate) fn trained() -> Sandbox {
+    let place = Sandbox::new();
     place.ok("train --base base --data rows.jsonl --each-task --library lib --epochs 1");
     place
 }
@@ -22,14 +22,14 @@ pub(crate) fn trained() -> Place {
 #[test]
 #[cfg(not(feature = "cuda"))]
 fn devices_that_are_not_there() {
-    let place = Place::new();
+    let place = Sandbox::new();
     refused(&place, "list lib --device gpu", &["`gpu`", "cuda:N"]);
     refused(&place, "list lib --device cuda", &["--features cuda"]);
 }
 
 #[test]
 fn bases_that_cannot_be_opened() {
-    let place = Place::new();
+    let place = Sandbox::new();
     refused(
         &place,
         "generate --base nowhere --prompt x",
@@ -162,7 +162,7 @@ fn routers_without_what_they_need() {
 
 #[test]
 fn recipes_with_a_wrong_key() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let recipe = std::fs::read_to_string(place.path("recipe.toml")).unwrap();
     std::fs::write(place.path("wrong.toml"), recipe.replace("epochs", "epoch")).unwrap();
     refused(
@@ -179,7 +179,7 @@ fn recipes_with_a_wrong_key() {
 
 #[test]
 fn losses_that_are_not_finite() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let line = "train --base base --data rows.jsonl --each-task --library lib --lr 1e30";
     refused(&place, line, &["not finite"]);
     // What failed leaves no library behind.
@@ -218,7 +218,7 @@ fn a_full_disk_loses_nothing() {
 /// Rows left out of the data are reported on stderr, apart from results.
 #[test]
 fn what_is_left_out_of_the_data_is_said() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let rows = std::fs::read(place.path("rows.jsonl")).unwrap();
     std::fs::create_dir_all(place.path("data/more")).unwrap();
     std::fs::write(place.path("data/more/rows.jsonl"), rows).unwrap();

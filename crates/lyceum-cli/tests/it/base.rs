@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use crate::command::Place;
+use crate::command::Sandbox;
 
 #[expect(dead_code, reason = "the example's own main")]
 #[path = "../../../lyceum/examples/llama2c.rs"]
 mod llama2c;
 
 /// A place with the trained Llama of 260 K parameters as `stories`.
-fn place() -> Place {
+fn place() -> Sandbox {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lyceum/tests/golden/stories260K");
     let read = |name: &str| std::fs::read(from.join(name)).unwrap();
-    let place = Place::new();
+    let place = Sandbox::new();
     let (model, tokens) = (read("stories260K.bin"), read("tok512.bin"));
     llama2c::convert(&model, &tokens, &place.path("stories")).unwrap();
     place

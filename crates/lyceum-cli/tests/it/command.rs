@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::tiny;
 
 /// A folder with a tiny base (`base`), three tasks (`rows.jsonl`) and a recipe (`recipe.toml`).
-pub(crate) struct Place {
+pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
 }
 
@@ -64,14 +64,14 @@ const QUESTIONS: &str = r#"{"query":"Question: what is wet?\nAnswer:","choices":
 {"query":"Question: what is high?\nAnswer:","choices":["a hill","the sea"],"gold":0}
 "#;
 
-impl Place {
+impl Sandbox {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         tiny::write_base(&dir.path().join("base"), 1);
         std::fs::write(dir.path().join("rows.jsonl"), tiny::rows(3)).unwrap();
         std::fs::write(dir.path().join("questions.jsonl"), QUESTIONS).unwrap();
         std::fs::write(dir.path().join("recipe.toml"), RECIPE).unwrap();
-        Place { dir }
+        Sandbox { dir }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -1,7 +1,7 @@
 //! `eval`: its errors, its files and their contents.
 
 use crate::bad_input::{refused, trained};
-use crate::command::{Place, read_json};
+use crate::command::{Sandbox, read_json};
 
 #[test]
 fn flags_without_what_they_belong_to() {
@@ -177,7 +177,7 @@ fn settings_of_gates_are_none_of_prototypes() {
 
 #[test]
 fn nothing_is_measured_on_nothing() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let eval = "eval --base base --data rows.jsonl";
     for flag in ["--limit", "--max-input", "--max-new"] {
         refused(&place, &format!("{eval} {flag} 0"), &[flag, "from 1"]);
@@ -186,7 +186,7 @@ fn nothing_is_measured_on_nothing() {
 
 #[test]
 fn the_place_for_results_is_tried_before_anything_is_computed() {
-    let place = Place::new();
+    let place = Sandbox::new();
     std::fs::write(place.path("file"), "kept").unwrap();
     // Nothing else is looked at: there is no such base.
     for line in ["eval --base nowhere", "run recipe.toml"] {
@@ -215,7 +215,7 @@ fn the_place_for_results_is_tried_before_anything_is_computed() {
 #[cfg(unix)]
 #[test]
 fn figures_are_printed_whatever_happens_to_the_files() {
-    let place = Place::new();
+    let place = Sandbox::new();
     std::fs::create_dir_all(place.path("out/predictions.jsonl")).unwrap();
     let output = place.output("eval --base base --eval-task questions.jsonl --out out");
     assert_eq!(output.status.code(), Some(2));

@@ -4,16 +4,16 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-use crate::command::{Place, read_json};
+use crate::command::{Sandbox, read_json};
 
-fn run(place: &Place, words: &[&str]) -> Output {
+fn run(place: &Sandbox, words: &[&str]) -> Output {
     let base = ["generate", "--base", "base"];
     let mut command = place.command("");
     command.args(base).args(words).output().unwrap()
 }
 
 /// The continuation and what was said on stderr.
-fn told(place: &Place, words: &[&str]) -> (Value, String) {
+fn told(place: &Sandbox, words: &[&str]) -> (Value, String) {
     let output = run(place, &[words, &["--format", "json"]].concat());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{words:?}: {said}");
@@ -22,7 +22,7 @@ fn told(place: &Place, words: &[&str]) -> (Value, String) {
 
 #[test]
 fn a_prompt_is_never_traded_for_new_tokens() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let prompt = "Answer the question. Which of these is the largest?\nAnswer:";
     let (few, said) = told(&place, &["--prompt", prompt, "--max-new", "5"]);
     assert_eq!(said, "");
@@ -60,7 +60,7 @@ fn a_prompt_is_never_traded_for_new_tokens() {
 
 #[test]
 fn text_streams_as_it_is_and_stops_where_nobody_reads() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for prompt in ["Question", "caf\u{e9} \u{1f600}", "x"] {
         let (whole, _) = told(&place, &["--prompt", prompt]);
         let output = run(&place, &["--prompt", prompt]);
@@ -82,7 +82,7 @@ fn text_streams_as_it_is_and_stops_where_nobody_reads() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for more in ["", " --format json"] {
         let full = std::fs::File::options()
             .write(true)
@@ -101,7 +101,7 @@ fn a_full_disk_is_an_error() {
 
 #[test]
 fn templates_are_chosen_by_name_or_file() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let config = serde_json::json!({ "chat_template": [
         { "name": "rag", "template": "R {{ messages[0].content }}" },
         { "name": "tool_use", "template": "T {{ messages[0].content }}" } ] });
@@ -138,7 +138,7 @@ fn templates_are_chosen_by_name_or_file() {
 
 #[test]
 fn the_token_before_a_text_is_chosen_and_reported() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let config = serde_json::json!({ "add_bos_token": true, "bos_token": "<|endoftext|>" });
     std::fs::write(place.path("base/tokenizer_config.json"), config.to_string()).unwrap();
     let (asked, said) = told(&place, &["--prompt", "hill"]);

@@ -8,14 +8,14 @@ use lyceum::Name;
 use lyceum::library::Library;
 use serde_json::{Value, json};
 
-use crate::command::Place;
+use crate::command::Sandbox;
 
 const TRAIN: &str =
     "train --base base --data uneven.jsonl --each-task --rank 2 --batch 2 --library";
 
 /// A place with one task that is finished after 2 steps and one that takes many.
-fn place(rows: usize) -> Place {
-    let place = Place::new();
+fn place(rows: usize) -> Sandbox {
+    let place = Sandbox::new();
     let mut text = String::new();
     for (task, rows) in [("quick", 4), ("slow", rows)] {
         for i in 0..rows {
@@ -32,7 +32,7 @@ fn place(rows: usize) -> Place {
 
 /// Starts `line` with signals as a terminal leaves them: whoever runs the tests in the background
 /// ignores some, which the command would respect.
-fn start(place: &Place, line: &str) -> Child {
+fn start(place: &Sandbox, line: &str) -> Child {
     let plain = place.command(line);
     let mut command = match cfg!(target_os = "linux") {
         true => Command::new("env"),
@@ -64,7 +64,7 @@ fn wait(child: &mut Child, there: impl Fn() -> bool) {
     }
 }
 
-fn names(place: &Place, uri: &str) -> Vec<String> {
+fn names(place: &Sandbox, uri: &str) -> Vec<String> {
     let output = place.output(&format!("list {uri} --format json"));
     let rows: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let rows = rows.as_array().into_iter().flatten();
@@ -73,7 +73,7 @@ fn names(place: &Place, uri: &str) -> Vec<String> {
 }
 
 /// The cards of a library without when each was added.
-fn cards(place: &Place, uri: &str) -> Vec<Value> {
+fn cards(place: &Sandbox, uri: &str) -> Vec<Value> {
     let mut cards = place.json(&format!("list {uri}"));
     let cards = cards.as_array_mut().unwrap();
     cards
@@ -90,13 +90,13 @@ fn signal(child: &Child, name: &str) {
 }
 
 /// A checkpoint is written whole: its folder is there before its file.
-fn checkpointed(place: &Place) -> bool {
+fn checkpointed(place: &Sandbox) -> bool {
     let whole = "home/.cache/lyceum/training/*/*.safetensors";
     let mut files = glob::glob(place.path(whole).to_str().unwrap()).unwrap();
     files.next().is_some()
 }
 
-fn checkpoints(place: &Place) -> usize {
+fn checkpoints(place: &Sandbox) -> usize {
     let dir = std::fs::read_dir(place.path("home/.cache/lyceum/training"));
     dir.map_or(0, Iterator::count)
 }

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::command::{Place, read_json};
+use crate::command::{Sandbox, read_json};
 
-fn trained() -> Place {
-    let place = Place::new();
+fn trained() -> Sandbox {
+    let place = Sandbox::new();
     place.ok("train --base base --data rows.jsonl --each-task --library lib --rank 2 --epochs 2");
     place
 }
@@ -26,7 +26,7 @@ const WALK: &[&str] = &[
     "check mbc",
 ];
 
-fn results(place: &Place) -> Vec<Value> {
+fn results(place: &Sandbox) -> Vec<Value> {
     let eval = "eval --base base --data rows.jsonl --max-new 3";
     let mut all = Vec::new();
     for router in [
@@ -44,7 +44,7 @@ fn results(place: &Place) -> Vec<Value> {
 
 #[test]
 fn the_walk_through_is_right_when_it_is_repeated() {
-    let place = Place::new();
+    let place = Sandbox::new();
     WALK.iter().for_each(|line| {
         place.ok(line);
     });

@@ -6,9 +6,9 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::bad_input::{refused, trained};
-use crate::command::{Place, read_json};
+use crate::command::{Sandbox, read_json};
 
-fn saved() -> (Place, Value) {
+fn saved() -> (Sandbox, Value) {
     let place = trained();
     place.ok("derive lib arrow");
     place.ok("save --base base --library lib --router arrow --top-k 2 routed");
@@ -17,7 +17,7 @@ fn saved() -> (Place, Value) {
 }
 
 /// `eval` of the model in `dir`, run in the folder `from`.
-fn eval(place: &Place, dir: &Path, from: &Path, more: &str) -> Output {
+fn eval(place: &Sandbox, dir: &Path, from: &Path, more: &str) -> Output {
     let line = format!("eval --format json --eval-task questions.jsonl {more}");
     let line = line.replace(
         "questions.jsonl",

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::command::{Place, read_json};
+use crate::command::{Sandbox, read_json};
 use crate::servers::foreign;
 use crate::servers::hub::{Hub, TOKEN};
 use crate::servers::s3::{S3, SECRET};
 use crate::servers::{self, Vars};
 
 /// `line` in `place`, which finds servers by `vars`.
-fn lyceum(place: &Place, vars: &Vars, line: &str) -> Output {
+fn lyceum(place: &Sandbox, vars: &Vars, line: &str) -> Output {
     let mut command = place.command(line);
     settle(&mut command, place, vars);
     let output = command.output().unwrap();
@@ -24,7 +24,7 @@ fn lyceum(place: &Place, vars: &Vars, line: &str) -> Output {
     output
 }
 
-fn settle(command: &mut Command, place: &Place, vars: &Vars) {
+fn settle(command: &mut Command, place: &Sandbox, vars: &Vars) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         let worlds = [
@@ -44,14 +44,14 @@ fn settle(command: &mut Command, place: &Place, vars: &Vars) {
     command.envs(vars.iter().map(|(name, value)| (*name, value)));
 }
 
-fn ok(place: &Place, vars: &Vars, line: &str) -> String {
+fn ok(place: &Sandbox, vars: &Vars, line: &str) -> String {
     let output = lyceum(place, vars, line);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "lyceum {line}\n{stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn complaint(place: &Place, vars: &Vars, line: &str) -> String {
+fn complaint(place: &Sandbox, vars: &Vars, line: &str) -> String {
     let output = lyceum(place, vars, line);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "lyceum {line}\n{stderr}");
@@ -80,7 +80,7 @@ fn fill(hub: &Hub, id: &str, dir: &Path) {
 }
 
 /// The rows of the report of a run of the recipe, its libraries at `library`.
-fn rows(place: &Place, vars: &Vars, library: Option<&str>, out: &str) -> serde_json::Value {
+fn rows(place: &Sandbox, vars: &Vars, library: Option<&str>, out: &str) -> serde_json::Value {
     let recipe = std::fs::read_to_string(place.path("recipe.toml")).unwrap();
     let recipe = match library {
         Some(uri) => recipe.replacen("seed", &format!("library = \"{uri}\"\nseed"), 1),
@@ -97,7 +97,7 @@ fn rows(place: &Place, vars: &Vars, library: Option<&str>, out: &str) -> serde_j
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_recipe_runs_with_its_libraries_anywhere() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let local = rows(&place, &Vars::new(), None, "local");
     let s3 = S3::start();
     let bucket = servers::s3_vars(&s3.server.url, SECRET);
@@ -137,7 +137,7 @@ const README: &[u8] =
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn data_of_a_hub_are_those_of_their_clone() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let (hub, vars) = hub();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lyceum/tests/golden/data");
     let held = |path: &str| (path.to_owned(), std::fs::read(golden.join(path)).unwrap());
@@ -191,7 +191,7 @@ fn data_of_a_hub_are_those_of_their_clone() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_base_and_data_come_from_the_hub_and_then_from_the_cache() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let (hub, vars) = hub();
     fill(&hub, "owner/tiny", &place.path("base"));
     let rows = std::fs::read(place.path("rows.jsonl")).unwrap();
@@ -243,7 +243,7 @@ fn a_base_and_data_come_from_the_hub_and_then_from_the_cache() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn what_arrives_from_a_hub_otherwise_than_listed_is_refused() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let (hub, vars) = hub();
     fill(&hub, "owner/tiny", &place.path("base"));
     let other = |n: usize| crate::servers::http::Response::new(200, vec![b'x'; n]);
@@ -282,7 +282,7 @@ fn what_arrives_from_a_hub_otherwise_than_listed_is_refused() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn adapters_and_mttl_libraries_are_read_where_they_are() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let (hub, vars) = hub();
     ok(
         &place,
@@ -346,7 +346,7 @@ fn the_official_client_and_lyceum_read_what_the_other_wrote() {
     let Some(python) = foreign::installed("python") else {
         return;
     };
-    let place = Place::new();
+    let place = Sandbox::new();
     let (_hub, vars) = hub();
     ok(
         &place,
@@ -375,7 +375,7 @@ fn the_official_client_and_lyceum_read_what_the_other_wrote() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_base_is_read_from_olah() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let repo = place.path("mirrors/models/owner/tiny");
     std::fs::create_dir_all(&repo).unwrap();
     for entry in std::fs::read_dir(place.path("base")).unwrap() {
@@ -414,7 +414,7 @@ fn a_base_is_read_from_olah() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn places_that_cannot_be_written_say_so() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let (hub, vars) = hub();
     let train = "train --base base --data rows.jsonl --each-task --rank 2 --epochs 1 --library";
     ok(&place, &vars, &format!("{train} mine"));

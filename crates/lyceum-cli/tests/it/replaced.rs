@@ -1,16 +1,16 @@
 //! Nothing is replaced without being asked, and what was replaced comes back.
 
-use crate::command::Place;
+use crate::command::Sandbox;
 
 const TRAIN: &str = "train --base base --data rows.jsonl --rank 2 --library lib";
 
-fn trained() -> Place {
-    let place = Place::new();
+fn trained() -> Sandbox {
+    let place = Sandbox::new();
     place.ok(&format!("{TRAIN} --each-task --epochs 2"));
     place
 }
 
-fn weights(place: &Place, name: &str) -> String {
+fn weights(place: &Sandbox, name: &str) -> String {
     let shown = place.json(&format!("show lib {name}"));
     shown["card"]["weights"].as_str().unwrap().to_owned()
 }
@@ -94,7 +94,7 @@ fn another_base_data_or_settings_are_named() {
 #[test]
 #[cfg_attr(not(feature = "assets"), ignore = "needs the feature `assets`")]
 fn a_run_that_ended_above_where_it_began_is_named() {
-    let place = Place::new();
+    let place = Sandbox::new();
     // The shipped base has something to lose.
     let output = place.output(
         "train --data rows.jsonl --each-task --library lib --rank 2 --epochs 5 --batch 4 --lr 1000 \
@@ -110,7 +110,7 @@ fn a_run_that_ended_above_where_it_began_is_named() {
 
 #[test]
 fn tasks_named_twice_are_trained_once() {
-    let place = Place::new();
+    let place = Sandbox::new();
     let output = place.output(&format!("{TRAIN} --tasks task_0,task_1,task_0 --epochs 1"));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -122,7 +122,7 @@ fn tasks_named_twice_are_trained_once() {
 
 #[test]
 fn what_fails_leaves_no_library_behind() {
-    let place = Place::new();
+    let place = Sandbox::new();
     for line in [
         format!("{TRAIN} --tasks nosuch"),
         format!("{TRAIN} --each-task --rank 0"),
@@ -138,7 +138,7 @@ fn what_fails_leaves_no_library_behind() {
 
 #[test]
 fn a_recipe_run_again_otherwise_says_what_it_replaces() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok("run recipe.toml --out out");
     let recipe = std::fs::read_to_string(place.path("recipe.toml")).unwrap();
     let other = recipe.replace("epochs = 2", "epochs = 1");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::command::{Place, read_json};
+use crate::command::{Sandbox, read_json};
 
 /// A report without what may differ between equal runs: times, memory, threads, what was reused.
 fn comparable(mut report: Value) -> Value {
@@ -76,7 +76,7 @@ fn a_page_that_loads_something_is_found_out() {
 #[test]
 #[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn a_recipe_leaves_a_whole_report() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok("run recipe.toml --out out");
     let report = read_json(&place.path("out/report.json"));
     let rows = report["rows"].as_array().unwrap();
@@ -169,7 +169,7 @@ fn a_recipe_leaves_a_whole_report() {
 #[test]
 #[cfg_attr(not(feature = "report"), ignore = "needs the feature `report`")]
 fn equal_seeds_give_equal_reports_whatever_the_threads() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok("run recipe.toml --out one --threads 1");
     place.ok("run recipe.toml --out two --threads 2");
     let report = |name: &str| comparable(read_json(&place.path(name)));
@@ -208,7 +208,7 @@ fn equal_seeds_give_equal_reports_whatever_the_threads() {
 }
 
 /// Starts `line` and kills it as soon as `ripe`; whether it was cut before its report was there.
-fn cut(place: &Place, line: &str, out: &Path, ripe: impl Fn() -> bool) -> bool {
+fn cut(place: &Sandbox, line: &str, out: &Path, ripe: impl Fn() -> bool) -> bool {
     let mut child = place
         .command(line)
         .stdout(Stdio::null())
@@ -225,7 +225,7 @@ fn cut(place: &Place, line: &str, out: &Path, ripe: impl Fn() -> bool) -> bool {
 
 #[test]
 fn a_killed_run_continues_to_the_same_report() {
-    let place = Place::new();
+    let place = Sandbox::new();
     place.ok("run recipe.toml --out whole");
     // A machine may be so busy that a run ends before it is killed: then in another folder.
     let name = (0..5).map(|i| format!("cut{i}")).find(|name| {

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, safetensors};
 
-use crate::command::{Place, read_json};
+use crate::command::{Sandbox, read_json};
 
-fn trained() -> Place {
-    let place = Place::new();
+fn trained() -> Sandbox {
+    let place = Sandbox::new();
     place.ok("train --base base --data rows.jsonl --each-task --library lib --rank 2 --epochs 2");
     place
 }
 
 /// The cards of a library, without when each was added.
-fn cards(place: &Place, uri: &str) -> Vec<serde_json::Value> {
+fn cards(place: &Sandbox, uri: &str) -> Vec<serde_json::Value> {
     let mut cards = place
         .json(&format!("list {uri}"))
         .as_array()

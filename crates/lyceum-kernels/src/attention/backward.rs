@@ -7,7 +7,7 @@ use crate::cpu::Level;
 use crate::gathered::Gathered;
 use crate::math;
 use crate::pack::Panels;
-use crate::product::{Place, part};
+use crate::product::{OutputTile, part};
 use crate::tile::Output;
 use crate::view::View;
 
@@ -89,12 +89,12 @@ impl<'a> HeadBackward<'a> {
         slopes.resize(if h.soft_cap.is_some() { rows * step } else { 0 }, 0.0);
         let queries = View::new(&s.q[from * width + at..], rows, dim, width);
         let douts = View::new(&s.dout[from * width + at..], rows, dim, width);
-        let dq = Place {
+        let dq = OutputTile {
             y: Output(s.dq.0.wrapping_add(from * width + at)),
             stride: width,
             adds: false,
         };
-        let sums = |sum: &mut [f32]| Place {
+        let sums = |sum: &mut [f32]| OutputTile {
             y: Output(sum[seen.0..].as_mut_ptr()),
             stride: t,
             adds: true,

@@ -1,6 +1,6 @@
 //! A build without the feature `assets`: nothing is embedded.
 
-use crate::backbone::{Base, Place};
+use crate::backbone::{Base, LoadOptions};
 use crate::data::{Dataset, Question};
 use crate::error::Result;
 use crate::feature;
@@ -9,7 +9,7 @@ use crate::feature;
 ///
 /// # Errors
 /// Always.
-pub fn base(_: impl Into<Place>) -> Result<Base> {
+pub fn base(_: impl Into<LoadOptions>) -> Result<Base> {
     Err(feature::missing(
         "the embedded base",
         "embeds none",

@@ -9,8 +9,8 @@ use lyceum_kernels::stream;
 
 use super::cache::Cache;
 use super::config::Qkv;
+use super::logit_rows::LogitRows;
 use super::norm::Norm;
-use super::wanted::Wanted;
 use crate::error::{Error, Result};
 use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
 
@@ -27,15 +27,15 @@ pub(super) struct Attention {
 }
 
 /// The inputs of a forward pass besides the residual stream.
-pub(super) struct Step<'a> {
+pub(super) struct BlockArgs<'a> {
     pub(super) pass: &'a Pass<'a>,
     /// RoPE cos/sin per token; `None` with learned positions.
     pub(super) angles: Option<&'a Arc<Angles>>,
     /// The tokens whose result is wanted; all when absent.
-    pub(super) wanted: Option<&'a Wanted>,
+    pub(super) wanted: Option<&'a LogitRows>,
 }
 
-impl<'a> Step<'a> {
+impl<'a> BlockArgs<'a> {
     /// The pass over the tokens whose result is wanted.
     pub(super) fn own(&self) -> Pass<'a> {
         let segments = self.wanted.map_or(self.pass.segments, |w| &w.segments);
@@ -48,7 +48,7 @@ impl<'a> Step<'a> {
 
 /// Intermediates of the forward pass that the backward pass reads.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct AttentionSaved {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -84,20 +84,20 @@ impl Attention {
     }
 
     /// q of the wanted rows, k and v of all, `[.., heads * dim]`, of `x` `[t, d]`.
-    fn project(&self, x: &[f32], step: &Step<'_>) -> Result<Projected> {
+    fn project(&self, x: &[f32], args: &BlockArgs<'_>) -> Result<Projected> {
         match (self.split, self.qkv.as_slice()) {
             (Qkv::Separate, [q, k, v]) => {
-                let d = x.len() / step.pass.segments.tokens().max(1);
-                let own = step.wanted.map(|wanted| wanted.pick(x, d));
-                let (q, by_q) = q.forward(own.as_deref().unwrap_or(x), None, &step.own())?;
-                let (k, by_k) = k.forward(x, None, step.pass)?;
-                let (v, by_v) = v.forward(x, None, step.pass)?;
+                let d = x.len() / args.pass.segments.tokens().max(1);
+                let own = args.wanted.map(|wanted| wanted.pick(x, d));
+                let (q, by_q) = q.forward(own.as_deref().unwrap_or(x), None, &args.own())?;
+                let (k, by_k) = k.forward(x, None, args.pass)?;
+                let (v, by_v) = v.forward(x, None, args.pass)?;
                 Ok(([q, k, v], vec![by_q, by_k, by_v]))
             }
             (Qkv::Fused | Qkv::Interleaved, [all]) => {
-                let (all, by) = all.forward(x, None, step.pass)?;
+                let (all, by) = all.forward(x, None, args.pass)?;
                 let [mut q, k, v] = self.apart(&all);
-                if let Some(wanted) = step.wanted {
+                if let Some(wanted) = args.wanted {
                     q = wanted.pick(&q, self.heads.width());
                 }
                 Ok(([q, k, v], vec![by]))
@@ -107,7 +107,7 @@ impl Attention {
     }
 
     /// The columns of q, k and v in a row of their one matrix: pieces of (which, values).
-    fn pieces(&self) -> Vec<(usize, usize)> {
+    fn row_chunks(&self) -> Vec<(usize, usize)> {
         let (q, kv) = (self.heads.width(), self.heads.kv_width());
         match self.split {
             Qkv::Interleaved => (0..3 * self.heads.heads)
@@ -118,7 +118,7 @@ impl Attention {
     }
 
     fn apart(&self, all: &[f32]) -> [Vec<f32>; 3] {
-        let pieces = self.pieces();
+        let pieces = self.row_chunks();
         let width: usize = pieces.iter().map(|(_, n)| n).sum();
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for row in all.chunks(width) {
@@ -132,7 +132,7 @@ impl Attention {
     }
 
     fn together(&self, parts: [&[f32]; 3]) -> Vec<f32> {
-        let pieces = self.pieces();
+        let pieces = self.row_chunks();
         let mut rests = parts;
         let mut all = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
         while !rests[0].is_empty() {
@@ -164,9 +164,9 @@ impl Attention {
         layer: usize,
         (x, onto): (&[f32], Option<&[f32]>),
         cache: Option<&mut Cache>,
-        step: &Step<'_>,
-    ) -> Result<(Vec<f32>, Seen)> {
-        let ([mut q, mut k, v], qkv) = self.project(x, step)?;
+        args: &BlockArgs<'_>,
+    ) -> Result<(Vec<f32>, AttentionSaved)> {
+        let ([mut q, mut k, v], qkv) = self.project(x, args)?;
         let mut plain = None;
         if let Some((q_norm, k_norm)) = &self.norms {
             let normed = (q_norm.forward(&q)?, k_norm.forward(&k)?);
@@ -176,26 +176,26 @@ impl Attention {
         let Heads {
             heads, kv_heads, ..
         } = self.heads;
-        let own = match (step.angles, step.wanted) {
+        let own = match (args.angles, args.wanted) {
             (Some(angles), Some(wanted)) => Some(wanted.angles(angles)),
             (angles, _) => angles.cloned(),
         };
         q = self.turn(q, heads, own.as_ref(), Turn::Forward);
-        k = self.turn(k, kv_heads, step.angles, Turn::Forward);
+        k = self.turn(k, kv_heads, args.angles, Turn::Forward);
         let seen = match cache {
             Some(cache) => {
-                cache.append(layer, (&k, &v), step.pass.segments.lens());
-                let sequences = self.stretches(step);
+                cache.append(layer, (&k, &v), args.pass.segments.lens());
+                let sequences = self.stretches(args);
                 let span = |(i, own): (usize, &Stretch)| {
                     cache.span(layer, i, own.rows, own.keys - own.before - own.rows)
                 };
                 let spans: Vec<Span<'_>> = sequences.iter().enumerate().map(span).collect();
                 kernel::forward(&q, &spans, &self.heads)
             }
-            None => kernel::forward(&q, &self.spans(&k, &v, step), &self.heads),
+            None => kernel::forward(&q, &self.spans(&k, &v, args), &self.heads),
         };
-        let (y, out) = self.out.forward(&seen, onto, &step.own())?;
-        let kept = Seen {
+        let (y, out) = self.out.forward(&seen, onto, &args.own())?;
+        let kept = AttentionSaved {
             q,
             k,
             v,
@@ -208,9 +208,9 @@ impl Attention {
     }
 
     /// Queries and new keys of every sequence.
-    fn stretches(&self, step: &Step<'_>) -> Vec<Stretch> {
-        let lens = step.pass.segments.lens().iter();
-        match step.wanted {
+    fn stretches(&self, args: &BlockArgs<'_>) -> Vec<Stretch> {
+        let lens = args.pass.segments.lens().iter();
+        match args.wanted {
             None => lens.map(|&len| Stretch::whole(len)).collect(),
             Some(wanted) => {
                 let own = wanted.before.iter().zip(wanted.segments.lens().iter());
@@ -221,7 +221,7 @@ impl Attention {
         }
     }
 
-    fn spans<'a>(&self, k: &'a [f32], v: &'a [f32], step: &Step<'_>) -> Vec<Span<'a>> {
+    fn spans<'a>(&self, k: &'a [f32], v: &'a [f32], args: &BlockArgs<'_>) -> Vec<Span<'a>> {
         let (width, mut start) = (self.heads.kv_width(), 0);
         let span = |own: Stretch| {
             let range = start * width..(start + own.before + own.rows) * width;
@@ -235,54 +235,54 @@ impl Attention {
                 parts: vec![part],
             }
         };
-        self.stretches(step).into_iter().map(span).collect()
+        self.stretches(args).into_iter().map(span).collect()
     }
 
     /// The gradient of `x`, if wanted, for that of the result `dy`; those of the variables are
     /// pushed. `x` is read only if [`Attention::reads_input`] says so.
     pub(super) fn backward(
         &self,
-        (x, kept): (&[f32], &Seen),
+        (x, kept): (&[f32], &AttentionSaved),
         dy: &[f32],
-        step: &Step<'_>,
+        args: &BlockArgs<'_>,
         wants_dx: bool,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<f32>>> {
-        let Seen { q, k, v, .. } = kept;
+        let AttentionSaved { q, k, v, .. } = kept;
         let (mut linears, mut norms) = (vec![Vec::new(); self.qkv.len() + 1], Vec::new());
         let read = (kept.seen.as_slice(), kept.out.as_ref());
         let last = self.qkv.len();
         let dout = self
             .out
-            .backward(read, dy, &step.own(), true, &mut linears[last])?;
+            .backward(read, dy, &args.own(), true, &mut linears[last])?;
         let dout = dout.ok_or_else(Self::odd)?;
-        let own = kernel::backward((q, k, v), &dout, &self.stretches(step), &self.heads);
+        let own = kernel::backward((q, k, v), &dout, &self.stretches(args), &self.heads);
         let kernel::Gradients { mut dq, mut dk, dv } = own;
         drop(dout);
-        let own = match (step.angles, step.wanted) {
+        let own = match (args.angles, args.wanted) {
             (Some(angles), Some(wanted)) => Some(wanted.angles(angles)),
             (angles, _) => angles.cloned(),
         };
         dq = self.turn(dq, self.heads.heads, own.as_ref(), Turn::Back);
-        dk = self.turn(dk, self.heads.kv_heads, step.angles, Turn::Back);
+        dk = self.turn(dk, self.heads.kv_heads, args.angles, Turn::Back);
         if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.norms, &kept.plain) {
             dq = q_norm.backward(q, &dq, None, &mut norms)?;
             dk = k_norm.backward(k, &dk, None, &mut norms)?;
         }
         let dx = match self.qkv.as_slice() {
             [_, _, _] => {
-                self.apart_backward((x, kept), [&dq, &dk, &dv], step, wants_dx, &mut linears)?
+                self.apart_backward((x, kept), [&dq, &dk, &dv], args, wants_dx, &mut linears)?
             }
             [all] => {
-                if let Some(wanted) = step.wanted {
+                if let Some(wanted) = args.wanted {
                     let width = self.heads.width();
-                    let mut full = vec![0.0; step.pass.segments.tokens() * width];
+                    let mut full = vec![0.0; args.pass.segments.tokens() * width];
                     wanted.put_back(&dq, width, &mut full);
                     dq = full;
                 }
                 let dall = self.together([&dq, &dk, &dv]);
                 let read = (x, kept.qkv.first().and_then(Option::as_ref));
-                all.backward(read, &dall, step.pass, wants_dx, &mut linears[0])?
+                all.backward(read, &dall, args.pass, wants_dx, &mut linears[0])?
             }
             _ => return Err(Self::odd()),
         };
@@ -293,20 +293,20 @@ impl Attention {
     /// The backward pass of three matrices.
     fn apart_backward(
         &self,
-        (x, kept): (&[f32], &Seen),
+        (x, kept): (&[f32], &AttentionSaved),
         dqkv: [&[f32]; 3],
-        step: &Step<'_>,
+        args: &BlockArgs<'_>,
         wants_dx: bool,
         gradients: &mut [Gradients],
     ) -> Result<Option<Vec<f32>>> {
         let mut sum: Option<Vec<f32>> = None;
-        let t = step.pass.segments.tokens().max(1);
+        let t = args.pass.segments.tokens().max(1);
         // q last: with some rows wanted its gradient is not one of all rows.
         for i in [1, 2, 0] {
             let (linear, by) = (&self.qkv[i], kept.qkv.get(i).and_then(Option::as_ref));
-            let some = step.wanted.filter(|_| i == 0);
+            let some = args.wanted.filter(|_| i == 0);
             let own = some.map(|wanted| wanted.pick(x, x.len() / t));
-            let pass = if i == 0 { step.own() } else { *step.pass };
+            let pass = if i == 0 { args.own() } else { *args.pass };
             let read = (own.as_deref().unwrap_or(x), by);
             let dx = linear.backward(read, dqkv[i], &pass, wants_dx, &mut gradients[i])?;
             match (&mut sum, dx) {

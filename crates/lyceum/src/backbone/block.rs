@@ -1,5 +1,5 @@
 //! One block: attention and MLP, joined to the stream as the family does. A block is one operation
-//! in the graph of a training step; what happens inside is computed here, forward and backward.
+//! in the graph of a training args; what happens inside is computed here, forward and backward.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,15 +9,15 @@ use candle_core::Tensor;
 use lyceum_kernels::rope::Angles;
 use lyceum_kernels::stream;
 
-use super::attention::{Attention, Seen, Step};
+use super::attention::{Attention, AttentionSaved, BlockArgs};
 use super::cache::Cache;
 use super::config::{Config, Linear, Residual};
 use super::load::Source;
-use super::mlp::{Made, Mlp};
+use super::logit_rows::LogitRows;
+use super::mlp::{Mlp, MlpSaved};
 use super::norm::Norm;
-use super::wanted::Wanted;
 use crate::error::{Error, Result};
-use crate::mix::{Gradients, Mixture, Pass, Route, RoutedLinear, Segments};
+use crate::mix::{Gradients, Mixture, Pass, Route, RoutedLinear, SeqLens};
 use crate::name::{Name, Site};
 use crate::ops::{self, Gradient};
 
@@ -33,9 +33,9 @@ pub(super) struct Block {
 
 /// Intermediates of the forward pass that the backward pass reads, besides the input.
 #[derive(Debug)]
-struct Kept {
-    seen: Seen,
-    made: Made,
+struct BlockSaved {
+    seen: AttentionSaved,
+    made: MlpSaved,
     /// The stream between attention and MLP.
     middle: Vec<f32>,
     /// The outputs of attention and MLP, where a norm follows.
@@ -44,8 +44,8 @@ struct Kept {
 
 /// The inputs of a pass, owned for as long as a backward pass may follow.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) segments: Segments,
+pub(super) struct PassState {
+    pub(super) segments: SeqLens,
     pub(super) tasks: Vec<Name>,
     pub(super) routes: Vec<(Range<usize>, Mixture)>,
     pub(super) angles: Option<Arc<Angles>>,
@@ -53,7 +53,7 @@ pub(super) struct Held {
     pub(super) recompute: bool,
 }
 
-impl Held {
+impl PassState {
     fn routes(&self) -> Vec<Route<'_>> {
         let routes = self.routes.iter();
         routes
@@ -142,16 +142,16 @@ impl Block {
         layer: usize,
         x: &[f32],
         cache: Option<&mut Cache>,
-        step: &Step<'_>,
-    ) -> Result<(Vec<f32>, Kept)> {
-        let d = x.len() / step.pass.segments.tokens().max(1);
-        let picked = step.wanted.map(|wanted| wanted.pick(x, d));
+        args: &BlockArgs<'_>,
+    ) -> Result<(Vec<f32>, BlockSaved)> {
+        let d = x.len() / args.pass.segments.tokens().max(1);
+        let picked = args.wanted.map(|wanted| wanted.pick(x, d));
         let own = picked.as_deref().unwrap_or(x);
-        let pass = step.own();
+        let pass = args.own();
         let h = self.norm(0)?.forward(x)?;
         let sandwich = self.residual == Residual::Sandwich;
         let onto = (!sandwich).then_some(own);
-        let (mut middle, seen) = self.attention.forward(layer, (&h, onto), cache, step)?;
+        let (mut middle, seen) = self.attention.forward(layer, (&h, onto), cache, args)?;
         let mut bare = None;
         if sandwich {
             let attended = middle;
@@ -162,7 +162,7 @@ impl Block {
         let h = match self.residual {
             Residual::Sequential | Residual::Sandwich => self.norm(1)?.forward(&middle)?,
             Residual::Parallel => self.norm(1)?.forward(own)?,
-            Residual::Shared => match step.wanted {
+            Residual::Shared => match args.wanted {
                 Some(wanted) => wanted.pick(&h, d),
                 None => h,
             },
@@ -177,7 +177,7 @@ impl Block {
             }
             None => None,
         };
-        let kept = Kept {
+        let kept = BlockSaved {
             seen,
             made,
             middle,
@@ -189,20 +189,20 @@ impl Block {
     /// The gradients of a forward pass from `x` `[t, d]` for that of its result, `dy`.
     fn backward(
         &self,
-        (x, kept): (&[f32], &Kept),
+        (x, kept): (&[f32], &BlockSaved),
         dy: &[f32],
-        step: &Step<'_>,
+        args: &BlockArgs<'_>,
         wants_dx: bool,
     ) -> Result<Gradient> {
-        let d = x.len() / step.pass.segments.tokens().max(1);
-        let picked = step.wanted.map(|wanted| wanted.pick(x, d));
+        let d = x.len() / args.pass.segments.tokens().max(1);
+        let picked = args.wanted.map(|wanted| wanted.pick(x, d));
         let own = picked.as_deref().unwrap_or(x);
         let mut backward = Backward {
             block: self,
             x,
             own,
             kept,
-            step,
+            args,
             attention: Gradients::new(),
             mlp: Gradients::new(),
             norms: vec![Gradients::new(); self.norms.len()],
@@ -243,8 +243,8 @@ struct Backward<'a> {
     /// The stream before the block, and its wanted rows.
     x: &'a [f32],
     own: &'a [f32],
-    kept: &'a Kept,
-    step: &'a Step<'a>,
+    kept: &'a BlockSaved,
+    args: &'a BlockArgs<'a>,
     attention: Gradients,
     mlp: Gradients,
     norms: Vec<Gradients>,
@@ -260,7 +260,7 @@ impl Backward<'_> {
     /// Through the MLP and the norm after it: from the gradient of the block's result to that of
     /// the MLP's input.
     fn mlp(&mut self, into: Option<(usize, &[f32])>, dy: &[f32]) -> Result<Vec<f32>> {
-        let (block, kept, pass) = (self.block, self.kept, self.step.own());
+        let (block, kept, pass) = (self.block, self.kept, self.args.own());
         let dmade = match &kept.bare {
             Some((_, bare)) => Some(self.norm(3, bare, dy, None)?),
             None => None,
@@ -281,12 +281,12 @@ impl Backward<'_> {
     /// Through attention and the norm after it: from the gradient of the stream between to that
     /// of attention's input, which is computed if `below` says so.
     fn attention(&mut self, dmiddle: &[f32], below: bool) -> Result<Option<Vec<f32>>> {
-        let (block, kept, step) = (self.block, self.kept, self.step);
+        let (block, kept, args) = (self.block, self.kept, self.args);
         let dattended = match &kept.bare {
             Some((bare, _)) => Some(self.norm(2, bare, dmiddle, None)?),
             None => None,
         };
-        let normed = match block.attention.reads_input(step.pass) {
+        let normed = match block.attention.reads_input(args.pass) {
             true => block.norm(0)?.forward(self.x)?,
             false => vec![0.0; 0],
         };
@@ -294,7 +294,7 @@ impl Backward<'_> {
         let read = (normed.as_slice(), &kept.seen);
         block
             .attention
-            .backward(read, dout, step, below, &mut self.attention)
+            .backward(read, dout, args, below, &mut self.attention)
     }
 
     /// Through the first norm to the stream before the block: from the gradients of attention's
@@ -305,8 +305,8 @@ impl Backward<'_> {
         dh: &[f32],
         beside: Cow<'_, [f32]>,
     ) -> Result<Vec<f32>> {
-        let (x, wanted) = (self.x, self.step.wanted);
-        let d = x.len() / self.step.pass.segments.tokens().max(1);
+        let (x, wanted) = (self.x, self.args.wanted);
+        let d = x.len() / self.args.pass.segments.tokens().max(1);
         if self.block.residual == Residual::Shared {
             match wanted {
                 Some(wanted) => wanted.put_back(dh, d, &mut dnormed),
@@ -337,17 +337,17 @@ pub(super) fn run(
     (layer, block): (usize, &Arc<Block>),
     x: &Tensor,
     cache: Option<&mut Cache>,
-    (pass, held): (&Pass<'_>, &Arc<Held>),
-    wanted: Option<&Arc<Wanted>>,
+    (pass, held): (&Pass<'_>, &Arc<PassState>),
+    wanted: Option<&Arc<LogitRows>>,
 ) -> Result<Tensor> {
     let (t, d) = x.dims2()?;
     let variables = block.variables(pass);
-    let step = Step {
+    let args = BlockArgs {
         pass,
         angles: held.angles.as_ref(),
         wanted: wanted.map(|wanted| &**wanted),
     };
-    let (y, kept) = block.forward(layer, &ops::values(x)?, cache, &step)?;
+    let (y, kept) = block.forward(layer, &ops::values(x)?, cache, &args)?;
     let shape = (wanted.map_or(t, |wanted| wanted.rows.len()), d);
     let tracked = x.track_op() || !variables.is_empty();
     let kept = Mutex::new(Some(kept).filter(|_| tracked && !held.recompute));
@@ -355,7 +355,7 @@ pub(super) fn run(
     ops::fused((x, &variables), (y, shape), move |x, dy, wants_dx| {
         let routes = held.routes();
         let pass = held.pass(&routes);
-        let step = Step {
+        let args = BlockArgs {
             pass: &pass,
             angles: held.angles.as_ref(),
             wanted: wanted.as_deref(),
@@ -363,8 +363,8 @@ pub(super) fn run(
         // What was kept is let go as soon as it was used.
         let kept = match kept.lock().ok().and_then(|mut kept| kept.take()) {
             Some(kept) => kept,
-            None => block.forward(layer, x, None, &step)?.1,
+            None => block.forward(layer, x, None, &args)?.1,
         };
-        block.backward((x, &kept), dy, &step, wants_dx)
+        block.backward((x, &kept), dy, &args, wants_dx)
     })
 }

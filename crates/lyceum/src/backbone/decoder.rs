@@ -6,14 +6,14 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor, Var};
 use lyceum_kernels::gemm::Rounding;
 
-use super::block::{self, Block, Held};
+use super::block::{self, Block, PassState};
 use super::cache::Cache;
 use super::config::{Config, Positions};
 use super::head::Head;
 use super::load::Source;
+use super::load_options::Precision;
+use super::logit_rows::LogitRows;
 use super::norm::Norm;
-use super::place::Precision;
-use super::wanted::Wanted;
 use crate::error::{Error, Hint, Result};
 use crate::mix::{Pass, Weight};
 use crate::ops;
@@ -166,7 +166,7 @@ impl Decoder {
             let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
             return ops::rows(&self.stream(tokens, None, cache, pass)?, &rows);
         }
-        let wanted = Arc::new(Wanted::new(rows, pass.segments));
+        let wanted = Arc::new(LogitRows::new(rows, pass.segments));
         let x = self.stream(tokens, Some(&wanted), cache, pass)?;
         Ok(match wanted.places(rows) {
             Some(places) => {
@@ -180,7 +180,7 @@ impl Decoder {
     fn stream(
         &self,
         tokens: &[u32],
-        wanted: Option<&Arc<Wanted>>,
+        wanted: Option<&Arc<LogitRows>>,
         mut cache: Option<&mut Cache>,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
@@ -204,7 +204,7 @@ impl Decoder {
             Positions::Rotary(rope) => Some(Arc::new(rope.angles(pass.segments))),
             Positions::Learned => None,
         };
-        let held = Arc::new(Held {
+        let held = Arc::new(PassState {
             segments: pass.segments.clone(),
             tasks: pass.tasks.to_vec(),
             routes: { pass.routes.iter() }
@@ -272,7 +272,7 @@ impl Decoder {
     pub fn losses(&self, hidden: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
         self.head.check(hidden, ids)?;
         match &self.device {
-            Some(_) => ops::composed::cross_entropy(&self.head.composed(hidden)?, ids),
+            Some(_) => ops::candle::cross_entropy(&self.head.composed(hidden)?, ids),
             None => self.head.losses(hidden, ids),
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::config::{Config, Positions};
-use super::stored::Lay;
+use super::tensor_view::StorageType;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
@@ -175,7 +175,10 @@ impl Weights<'_> {
                 stored.shape
             )));
         }
-        let plain = matches!(stored.lay(), Lay::F64 | Lay::F32 | Lay::F16 | Lay::Bf16);
+        let plain = matches!(
+            stored.lay(),
+            StorageType::F64 | StorageType::F32 | StorageType::F16 | StorageType::Bf16
+        );
         match config.quantised.is_some() && !plain {
             true => Err(Error::Mismatch(format!(
                 "tensor `{name}` is not kept in plain numbers{hint}"

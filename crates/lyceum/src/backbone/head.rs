@@ -10,7 +10,7 @@ use lyceum_kernels::stream;
 use super::norm::Norm;
 use crate::error::{Error, Result};
 use crate::mix::{Vector, Weight};
-use crate::ops::{self, Gradient, composed};
+use crate::ops::{self, Gradient, candle};
 
 /// Values of logits that exist at a time, and some rows' more.
 const CHUNK: usize = 1 << 22;
@@ -42,18 +42,18 @@ impl Head {
     /// [`Head::logits`] on any device.
     pub(super) fn composed(&self, hidden: &Tensor) -> Result<Tensor> {
         let x = self.norm.composed(hidden)?;
-        let mut logits = composed::product(&x, self.weight.tensor()?)?;
+        let mut logits = candle::product(&x, self.weight.tensor()?)?;
         if let Some(bias) = &self.bias {
             logits = logits.broadcast_add(bias.tensor()?)?;
         }
-        composed::soft_cap(logits, self.cap)
+        candle::soft_cap(logits, self.cap)
     }
 
     /// Logits `[n, v]` of hidden states `[n, d]`, differentiable.
     pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let x = self.norm.over(hidden)?;
         let logits = self.weight.product(&x, self.bias.as_ref())?;
-        composed::soft_cap(logits, self.cap)
+        candle::soft_cap(logits, self.cap)
     }
 
     /// Cross-entropy `[n]` of the tokens `ids` after hidden states `[n, d]`, differentiable. The

@@ -13,12 +13,12 @@ use super::config::Config;
 use super::decoder::Decoder;
 use super::gguf;
 use super::gpt::GptNeo;
-use super::place::{Place, Precision};
-use super::stored::bad;
+use super::load_options::{LoadOptions, Precision};
+use super::tensor_view::bad;
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Context, Error, Hint, Result};
-use crate::expert::{BaseMatch, Host};
+use crate::expert::{BaseMatch, TargetBase};
 use crate::mix::{Vector, Weight};
 
 /// A frozen base with its tokenizer, ready to be shared.
@@ -54,7 +54,7 @@ impl Base {
     ///
     /// # Errors
     /// When a file is missing or malformed, or shapes do not match the configuration.
-    pub fn open(path: &Path, place: impl Into<Place>) -> Result<Self> {
+    pub fn open(path: &Path, place: impl Into<LoadOptions>) -> Result<Self> {
         Base::new(Parts::open(path)?, place.into())
     }
 
@@ -67,7 +67,7 @@ impl Base {
         config: &[u8],
         weights: &[u8],
         tokenizer: &[u8],
-        place: impl Into<Place>,
+        place: impl Into<LoadOptions>,
     ) -> Result<Self> {
         let weights = Weights::of(weights)?;
         let config = Config::parse(config, "config.json")?;
@@ -94,7 +94,7 @@ impl Base {
         config: Config,
         tensors: BTreeMap<String, Tensor>,
         tokenizer: Tokenizer,
-        place: impl Into<Place>,
+        place: impl Into<LoadOptions>,
     ) -> Result<Self> {
         let weights = Weights::made(tensors);
         let said = Said::default();
@@ -109,7 +109,7 @@ impl Base {
         Base::new(parts, place.into())
     }
 
-    fn new(parts: Parts<'_>, Place { precision, device }: Place) -> Result<Self> {
+    fn new(parts: Parts<'_>, LoadOptions { precision, device }: LoadOptions) -> Result<Self> {
         let Parts {
             name,
             mut config,
@@ -170,8 +170,8 @@ impl Base {
     }
 
     /// This base as an expert sees it.
-    pub fn host(&self) -> Host {
-        Host {
+    pub fn host(&self) -> TargetBase {
+        TargetBase {
             name: self.name.clone(),
             fingerprint: self.fingerprint.clone(),
             family_fingerprint: self.family_fingerprint.clone(),

@@ -21,7 +21,7 @@ pub(super) struct Mlp {
 
 /// Intermediates of the forward pass that the backward pass reads.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct MlpSaved {
     /// The output of `up`: gate and up, or up alone.
     up: Vec<Vec<f32>>,
     routed: Vec<Option<Routed>>,
@@ -58,7 +58,7 @@ impl Mlp {
         x: &[f32],
         onto: Option<&[f32]>,
         pass: &Pass<'_>,
-    ) -> Result<(Vec<f32>, Made)> {
+    ) -> Result<(Vec<f32>, MlpSaved)> {
         let mut up = Vec::new();
         let mut routed = Vec::new();
         for linear in &self.up {
@@ -76,14 +76,14 @@ impl Mlp {
             up = vec![gate, own];
         }
         let (y, down) = self.down.forward(&self.inner(&up)?, onto, pass)?;
-        Ok((y, Made { up, routed, down }))
+        Ok((y, MlpSaved { up, routed, down }))
     }
 
     /// The gradient of `x`, if wanted, for that of the result `dy`; those of the variables are
     /// pushed. `x` is read only if [`Mlp::reads_input`] says so.
     pub(super) fn backward(
         &self,
-        (x, made): (&[f32], &Made),
+        (x, made): (&[f32], &MlpSaved),
         dy: &[f32],
         pass: &Pass<'_>,
         wants_dx: bool,

@@ -9,7 +9,7 @@ use std::f64::consts::PI;
 use lyceum_kernels::rope::Angles;
 use serde::Serialize;
 
-use crate::mix::Segments;
+use crate::mix::SeqLens;
 
 /// Rotary positions of one decoder.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -143,7 +143,7 @@ impl Rope {
     }
 
     /// The angles of every token of `segments`.
-    pub(super) fn angles(&self, segments: &Segments) -> Angles {
+    pub(super) fn angles(&self, segments: &SeqLens) -> Angles {
         let half = self.dims / 2;
         let n = segments.tokens() * half;
         let (mut cos, mut sin) = (Vec::with_capacity(n), Vec::with_capacity(n));

@@ -9,7 +9,7 @@ use lyceum_kernels::gemm::Rounding;
 use super::load::Source;
 use super::weights::Weights;
 use super::{Config, Decoder, families};
-use crate::mix::{Pass, Segments};
+use crate::mix::{Pass, SeqLens};
 use crate::rng::Rng;
 
 const LENS: [usize; 3] = [9, 4, 6];
@@ -17,7 +17,7 @@ const LENS: [usize; 3] = [9, 4, 6];
 const ROWS: [u32; 6] = [3, 4, 5, 7, 14, 17];
 
 fn loss(decoder: &Decoder, recompute: bool) -> Tensor {
-    let segments = Segments::new(&LENS);
+    let segments = SeqLens::new(&LENS);
     let pass = Pass {
         recompute,
         ..Pass::new(&segments)

@@ -13,14 +13,14 @@ use sha2::{Digest, Sha256};
 
 use super::checkpoint::{self, Files};
 use super::config::Config;
-use super::stored::{Bytes, Lay, Stored, bad};
+use super::tensor_view::{Bytes, StorageType, TensorView, bad};
 use crate::error::{Context, Error, Result};
 use crate::{file, torch};
 
 /// The tensors of a checkpoint by name.
 #[derive(Debug, Default)]
 pub(super) struct Weights<'a> {
-    pub(super) tensors: BTreeMap<String, Stored<'a>>,
+    pub(super) tensors: BTreeMap<String, TensorView<'a>>,
     /// Those of types that are no weights.
     pub(super) others: BTreeMap<String, Other>,
     /// Warnings for the base's owner, as texts for people.
@@ -38,12 +38,12 @@ pub(super) struct Other {
 impl<'a> Weights<'a> {
     /// Tensors in f32 made elsewhere.
     pub(super) fn made(tensors: BTreeMap<String, Tensor>) -> Self {
-        let stored = |(name, tensor): (String, Tensor)| (name, Stored::made(tensor));
+        let stored = |(name, tensor): (String, Tensor)| (name, TensorView::made(tensor));
         Weights::found(tensors.into_iter().map(stored).collect())
     }
 
     /// Tensors found elsewhere.
-    pub(super) fn found(tensors: BTreeMap<String, Stored<'a>>) -> Self {
+    pub(super) fn found(tensors: BTreeMap<String, TensorView<'a>>) -> Self {
         Weights {
             tensors,
             ..Weights::default()
@@ -84,19 +84,19 @@ impl<'a> Weights<'a> {
         let file = SafeTensors::deserialize(all).map_err(|_| checkpoint::damage(what, all))?;
         for (name, view) in file.tensors() {
             let lay = match view.dtype() {
-                Dtype::F64 => Lay::F64,
-                Dtype::F32 => Lay::F32,
-                Dtype::F16 => Lay::F16,
-                Dtype::BF16 => Lay::Bf16,
-                Dtype::F8_E4M3 => Lay::F8E4M3,
-                Dtype::F8_E5M2 => Lay::F8E5M2,
+                Dtype::F64 => StorageType::F64,
+                Dtype::F32 => StorageType::F32,
+                Dtype::F16 => StorageType::F16,
+                Dtype::BF16 => StorageType::Bf16,
+                Dtype::F8_E4M3 => StorageType::F8E4M3,
+                Dtype::F8_E5M2 => StorageType::F8E5M2,
                 other => {
                     self.put_other(name, other.to_string(), view.shape());
                     continue;
                 }
             };
             let place = (bytes.clone(), within(all, view.data()));
-            let stored = Stored::new(place, view.shape().to_vec(), lay);
+            let stored = TensorView::new(place, view.shape().to_vec(), lay);
             let stored = stored.map_err(|why| bad(&name, why));
             self.put(&name, stored.context(|| format!("reading {what}"))?)?;
         }
@@ -108,10 +108,10 @@ impl<'a> Weights<'a> {
         let all = bytes.get();
         for (name, tensor) in torch::stored(all, what)? {
             let lay = match tensor.dtype() {
-                torch::Dtype::F64 => Lay::F64,
-                torch::Dtype::F32 => Lay::F32,
-                torch::Dtype::F16 => Lay::F16,
-                torch::Dtype::Bf16 => Lay::Bf16,
+                torch::Dtype::F64 => StorageType::F64,
+                torch::Dtype::F32 => StorageType::F32,
+                torch::Dtype::F16 => StorageType::F16,
+                torch::Dtype::Bf16 => StorageType::Bf16,
                 other => {
                     self.put_other(name, format!("{other:?}"), tensor.shape());
                     continue;
@@ -120,12 +120,12 @@ impl<'a> Weights<'a> {
             let stored = match tensor.plain() {
                 Some(raw) => {
                     let place = (bytes.clone(), within(all, raw));
-                    let stored = Stored::new(place, tensor.shape().to_vec(), lay);
+                    let stored = TensorView::new(place, tensor.shape().to_vec(), lay);
                     stored.map_err(|why| bad(&name, why))?
                 }
                 None => {
                     let made = torch::tensor(&tensor);
-                    Stored::made(made.context(|| format!("reading `{name}` of {what}"))?)
+                    TensorView::made(made.context(|| format!("reading `{name}` of {what}"))?)
                 }
             };
             self.put(&name, stored)?;
@@ -133,7 +133,7 @@ impl<'a> Weights<'a> {
         Ok(())
     }
 
-    fn put(&mut self, name: &str, stored: Stored<'a>) -> Result<()> {
+    fn put(&mut self, name: &str, stored: TensorView<'a>) -> Result<()> {
         match self.tensors.insert(name.to_owned(), stored) {
             None => Ok(()),
             Some(_) => Err(bad(name, "is in two files of the base")),
@@ -145,7 +145,7 @@ impl<'a> Weights<'a> {
         self.others.insert(name, Other { kind, shape });
     }
 
-    fn stored(&self, name: &str) -> Result<&Stored<'a>> {
+    fn stored(&self, name: &str) -> Result<&TensorView<'a>> {
         self.tensors
             .get(name)
             .ok_or_else(|| Error::Mismatch(format!("the base's weights hold no tensor `{name}`")))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::configs::{self, README};
 use super::format::{self, Format};
 use super::jsonl::{self, Input};
-use super::layout::{Layout, Place};
+use super::layout::{Layout, Listing};
 use super::row::Rows;
 use super::{Split, arrow, parquet, source, walk};
 use crate::error::{Error, Result};
@@ -129,7 +129,7 @@ fn folder_of(folder: &Path, config: Option<&str>) -> Result<Found> {
             .unwrap_or_else(|| folder.join(path));
         std::fs::read(&file).map_err(|e| Error::io(file, e))
     };
-    let place = Place {
+    let place = Listing {
         paths: files.keys().map(String::as_str).collect(),
         read: &read,
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::layout::{Layout, Place};
+use super::layout::{Layout, Listing};
 use crate::error::{Error, Result};
 use crate::store::{Address, Snapshot};
 
@@ -40,7 +40,7 @@ pub(super) fn fetch(address: &Address) -> Result<(PathBuf, Layout)> {
         let rest = held.strip_prefix(path.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let place = Place { read: &read, paths };
+    let place = Listing { read: &read, paths };
     let layout = match path.as_str() {
         // What is named is a file or a folder.
         named if named.is_empty() || place.paths.iter().any(below) => place.layout(named, None)?,

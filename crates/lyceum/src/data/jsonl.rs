@@ -10,14 +10,14 @@ use crate::error::{Context, Error, Result};
 
 /// Position of a row, for error messages.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Location<'a> {
     what: &'a str,
     line: usize,
     /// Its number, where lines do not tell rows apart.
     row: Option<usize>,
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Location<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.what, self.line)?;
         match self.row {
@@ -27,7 +27,7 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-impl Place<'_> {
+impl Location<'_> {
     /// An error about what `json` has come to.
     pub(super) fn error(&self, json: &Json<'_>, why: &str) -> Error {
         match json.line() {
@@ -55,7 +55,7 @@ impl Lines {
 }
 
 /// Reads one value; it is given where that is.
-pub(super) type Each<'a> = &'a mut dyn FnMut(&mut Json<'_>, &Place<'_>) -> Result<()>;
+pub(super) type Each<'a> = &'a mut dyn FnMut(&mut Json<'_>, &Location<'_>) -> Result<()>;
 
 /// Bytes that hold rows, and their name in errors.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +88,7 @@ impl Input<'_> {
     fn lines(&self, text: &str, each: Each<'_>) -> Result<()> {
         let (mut json, mut lines) = (Json::new(text), Lines::default());
         while json.peek().is_some() {
-            let place = Place {
+            let place = Location {
                 what: self.what,
                 line: lines.at(text, json.offset()),
                 row: None,
@@ -103,7 +103,7 @@ impl Input<'_> {
         let mut failed = None;
         let read = json.list(|json, number| {
             json.peek();
-            let place = Place {
+            let place = Location {
                 what: self.what,
                 line: lines.at(text, json.offset()),
                 row: Some(number),
@@ -153,7 +153,7 @@ fn expected(name: &str, what: &str, json: &mut Json<'_>) -> String {
 }
 
 /// Reads the row that is next.
-fn row(json: &mut Json<'_>, place: &Place<'_>, rows: &mut Rows) -> super::Why<Row> {
+fn row(json: &mut Json<'_>, place: &Location<'_>, rows: &mut Rows) -> super::Why<Row> {
     let mut row = Row::default();
     let mut seen = [false; FIELDS.len()];
     if json.peek() != Some(b'{') {
@@ -201,7 +201,7 @@ fn row(json: &mut Json<'_>, place: &Place<'_>, rows: &mut Rows) -> super::Why<Ro
     Ok(row)
 }
 
-fn broke(rows: &mut Rows, place: &Place<'_>, field: &str) {
+fn broke(rows: &mut Rows, place: &Location<'_>, field: &str) {
     rows.broke(&place.to_string(), field);
 }
 

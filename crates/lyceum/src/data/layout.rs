@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 const SHOWN: usize = 3;
 
 /// The files of a place, wherever that is.
-pub(super) struct Place<'a> {
+pub(super) struct Listing<'a> {
     /// Their paths, sorted, with `/` between the parts.
     pub(super) paths: Vec<&'a str>,
     /// Reads one of them.
@@ -61,7 +61,7 @@ struct Dict {
     splits: Vec<String>,
 }
 
-impl Place<'_> {
+impl Listing<'_> {
     /// The files of rows at `root`, a file or folder of this place, or the whole place when empty;
     /// `config` names one of the configurations of its README.
     ///

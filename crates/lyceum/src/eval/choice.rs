@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Question, Tokens};
 use crate::error::{Context, Error, Result};
-use crate::figure::{Estimate, Row, Subject};
+use crate::metrics::{Estimate, Metric, RunKey};
 use crate::model::Model;
 use crate::progress::{Progress, Step};
 
@@ -141,7 +141,7 @@ impl Answers {
     }
 
     /// The accuracies of `subject` on the questions called `task`.
-    pub fn figures(&self, subject: &Subject, task: &str) -> Vec<Row> {
+    pub fn figures(&self, subject: &RunKey, task: &str) -> Vec<Metric> {
         let row = |(metric, score): Accuracy| {
             let values: Vec<f64> = self.0.iter().map(score).collect();
             subject.row(task, metric, &values)

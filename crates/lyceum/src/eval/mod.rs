@@ -17,8 +17,8 @@ pub use routing::RoutingProbe;
 
 use crate::data::{Example, Question, Tokenizer, Tokens};
 use crate::error::{Error, Result};
-use crate::figure::{Cut, Estimate, Row, Subject};
 use crate::generate::{self, GenerationConfig};
+use crate::metrics::{Cut, Estimate, Metric, RunKey};
 use crate::mix::Probe;
 use crate::model::{Batch, Model};
 use crate::name::Name;
@@ -107,7 +107,7 @@ impl Predictions {
     }
 
     /// ROUGE-L of `subject` by task, in the order of their names, then `mean` over all rows.
-    pub fn figures(&self, subject: &Subject) -> Vec<Row> {
+    pub fn figures(&self, subject: &RunKey) -> Vec<Metric> {
         let tasks: BTreeSet<&Name> = self.0.iter().map(|p| &p.task).collect();
         let row = |task: &Name| subject.row(task.as_str(), METRIC, &self.scores(Some(task)));
         let mean = subject.row("mean", METRIC, &self.scores(None));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use crate::error::Result;
-use crate::figure::{LayerRouting, Routing};
+use crate::metrics::{LayerRouting, Routing};
 use crate::mix::{Gates, Pass, Probe};
 use crate::name::{Name, Site};
 

@@ -9,7 +9,7 @@ use lyceum_kernels::loss;
 use super::{Chunk, FinishReason, GenerationConfig};
 use crate::backbone::{Cache, Logits};
 use crate::error::{Error, Result};
-use crate::mix::{Pass, Segments};
+use crate::mix::{Pass, SeqLens};
 use crate::model::Model;
 use crate::name::Name;
 use crate::ops;
@@ -59,7 +59,7 @@ impl Model {
         tasks: &[Name],
         cache: &mut Cache,
     ) -> Result<Vec<u32>> {
-        let segments = Segments::after(lens, cache.lens())?;
+        let segments = SeqLens::after(lens, cache.lens())?;
         let ends = lens.iter().scan(0, |end, len| {
             *end += len;
             Some(*end as u32)

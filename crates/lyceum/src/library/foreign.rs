@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Access, Library};
 use crate::error::{Error, Result};
-use crate::expert::{Expert, Host};
+use crate::expert::{Expert, TargetBase};
 use crate::mttl::{self, Contents, Refused};
 use crate::name::Name;
 use crate::peft::{self, Beside, Found, Imported};
@@ -157,7 +157,7 @@ fn doubles(found: &[Found]) -> BTreeMap<Name, Vec<PathBuf>> {
 }
 
 /// Binds the experts that fit `host` to it, and refuses the others.
-fn bind(contents: &mut Contents, host: Option<&Host>) {
+fn bind(contents: &mut Contents, host: Option<&TargetBase>) {
     let Some(host) = host else {
         return;
     };

@@ -1,5 +1,6 @@
 use super::making::MARKER;
 use super::*;
+use crate::error::Hint;
 use crate::lora::{Lora, LoraConfig};
 use crate::name::Site;
 use crate::rng::Rng;
@@ -104,15 +105,17 @@ fn a_changed_object_is_refused_and_found_by_a_check() {
 }
 
 #[test]
-fn a_missing_or_stale_artifact_names_the_command() {
+fn a_missing_or_stale_artifact_hints_at_deriving_it() {
     let (_dir, library) = fresh();
     let arrow = Name::new("arrow").unwrap();
     library.add(&expert("a", 1), Put::New).unwrap();
-    let error = library.artifact(&arrow, None).unwrap_err().to_string();
-    assert!(
-        error.contains("has no arrow") && error.contains("lyceum derive"),
-        "{error}"
-    );
+    let error = library.artifact(&arrow, None).unwrap_err();
+    assert!(error.to_string().contains("has no arrow"), "{error}");
+    let derive = Hint::Derive {
+        library: library.uri().to_string(),
+        kind: "arrow".into(),
+    };
+    assert_eq!(error.hints(), [&derive]);
     library.put_artifact(&artifact(&expert("a", 1))).unwrap();
     assert_eq!(library.artifact(&arrow, None).unwrap().len(), 1);
     library.add(&expert("a", 2), Put::Replace).unwrap();

@@ -5,11 +5,11 @@
 //! only what has a gradient is a tensor.
 
 mod bank;
-mod composed;
+mod candle;
 mod gates;
 mod linear;
 mod pass;
-mod segments;
+mod seq_lens;
 mod site;
 
 use candle_core::Tensor;
@@ -20,7 +20,7 @@ pub use gates::Gates;
 pub(crate) use linear::{Gradients, Routed, Vector};
 pub use linear::{RoutedLinear, Weight};
 pub use pass::{Mixture, Pass, Route};
-pub use segments::Segments;
+pub use seq_lens::SeqLens;
 pub use site::SiteBank;
 
 use crate::error::Result;
@@ -38,7 +38,7 @@ pub enum Mixing {
 }
 
 /// Decides, at each site, how much each expert contributes to each token.
-pub trait Router: Send + Sync + std::fmt::Debug {
+pub trait Gating: Send + Sync + std::fmt::Debug {
     /// The gates at `site` for its input `x` `[t, d_in]`, t the tokens of the pass, which holds the
     /// sequences of one route only.
     ///
@@ -46,7 +46,7 @@ pub trait Router: Send + Sync + std::fmt::Debug {
     /// When this router cannot decide, for example a task that no expert knows.
     fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates>;
 
-    /// Returns `true` if the gates depend on the input; otherwise [`Router::gates`] may be called
+    /// Returns `true` if the gates depend on the input; otherwise [`Gating::gates`] may be called
     /// with none.
     fn reads_input(&self) -> bool {
         true
@@ -56,7 +56,7 @@ pub trait Router: Send + Sync + std::fmt::Debug {
     /// they can be trained. By default the input is read back.
     ///
     /// # Errors
-    /// As [`Router::gates`], and when the device fails.
+    /// As [`Gating::gates`], and when the device fails.
     fn gates_on(
         &self,
         site: &Site,
@@ -75,7 +75,7 @@ pub trait Router: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// The gradient of [`Router::params`] at `site` for those of the weights of `gates`,
+    /// The gradient of [`Gating::params`] at `site` for those of the weights of `gates`,
     /// `[t, per]`; that of `x` is added to `dx`, if wanted. Called only where there are params.
     ///
     /// # Errors

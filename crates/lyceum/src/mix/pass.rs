@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Bank, Mixing, Probe, Router, Segments};
+use super::{Bank, Gating, Mixing, Probe, SeqLens};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -13,7 +13,7 @@ pub struct Mixture {
     /// The experts' factors.
     pub bank: Arc<Bank>,
     /// Who decides.
-    pub router: Arc<dyn Router>,
+    pub router: Arc<dyn Gating>,
     /// Rule that combines outputs.
     pub mixing: Mixing,
 }
@@ -29,7 +29,7 @@ pub struct Route<'a> {
 
 impl<'a> Route<'a> {
     /// All sequences of `segments` through `mixture`; no route for the bare base.
-    pub fn all(segments: &Segments, mixture: impl Into<Option<&'a Mixture>>) -> Option<Self> {
+    pub fn all(segments: &SeqLens, mixture: impl Into<Option<&'a Mixture>>) -> Option<Self> {
         mixture.into().map(|mixture| Route {
             sequences: 0..segments.lens().len(),
             mixture,
@@ -44,7 +44,7 @@ impl<'a> Route<'a> {
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
     /// The packed sequences.
-    pub segments: &'a Segments,
+    pub segments: &'a SeqLens,
     /// The task of each sequence; empty when unknown.
     pub tasks: &'a [Name],
     /// The experts, by ascending ranges of sequences that do not overlap. A sequence under no route
@@ -59,7 +59,7 @@ pub struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     /// A pass of these sequences, of unknown tasks, through the bare base.
-    pub fn new(segments: &'a Segments) -> Self {
+    pub fn new(segments: &'a SeqLens) -> Self {
         Pass {
             segments,
             tasks: &[],

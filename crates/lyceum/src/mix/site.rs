@@ -8,7 +8,7 @@ use lyceum_kernels::delta::{Delta, Factors, Law, Slab, SlabTable};
 use super::{Gates, Mixing};
 use crate::error::{Error, Hint, Result};
 use crate::lora::Lora;
-use crate::ops::{self, composed::Placed};
+use crate::ops::{self, candle::Placed};
 
 /// One expert's factors at one site. Clones share them.
 #[derive(Debug, Clone)]

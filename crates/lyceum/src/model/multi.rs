@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use super::{Batch, Model};
 use crate::backbone::{Decoder, Logits};
 use crate::error::{Error, Result};
-use crate::mix::{Pass, Route, Segments};
+use crate::mix::{Pass, Route, SeqLens};
 use crate::name::Name;
 
 /// The routes of a pass in which sequence `i` goes through the mixture of `models[i]`. Neighbours
@@ -49,7 +49,7 @@ pub fn routes<'a>(models: &[&'a Model]) -> Result<Vec<Route<'a>>> {
 pub fn logits(
     models: &[&Model],
     tokens: &[u32],
-    segments: &Segments,
+    segments: &SeqLens,
     tasks: &[Name],
 ) -> Result<Tensor> {
     let decoder = decoder(models, segments)?;
@@ -78,7 +78,7 @@ pub fn losses(models: &[&Model], batch: &Batch) -> Result<Tensor> {
 }
 
 /// The decoder that the models of a batch share.
-fn decoder<'a>(models: &[&'a Model], segments: &Segments) -> Result<&'a Decoder> {
+fn decoder<'a>(models: &[&'a Model], segments: &SeqLens) -> Result<&'a Decoder> {
     let n = segments.lens().len();
     match models.first() {
         Some(model) if models.len() == n => Ok(&model.base.decoder),

@@ -15,7 +15,7 @@ use crate::expert::BaseMatch;
 use crate::library::{Library, Members};
 use crate::mix::Mixing;
 use crate::name::Name;
-use crate::route::RouterSpec;
+use crate::route::Router;
 
 const FILE: &str = "model.json";
 /// The format that is written; 1 had neither `base_absolute` nor `library`.
@@ -39,7 +39,7 @@ pub struct Saved {
     /// Rule that combines the experts' outputs.
     pub mixing: Mixing,
     /// The router.
-    pub spec: RouterSpec,
+    pub spec: Router,
     /// The experts it routes over; all of its library where an older version did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     experts: Option<Vec<Name>>,
@@ -53,7 +53,7 @@ pub struct Saved {
 struct Pinned {
     /// The version of the library in the folder.
     version: u64,
-    /// Digest of the inputs of the router's mixture ([`RouterSpec::inputs`]).
+    /// Digest of the inputs of the router's mixture ([`Router::inputs`]).
     inputs: String,
 }
 
@@ -185,7 +185,7 @@ impl Model {
         dir: &Path,
         library: &Library,
         base: (&Base, Option<&Path>),
-        spec: RouterSpec,
+        spec: Router,
         mixing: Mixing,
     ) -> Result<()> {
         let library = &library.chosen()?;

@@ -4,7 +4,7 @@ use super::{Batch, Model};
 use crate::backbone::Cache;
 use crate::data::Tokens;
 use crate::error::{Error, Result};
-use crate::mix::{Pass, Segments};
+use crate::mix::{Pass, SeqLens};
 use crate::name::Name;
 
 impl Model {
@@ -48,7 +48,7 @@ impl Model {
         let name = Name::new("score")?;
         let batch = Batch::packed(rest.iter().map(|tokens| (tokens, name.clone())), 1);
         let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
-        let segments = Segments::after(batch.segments.lens(), &past)?;
+        let segments = SeqLens::after(batch.segments.lens(), &past)?;
         let route = self.route(&segments);
         let pass = Pass {
             tasks: &own_tasks,
@@ -84,7 +84,7 @@ impl Model {
             .zip(shared)
             .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
             .collect();
-        let segments = Segments::new(shared);
+        let segments = SeqLens::new(shared);
         let route = self.route(&segments);
         let pass = Pass {
             tasks,

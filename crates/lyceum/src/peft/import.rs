@@ -11,7 +11,7 @@ use super::keys::{Half, Key, key};
 use super::naming::Naming;
 use super::{CARD, CONFIG, OLD_WEIGHTS, WEIGHTS, folders, from_bytes};
 use crate::error::{Context, Error, Result};
-use crate::expert::{Card, Expert, Host};
+use crate::expert::{Card, Expert, TargetBase};
 use crate::lora::{Lora, LoraConfig, ends_in};
 use crate::name::{Name, Site};
 
@@ -19,7 +19,7 @@ use crate::name::{Name, Site};
 #[derive(Clone, Copy, Default)]
 pub struct Beside<'a> {
     /// Its layers; nothing is checked when absent.
-    pub host: Option<&'a Host>,
+    pub host: Option<&'a TargetBase>,
     /// Its own tensors, which tell whether a tensor saved along is one of them.
     pub tensors: Option<&'a dyn BaseTensors>,
 }
@@ -50,7 +50,7 @@ pub struct Imported {
 /// [`Error::Invalid`] naming the field of the configuration that cannot be honoured (DoRA,
 /// biases, initialisations that change the base, ...); [`Error::Mismatch`] when configuration,
 /// weights and base do not fit each other exactly.
-pub fn import(dir: &Path, name: &Name, base: Option<&Host>) -> Result<Expert> {
+pub fn import(dir: &Path, name: &Name, base: Option<&TargetBase>) -> Result<Expert> {
     let beside = Beside {
         host: base,
         tensors: None,
@@ -103,7 +103,12 @@ fn read(dir: &Path, name: &Name, base: Beside<'_>) -> Result<Imported> {
 }
 
 /// Everything together, under a card of its own.
-fn expert(layers: Layers, config: &Config, name: &Name, host: Option<&Host>) -> Result<Expert> {
+fn expert(
+    layers: Layers,
+    config: &Config,
+    name: &Name,
+    host: Option<&TargetBase>,
+) -> Result<Expert> {
     let Layers { factors, naming } = layers;
     let mut parts = BTreeMap::new();
     let mut loras = BTreeMap::new();
@@ -320,7 +325,7 @@ struct Layers {
 
 impl Layers {
     /// Weights and configuration name the same layers of the base, no more and no fewer.
-    fn fit_base(&self, config: &Config, host: &Host) -> Result<()> {
+    fn fit_base(&self, config: &Config, host: &TargetBase) -> Result<()> {
         let site = |path: &String| self.naming.base(path).map(Site::new);
         let known = |path: &String| site(path).is_some_and(|site| host.sites.contains_key(&site));
         if let Some(path) = self.factors.keys().find(|path| !known(path)) {

@@ -19,12 +19,12 @@ pub use run::run;
 
 use crate::backbone::Precision;
 use crate::error::{Context, Error, Result};
-use crate::figure::Subject;
 use crate::generate::GenerationConfig;
 use crate::lora::LoraConfig;
+use crate::metrics::RunKey;
 use crate::mix::Mixing;
 use crate::name::Name;
-use crate::route::RouterSpec;
+use crate::route::Router;
 use crate::train::TrainConfig;
 use crate::transform::{Mbc, Phatgoose};
 
@@ -109,8 +109,8 @@ impl Method {
     ///
     /// # Errors
     /// When there is no such router or a knob is out of range.
-    pub fn spec(&self) -> Result<RouterSpec> {
-        let spec = RouterSpec::named(&self.router)?
+    pub fn spec(&self) -> Result<Router> {
+        let spec = Router::named(&self.router)?
             .top_k(self.top_k)
             .temperature(self.temperature);
         spec.check().map(|()| spec)
@@ -132,9 +132,9 @@ impl Method {
     ///
     /// # Errors
     /// As [`Method::spec`].
-    pub fn subject(&self, library: &str) -> Result<Subject> {
+    pub fn subject(&self, library: &str) -> Result<RunKey> {
         let spec = self.spec()?;
-        Ok(Subject {
+        Ok(RunKey {
             method: self.router.clone(),
             name: match &self.name {
                 Some(name) => name.to_string(),

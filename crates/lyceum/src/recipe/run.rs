@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::eval::{ACCURACIES, Answers, Predictions, rouge_l};
 use crate::eval::{Answer, Prediction, RoutingProbe};
 use crate::eval::{losses_cut, mean_losses, multiple_choice, questions_cut};
-use crate::figure::{Curve, Cut, Similarity, Subject};
 use crate::library::{Library, Members};
+use crate::metrics::{Curve, Cut, RunKey, Similarity};
 use crate::mix::Mixing;
 use crate::model::Model;
 use crate::name::Name;
@@ -290,7 +290,7 @@ impl Run<'_> {
 
     /// The model's texts for the test rows, kept under a key made from `identity`, its full
     /// description.
-    fn predictions(&mut self, model: &Model, subject: &Subject, identity: &Value) -> Result<()> {
+    fn predictions(&mut self, model: &Model, subject: &RunKey, identity: &Value) -> Result<()> {
         let tag = subject.tag();
         let key = self.inputs.predictions(identity)?;
         let path = self.out.join("predictions").join(format!("{tag}.jsonl"));
@@ -311,7 +311,7 @@ impl Run<'_> {
     }
 
     /// The model's scores on the questions, kept likewise.
-    fn answers(&mut self, model: &Model, subject: &Subject, identity: &Value) -> Result<()> {
+    fn answers(&mut self, model: &Model, subject: &RunKey, identity: &Value) -> Result<()> {
         let Some(task) = self.recipe.downstream.as_deref().map(downstream_name) else {
             return Ok(());
         };
@@ -336,7 +336,7 @@ impl Run<'_> {
     }
 
     /// The loss on the test rows and, from the same pass, where the tokens went.
-    fn losses(&mut self, model: &Model, subject: &Subject, library: &Library) -> Result<()> {
+    fn losses(&mut self, model: &Model, subject: &RunKey, library: &Library) -> Result<()> {
         // In the order of the gates.
         let names = model.mixture().map_or(&[][..], |m| m.bank.names());
         let experts: Vec<(Name, Vec<Name>)> = { names.iter() }

@@ -6,7 +6,7 @@ use super::Report;
 use super::chart::{Bar, Bars, Chart, Heat, Kind, Mark, Panel, Panels, Scale};
 use super::routed;
 use super::story::{scale, subject};
-use crate::figure::{Curve, Row, Similarity};
+use crate::metrics::{Curve, Metric, Similarity};
 
 /// All charts that `report` has figures for.
 pub(super) fn charts(report: &Report) -> Vec<Chart> {
@@ -38,7 +38,7 @@ pub(super) fn chart(name: &str, title: &str, caption: String, kind: Kind) -> Cha
 
 fn means(report: &Report, task: &str, metric: &str, name: &str) -> Option<Chart> {
     let all = report.rows.iter();
-    let rows: Vec<&Row> = all
+    let rows: Vec<&Metric> = all
         .filter(|r| r.metric == metric && r.task == task)
         .collect();
     let mut libraries: Vec<&str> = Vec::new();
@@ -48,8 +48,8 @@ fn means(report: &Report, task: &str, metric: &str, name: &str) -> Option<Chart>
         }
     }
     let scale = scale(metric);
-    let place = |row: &Row| libraries.iter().position(|l| *l == row.library);
-    let bar = |row: &&Row| Bar {
+    let place = |row: &Metric| libraries.iter().position(|l| *l == row.library);
+    let bar = |row: &&Metric| Bar {
         label: row.label(),
         value: row.mean * scale,
         error: row.stderr * scale,
@@ -97,7 +97,7 @@ fn library(name: &str) -> String {
 }
 
 fn by_task(report: &Report) -> Option<Chart> {
-    let rows: Vec<&Row> = { report.rows.iter() }
+    let rows: Vec<&Metric> = { report.rows.iter() }
         .filter(|r| r.metric == "rouge-l")
         .collect();
     let tasks: BTreeSet<&str> = rows.iter().map(|r| r.task.as_str()).collect();
@@ -245,7 +245,7 @@ fn smoothed(values: &[f64]) -> Vec<f64> {
 mod tests {
     use super::super::provenance_for_tests;
     use super::*;
-    use crate::figure::Subject;
+    use crate::metrics::RunKey;
 
     #[test]
     fn bars_have_base_and_chance_and_percentages() {
@@ -254,10 +254,10 @@ mod tests {
             ("base", "", [1.0, 0.0, 0.0, 0.0]),
             ("arrow", "private", [1.0, 0.0, 1.0, 0.0]),
         ] {
-            let subject = Subject {
+            let subject = RunKey {
                 method: method.into(),
                 library: library.into(),
-                ..Subject::default()
+                ..RunKey::default()
             };
             report.rows.push(subject.row("arc-easy", "acc", &values));
         }

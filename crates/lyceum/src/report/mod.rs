@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::backbone::Base;
 use crate::error::{Error, Result};
-use crate::figure::{Curve, Cut, Routing, Row, Similarity};
+use crate::metrics::{Curve, Cut, Metric, Routing, Similarity};
 pub use draw::drawable;
 use paired::Scores;
 
@@ -36,7 +36,7 @@ pub struct Report {
     /// Its steps.
     pub stages: Vec<Stage>,
     /// Its figures.
-    pub rows: Vec<Row>,
+    pub rows: Vec<Metric>,
     /// Cosine similarities between experts.
     pub similarity: Vec<Similarity>,
     /// Routing statistics.

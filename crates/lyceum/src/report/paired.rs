@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::Report;
 use super::student::quantile;
-use crate::figure::{Row, Subject, mean_stderr};
+use crate::metrics::{Metric, RunKey, mean_stderr};
 use crate::route::Role;
 
 /// The value of each example behind a row; in a report over seeds that of each run. All rows of
@@ -39,7 +39,7 @@ fn compact<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Err
 impl Scores {
     /// The values behind the figure of `subject`.
     pub fn new(
-        subject: &Subject,
+        subject: &RunKey,
         task: &str,
         metric: &str,
         values: impl IntoIterator<Item = f64>,
@@ -48,7 +48,7 @@ impl Scores {
     }
 
     /// The values behind `row`.
-    pub(super) fn of(row: &Row, values: impl IntoIterator<Item = f64>) -> Self {
+    pub(super) fn of(row: &Metric, values: impl IntoIterator<Item = f64>) -> Self {
         let values = values.into_iter();
         Scores {
             label: row.label(),
@@ -58,7 +58,7 @@ impl Scores {
         }
     }
 
-    fn behind(&self, row: &Row) -> bool {
+    fn behind(&self, row: &Metric) -> bool {
         self.task == row.task && self.metric == row.metric && self.label == row.label()
     }
 }
@@ -141,7 +141,7 @@ pub enum Against {
     /// A router and the even mixture of the same experts.
     Uniform,
     /// Two routers over the same experts.
-    Router,
+    Gating,
     /// The same router over two libraries.
     Library,
     /// A method and the oracle over the same experts.
@@ -171,7 +171,7 @@ impl Report {
     /// Keeps the value of each example behind the figure of `subject`, for comparisons.
     pub fn scores(
         &mut self,
-        subject: &Subject,
+        subject: &RunKey,
         task: &str,
         metric: &str,
         values: impl IntoIterator<Item = f64>,
@@ -194,7 +194,7 @@ impl Report {
         for (task, metric) in measures {
             let rows = self.rows.iter();
             let of = rows.filter(|row| row.task == task && row.metric == metric);
-            let of: Vec<(&Row, &[f64])> = of
+            let of: Vec<(&Metric, &[f64])> = of
                 .filter_map(|row| {
                     let own = self.scores.iter().find(|scores| scores.behind(row))?;
                     Some((row, own.values.as_slice()))
@@ -225,7 +225,7 @@ pub(super) fn compared(task: &str, metric: &str) -> bool {
     )
 }
 
-fn between(rows: &[(&Row, &[f64])]) -> Vec<Comparison> {
+fn between(rows: &[(&Metric, &[f64])]) -> Vec<Comparison> {
     let mut found = Vec::new();
     for (i, (a, scores)) in rows.iter().enumerate() {
         for (j, (b, others)) in rows.iter().enumerate() {
@@ -247,7 +247,7 @@ fn between(rows: &[(&Row, &[f64])]) -> Vec<Comparison> {
     found
 }
 
-fn blind(row: &Row, values: &[f64], chance: f64) -> Option<Comparison> {
+fn blind(row: &Metric, values: &[f64], chance: f64) -> Option<Comparison> {
     Some(Comparison {
         against: Against::Chance,
         a: row.label(),
@@ -260,7 +260,7 @@ fn blind(row: &Row, values: &[f64], chance: f64) -> Option<Comparison> {
 
 /// The kind of comparison between `a` and `b`; `later` is `true` if `a` comes after `b`. `None` if
 /// the pair is not compared.
-fn against(a: &Row, b: &Row, later: bool) -> Option<Against> {
+fn against(a: &Metric, b: &Metric, later: bool) -> Option<Against> {
     let experts = a.library == b.library;
     let alike = experts && a.mixing == b.mixing;
     match (role(a), role(b)) {
@@ -270,14 +270,14 @@ fn against(a: &Row, b: &Row, later: bool) -> Option<Against> {
         (own, Role::Oracle) if own != Role::Oracle && experts => Some(Against::Oracle),
         _ if !later => None,
         _ if !experts => a.same_method(b).then_some(Against::Library),
-        (Role::PerToken, Role::PerToken) if alike => Some(Against::Router),
+        (Role::PerToken, Role::PerToken) if alike => Some(Against::Gating),
         _ => None,
     }
 }
 
 /// The part that a figure's method plays. A report may name a router that this process does not
 /// have; such a one decides by token.
-fn role(row: &Row) -> Role {
+fn role(row: &Metric) -> Role {
     crate::route::about(&row.method).map_or(Role::PerToken, |about| about.role)
 }
 
@@ -285,11 +285,11 @@ fn role(row: &Row) -> Role {
 mod tests {
     use super::*;
 
-    fn row(method: &str, library: &str, metric: &str) -> (Subject, String) {
-        let subject = Subject {
+    fn row(method: &str, library: &str, metric: &str) -> (RunKey, String) {
+        let subject = RunKey {
             method: method.into(),
             library: library.into(),
-            ..Subject::default()
+            ..RunKey::default()
         };
         (subject, metric.into())
     }
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(count(Against::Oracle), 4);
         assert_eq!(count(Against::Chance), 7);
         let routers: Vec<_> = { found.iter() }
-            .filter(|c| c.against == Against::Router)
+            .filter(|c| c.against == Against::Gating)
             .map(|c| (c.a.as_str(), c.b.as_str()))
             .collect();
         assert_eq!(routers, [("phatgoose (private)", "arrow (private)")]);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Report;
 use super::chart::{Chart, Heat, Kind, Lines, Mark, Scale};
 use super::charts::chart;
-use crate::figure::{LayerRouting, Routing};
+use crate::metrics::{LayerRouting, Routing};
 
 /// The charts of where tokens went.
 pub(super) fn charts(report: &Report) -> Vec<Chart> {

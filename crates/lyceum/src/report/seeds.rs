@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Report;
 use super::paired::{Scores, compared};
 use crate::error::{Error, Result};
-use crate::figure::{LayerRouting, Routing, Row, Similarity, mean_stderr};
+use crate::metrics::{LayerRouting, Metric, Routing, Similarity, mean_stderr};
 
 impl Report {
     /// The reports of one recipe under different seeds as one. Standard errors are those between
@@ -93,10 +93,10 @@ fn zip<T, U>(
     places.map(|i| join(&at(i))).collect()
 }
 
-fn row(rows: &[&Row]) -> Row {
+fn row(rows: &[&Metric]) -> Metric {
     let means: Vec<f64> = rows.iter().map(|row| row.mean).collect();
     let (mean, stderr) = mean_stderr(&means);
-    Row {
+    Metric {
         mean,
         stderr,
         n: rows.len(),
@@ -105,7 +105,7 @@ fn row(rows: &[&Row]) -> Row {
 }
 
 /// The means of the runs, in their order, which is the same for every row.
-fn scores(rows: &[&Row]) -> Scores {
+fn scores(rows: &[&Metric]) -> Scores {
     Scores::of(rows[0], rows.iter().map(|row| row.mean))
 }
 
@@ -171,16 +171,16 @@ mod tests {
     use super::super::paired::Verdict;
     use super::super::provenance_for_tests;
     use super::*;
-    use crate::figure::Subject;
+    use crate::metrics::RunKey;
 
     fn run(seed: u64, measured: &[(&str, f64)]) -> Report {
         let mut provenance = provenance_for_tests();
         provenance.seed = seed;
         let mut report = Report::new("t".into(), provenance);
         for (method, mean) in measured {
-            let subject = Subject {
+            let subject = RunKey {
                 method: (*method).into(),
-                ..Subject::default()
+                ..RunKey::default()
             };
             let values = [mean - 1.0, mean + 1.0];
             report.rows.push(subject.row("mean", "rouge-l", &values));

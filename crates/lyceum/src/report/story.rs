@@ -61,7 +61,7 @@ impl Report {
         let text = match comparison.against {
             Against::Base => "against the base",
             Against::Uniform => "against the even mixture of the same experts",
-            Against::Router => "of two routers over the same experts",
+            Against::Gating => "of two routers over the same experts",
             Against::Library => "of one router over two libraries",
             Against::Oracle => "against the oracle",
             Against::Chance => "against chance",
@@ -102,7 +102,7 @@ pub(super) fn scale(metric: &str) -> f64 {
 fn item(comparison: &Comparison) -> String {
     let scale = scale(&comparison.metric);
     let pair = match comparison.against {
-        Against::Router | Against::Library => format!("{} − {}", comparison.a, comparison.b),
+        Against::Gating | Against::Library => format!("{} − {}", comparison.a, comparison.b),
         _ => comparison.a.clone(),
     };
     let difference = comparison.difference;
@@ -114,7 +114,7 @@ fn item(comparison: &Comparison) -> String {
 mod tests {
     use super::super::provenance_for_tests;
     use super::*;
-    use crate::figure::Subject;
+    use crate::metrics::RunKey;
 
     #[test]
     fn sentences_say_what_the_pairs_say() {
@@ -124,9 +124,9 @@ mod tests {
             .collect();
         let base: Vec<f64> = (0..12).map(|i| f64::from(i) * 5.0 - 3.0).collect();
         for (method, values) in [("base", &base), ("oracle", &steady), ("uniform", &base)] {
-            let subject = Subject {
+            let subject = RunKey {
                 method: method.into(),
-                ..Subject::default()
+                ..RunKey::default()
             };
             report.rows.push(subject.row("mean", "rouge-l", values));
             report.scores(&subject, "mean", "rouge-l", values.iter().copied());

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Report;
 use super::paired::{Comparison, Verdict};
 use super::story::{scale, subject};
-use crate::figure::Row;
+use crate::metrics::Metric;
 
 /// A table as text.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,8 +39,8 @@ pub(super) fn means(report: &Report) -> Table {
     let head = ["method", "measure", "mean", "± 1 standard error", "n"];
     let mut table = Table::new("Means", &head, 2);
     table.note = "Accuracies (acc…) are percentages, loss is nats per token.".into();
-    let whole = |r: &&Row| r.task == "mean" || r.metric.starts_with("acc");
-    let mut rows: Vec<&Row> = report.rows.iter().filter(whole).collect();
+    let whole = |r: &&Metric| r.task == "mean" || r.metric.starts_with("acc");
+    let mut rows: Vec<&Metric> = report.rows.iter().filter(whole).collect();
     // One measure after another, each as the methods stand.
     let mut order: Vec<(&str, &str)> = Vec::new();
     for row in &rows {
@@ -49,7 +49,7 @@ pub(super) fn means(report: &Report) -> Table {
             order.push(measure);
         }
     }
-    let place = |row: &Row| {
+    let place = |row: &Metric| {
         let measure = (row.task.as_str(), row.metric.as_str());
         order.iter().position(|known| *known == measure)
     };
@@ -119,7 +119,7 @@ fn difference(comparison: &Comparison) -> Vec<String> {
 pub(super) fn by_task(report: &Report) -> Table {
     let rows = || report.rows.iter().filter(|r| r.metric == "rouge-l");
     let means = rows().filter(|r| r.task == "mean");
-    let labels: Vec<String> = means.map(Row::label).collect();
+    let labels: Vec<String> = means.map(Metric::label).collect();
     let mut table = Table::new("ROUGE-L by task", &["task"], 1);
     table.head.extend(labels.iter().cloned());
     let tasks: BTreeSet<&str> = rows().map(|r| r.task.as_str()).collect();

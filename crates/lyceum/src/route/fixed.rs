@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::table::{About, Role};
 use crate::error::Result;
-use crate::mix::{Gates, Pass, Router};
+use crate::mix::{Gates, Gating, Pass};
 use crate::name::Site;
 
 /// All experts with equal weights.
@@ -35,7 +35,7 @@ impl Fixed {
     }
 }
 
-impl Router for Fixed {
+impl Gating for Fixed {
     fn reads_input(&self) -> bool {
         false
     }

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use lyceum_kernels::route;
 
 use crate::error::{Error, Result};
-use crate::mix::{Gates, Pass, Router};
+use crate::mix::{Gates, Gating, Pass};
 use crate::name::{Name, Site};
 use crate::ops;
 
@@ -64,7 +64,7 @@ impl TrainedGates {
     }
 }
 
-impl Router for TrainedGates {
+impl Gating for TrainedGates {
     fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         let experts = self.experts(site, x.len(), pass)?;
         let weights = route::gate(&ops::values(self.vectors(site)?)?, &experts, x);
@@ -82,7 +82,7 @@ impl Router for TrainedGates {
         let vectors = vectors.reshape((self.owners.len(), x.dims2()?.1))?;
         let own = Tensor::from_slice(&experts, experts.len(), x.device())?;
         let dots = (x * vectors.index_select(&own, 0)?)?.sum_keepdim(1)?;
-        let weights = ops::composed::sigmoid(&dots)?; // [t, 1]
+        let weights = ops::candle::sigmoid(&dots)?; // [t, 1]
         let known = weights.flatten_all()?.to_vec1()?;
         Ok((Gates::known(1, experts, known), Some(weights)))
     }

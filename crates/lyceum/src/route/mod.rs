@@ -1,7 +1,7 @@
 //! Routers: how each token's experts and their weights are chosen.
 //!
-//! [`RouterSpec`] names a router and its settings; [`RouterSpec::mixture`] builds the
-//! [`Router`](crate::mix::Router) itself. Everything that commands, checks, recipes and reports need to know
+//! [`Router`] names a router and its settings; [`Router::mixture`] builds the
+//! [`Gating`](crate::mix::Gating) itself. Everything that commands, checks, recipes and reports need to know
 //! of a router stands in its [`About`], a constant in the router's own file, listed in [`ROUTERS`];
 //! [`register`] adds one from outside the crate. A router that needs artifacts cannot be built
 //! without them.
@@ -26,7 +26,7 @@ pub use prototype::{Prototypes, Score};
 pub use table::{About, Build, Inputs, ROUTERS, Role, about, all, register, with_setting};
 
 use crate::error::{Error, Hint, Result};
-use crate::expert::{Expert, Host};
+use crate::expert::{Expert, TargetBase};
 use crate::library::Library;
 use crate::mix::{Bank, Mixing, Mixture};
 use crate::name::Name;
@@ -34,23 +34,23 @@ use crate::name::Name;
 /// A router and its settings.
 ///
 /// ```
-/// use lyceum::route::RouterSpec;
+/// use lyceum::route::Router;
 ///
-/// let router = RouterSpec::arrow().top_k(2);
+/// let router = Router::arrow().top_k(2);
 /// assert_eq!(router.to_string(), "arrow k=2");
-/// assert_eq!(router, RouterSpec::named("arrow")?.top_k(2));
+/// assert_eq!(router, Router::named("arrow")?.top_k(2));
 /// // A setting that a router does not have is refused when the router is built or checked.
-/// assert!(RouterSpec::uniform().top_k(2).check().is_err());
+/// assert!(Router::uniform().top_k(2).check().is_err());
 /// # Ok::<(), lyceum::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
-pub struct RouterSpec {
+pub struct Router {
     about: &'static About,
     top_k: Option<usize>,
     temperature: Option<f64>,
 }
 
-impl PartialEq for RouterSpec {
+impl PartialEq for Router {
     fn eq(&self, other: &Self) -> bool {
         self.about.name == other.about.name
             && self.top_k == other.top_k
@@ -58,7 +58,7 @@ impl PartialEq for RouterSpec {
     }
 }
 
-/// The JSON of a [`RouterSpec`].
+/// The JSON of a [`Router`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Json {
@@ -69,11 +69,11 @@ struct Json {
     temperature: Option<f64>,
 }
 
-impl<'de> Deserialize<'de> for RouterSpec {
+impl<'de> Deserialize<'de> for Router {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let json = Json::deserialize(from)?;
         let about = about(&json.router).map_err(serde::de::Error::custom)?;
-        Ok(RouterSpec {
+        Ok(Router {
             top_k: json.top_k,
             temperature: json.temperature.or(about.temperature),
             about,
@@ -81,16 +81,16 @@ impl<'de> Deserialize<'de> for RouterSpec {
     }
 }
 
-impl Serialize for RouterSpec {
+impl Serialize for Router {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         self.to_value().serialize(to)
     }
 }
 
-impl RouterSpec {
+impl Router {
     /// The router of this row of the table, with its default settings.
     pub fn of(about: &'static About) -> Self {
-        RouterSpec {
+        Router {
             about,
             top_k: None,
             temperature: about.temperature,
@@ -99,27 +99,27 @@ impl RouterSpec {
 
     /// The frozen base alone.
     pub fn base() -> Self {
-        RouterSpec::of(&table::BASE)
+        Router::of(&table::BASE)
     }
 
     /// Each sequence to the expert of its own task.
     pub fn oracle() -> Self {
-        RouterSpec::of(&oracle::ORACLE)
+        Router::of(&oracle::ORACLE)
     }
 
     /// All experts with equal weights.
     pub fn uniform() -> Self {
-        RouterSpec::of(&fixed::UNIFORM)
+        Router::of(&fixed::UNIFORM)
     }
 
     /// Arrow (arXiv:2405.11157): per token, by prototypes derived from the experts' weights.
     pub fn arrow() -> Self {
-        RouterSpec::of(&prototype::ARROW)
+        Router::of(&prototype::ARROW)
     }
 
     /// PhatGOOSE (arXiv:2402.05859): per token, by gates trained after the experts.
     pub fn phatgoose() -> Self {
-        RouterSpec::of(&prototype::PHATGOOSE)
+        Router::of(&prototype::PHATGOOSE)
     }
 
     /// The router called `name`, with its default settings.
@@ -127,7 +127,7 @@ impl RouterSpec {
     /// # Errors
     /// [`Error::NotFound`] with the nearest names.
     pub fn named(name: &str) -> Result<Self> {
-        about(name).map(RouterSpec::of)
+        about(name).map(Router::of)
     }
 
     /// Sets the number of experts per token; all when unset.
@@ -241,7 +241,7 @@ impl RouterSpec {
     pub fn mixture(
         &self,
         library: &Library,
-        base: &Host,
+        base: &TargetBase,
         mixing: Mixing,
     ) -> Result<Option<Mixture>> {
         self.check()?;
@@ -274,7 +274,12 @@ impl RouterSpec {
     }
 }
 
-fn check(experts: &[Expert], library: &Library, base: &Host, top_k: Option<usize>) -> Result<()> {
+fn check(
+    experts: &[Expert],
+    library: &Library,
+    base: &TargetBase,
+    top_k: Option<usize>,
+) -> Result<()> {
     if experts.is_empty() {
         let library = library.uri();
         let text = format!("library {library} holds no expert");
@@ -291,7 +296,7 @@ fn check(experts: &[Expert], library: &Library, base: &Host, top_k: Option<usize
         .try_for_each(|expert| expert.check_base(base))
 }
 
-impl std::fmt::Display for RouterSpec {
+impl std::fmt::Display for Router {
     /// The router and every setting that was made: `arrow k=4 t=0.1`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.about.name)?;
@@ -313,11 +318,8 @@ mod tests {
     fn settings_a_router_does_not_have_are_refused_by_name() {
         for about in ROUTERS {
             for (knob, spec) in [
-                ("top_k", RouterSpec::of(about).top_k(2).check()),
-                (
-                    "temperature",
-                    RouterSpec::of(about).temperature(0.5).check(),
-                ),
+                ("top_k", Router::of(about).top_k(2).check()),
+                ("temperature", Router::of(about).temperature(0.5).check()),
             ] {
                 match about.takes(knob) {
                     true => assert!(spec.is_ok(), "{} {knob}", about.name),
@@ -334,13 +336,13 @@ mod tests {
 
     #[test]
     fn labels_show_what_was_set() {
-        let arrow = RouterSpec::arrow();
+        let arrow = Router::arrow();
         for (router, label) in [
-            (RouterSpec::uniform(), "uniform"),
+            (Router::uniform(), "uniform"),
             (arrow.top_k(2), "arrow k=2"),
             (arrow.top_k(2).temperature(1.0), "arrow k=2"),
             (arrow.top_k(4).temperature(0.1), "arrow k=4 t=0.1"),
-            (RouterSpec::phatgoose().temperature(1.0), "phatgoose t=1"),
+            (Router::phatgoose().temperature(1.0), "phatgoose t=1"),
         ] {
             assert_eq!(router.to_string(), label);
         }
@@ -350,18 +352,18 @@ mod tests {
     fn every_router_has_its_row() {
         for about in ROUTERS {
             let top_k = about.takes("top_k").then_some(2);
-            let spec = RouterSpec::named(about.name).unwrap().top_k(top_k);
+            let spec = Router::named(about.name).unwrap().top_k(top_k);
             assert_eq!(spec.about().name, about.name);
             let json = serde_json::to_value(spec).unwrap();
             assert_eq!(spec.to_value(), json);
             assert_eq!(json["router"], about.name);
-            assert_eq!(serde_json::from_value::<RouterSpec>(json).unwrap(), spec);
+            assert_eq!(serde_json::from_value::<Router>(json).unwrap(), spec);
         }
-        let error = RouterSpec::named("arow").unwrap_err().to_string();
+        let error = Router::named("arow").unwrap_err().to_string();
         assert!(error.contains("did you mean arrow"), "{error}");
-        assert!(RouterSpec::arrow().top_k(0).check().is_err());
-        assert!(RouterSpec::arrow().temperature(0.0).check().is_err());
+        assert!(Router::arrow().top_k(0).check().is_err());
+        assert!(Router::arrow().temperature(0.0).check().is_err());
         let stray = r#"{"router":"arrow","topk":2}"#;
-        assert!(serde_json::from_str::<RouterSpec>(stray).is_err());
+        assert!(serde_json::from_str::<Router>(stray).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::table::{About, Role};
 use crate::error::{Error, Result};
 use crate::expert::Expert;
-use crate::mix::{Gates, Pass, Router};
+use crate::mix::{Gates, Gating, Pass};
 use crate::name::{Name, Site};
 
 /// Each sequence to the expert of its own task.
@@ -75,7 +75,7 @@ impl Oracle {
     }
 }
 
-impl Router for Oracle {
+impl Gating for Oracle {
     fn reads_input(&self) -> bool {
         false
     }

@@ -14,9 +14,9 @@ use super::table::{About, Inputs, Role};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::expert::Expert;
-use crate::mix::{Gates, Pass, Router};
+use crate::mix::{Gates, Gating, Pass};
 use crate::name::{Name, Site};
-use crate::ops::composed::Placed;
+use crate::ops::candle::Placed;
 
 /// `|x . p|` against the top singular direction of each expert's update.
 pub(super) const ARROW: About = About {
@@ -48,7 +48,7 @@ pub(super) const PHATGOOSE: About = About {
     }),
 };
 
-fn built(inputs: &Inputs<'_>, score: Score) -> Result<Arc<dyn Router>> {
+fn built(inputs: &Inputs<'_>, score: Score) -> Result<Arc<dyn Gating>> {
     let prototypes = Prototypes::new(inputs.experts, inputs.artifacts, score, inputs.top_k)?;
     Ok(Arc::new(prototypes))
 }
@@ -191,7 +191,7 @@ impl Prototypes {
     }
 }
 
-impl Router for Prototypes {
+impl Gating for Prototypes {
     fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
         let (directions, score, temperature, k) = self.at(site, x.len(), pass)?;
         let to = route::Directions {

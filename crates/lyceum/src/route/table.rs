@@ -7,7 +7,7 @@ use super::{fixed, oracle, prototype};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::expert::Expert;
-use crate::mix::Router;
+use crate::mix::Gating;
 use crate::name::Name;
 
 /// The part a router plays where methods are compared.
@@ -37,7 +37,7 @@ pub struct Inputs<'a> {
 }
 
 /// Builds a router.
-pub type Build = fn(&Inputs<'_>) -> Result<Arc<dyn Router>>;
+pub type Build = fn(&Inputs<'_>) -> Result<Arc<dyn Gating>>;
 
 /// One row of the table of routers.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +103,7 @@ static REGISTERED: RwLock<Vec<&'static About>> = RwLock::new(Vec::new());
 ///
 /// ```
 /// use std::sync::Arc;
-/// use lyceum::route::{self, About, Fixed, Role, RouterSpec};
+/// use lyceum::route::{self, About, Fixed, Role, Router};
 ///
 /// static FIRST: About = About {
 ///     name: "first",
@@ -119,7 +119,7 @@ static REGISTERED: RwLock<Vec<&'static About>> = RwLock::new(Vec::new());
 ///     }),
 /// };
 /// route::register(&FIRST)?;
-/// assert_eq!(RouterSpec::named("first")?.to_string(), "first");
+/// assert_eq!(Router::named("first")?.to_string(), "first");
 /// # Ok::<(), lyceum::Error>(())
 /// ```
 pub fn register(about: &'static About) -> Result<()> {

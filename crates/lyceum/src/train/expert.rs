@@ -16,7 +16,7 @@ use crate::backbone::Base;
 use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
 use crate::lora::{Lora, LoraConfig};
-use crate::mix::{Bank, Gates, Mixing, Mixture, Pass, Router};
+use crate::mix::{Bank, Gates, Gating, Mixing, Mixture, Pass};
 use crate::name::{Name, Site};
 use crate::progress::Progress;
 use crate::rng::Rng;
@@ -25,7 +25,7 @@ use crate::rng::Rng;
 #[derive(Debug)]
 pub(super) struct Own(pub(super) Vec<Name>);
 
-impl Router for Own {
+impl Gating for Own {
     fn reads_input(&self) -> bool {
         false
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use lyceum::backbone::{Base, Message, Precision, families};
 use lyceum::generate::{GenerationConfig, ignore};
-use lyceum::mix::{Pass, Segments};
+use lyceum::mix::{Pass, SeqLens};
 use serde_json::json;
 
 use crate::families::{
@@ -311,7 +311,7 @@ fn sequences_end_where_the_positions_do() {
     ] {
         let base = base_of("llama", &changed("llama", &changes));
         assert_eq!(base.decoder.config().max_position_embeddings, longest);
-        let segments = Segments::new(&[longest + 1]);
+        let segments = SeqLens::new(&[longest + 1]);
         let tokens = vec![3; longest + 1];
         let result = base.decoder.hidden(&tokens, None, &Pass::new(&segments));
         assert!(result.unwrap_err().to_string().contains("positions"));
@@ -322,7 +322,7 @@ fn sequences_end_where_the_positions_do() {
 fn sequences_continue_what_is_in_the_cache() {
     let base = base_of("llama", &changed("llama", &json!({})));
     let hidden = |past: &[usize], cache: Option<&mut lyceum::backbone::Cache>| {
-        let segments = Segments::after(&[2, 1], past).unwrap();
+        let segments = SeqLens::after(&[2, 1], past).unwrap();
         let result = base
             .decoder
             .hidden(&[3, 4, 5], cache, &Pass::new(&segments));

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use lyceum::backbone::{Base, Precision, Summary};
+use lyceum::backbone::{Base, BaseInfo, Precision};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
@@ -109,7 +109,7 @@ fn a_summary_lists_what_the_owner_may_not_expect() {
     write(&dir.path().join(ONE), &all, DType::F32);
     let index = json!({ "weight_map": { "x": "gone.safetensors" } }).to_string();
     std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
-    let summary = Summary::open(dir.path()).unwrap();
+    let summary = BaseInfo::open(dir.path()).unwrap();
     let base = Base::open(dir.path(), Precision::F32).unwrap();
     assert_eq!(summary.notes, base.notes);
     assert_eq!(base.notes.len(), 2);
@@ -123,7 +123,7 @@ fn a_summary_lists_what_the_owner_may_not_expect() {
         "{:?}",
         base.notes
     );
-    assert_eq!(Summary::of(&base).unwrap().notes, base.notes);
+    assert_eq!(BaseInfo::of(&base).unwrap().notes, base.notes);
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use lyceum::backbone::{Base, Cache, Logits, Place, Precision, families};
+use lyceum::backbone::{Base, Cache, LoadOptions, Logits, Precision, families};
 use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::Lora;
-use lyceum::mix::{Bank, Mixing, Mixture, Pass, Route, Segments};
+use lyceum::mix::{Bank, Mixing, Mixture, Pass, Route, SeqLens};
 use lyceum::route::Fixed;
 use lyceum::{Name, Site};
 
@@ -29,7 +29,7 @@ pub(crate) fn tensors(path: &Path) -> Tensors {
 }
 
 /// A family's base at one of [`places`], with another configuration, if there is one.
-pub(crate) fn placed(family: &str, config: Option<&[u8]>, place: Place) -> Base {
+pub(crate) fn placed(family: &str, config: Option<&[u8]>, place: LoadOptions) -> Base {
     let read = |name: &str| std::fs::read(folder(family).join(name)).unwrap();
     let own = read("config.json");
     let (config, weights) = (config.unwrap_or(&own), read("model.safetensors"));
@@ -45,8 +45,8 @@ pub(crate) fn base(family: &str) -> Base {
 }
 
 /// The kernels, and candle's operations, both on the processor.
-pub(crate) fn places() -> [Place; 2] {
-    let composed = Place::composed(Precision::F32, &Device::Cpu);
+pub(crate) fn places() -> [LoadOptions; 2] {
+    let composed = LoadOptions::candle(Precision::F32, &Device::Cpu);
     [Precision::F32.into(), composed]
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn sequences(golden: &Tensors) -> [Vec<u32>; 2] {
 /// Logits `[t, v]` of packed sequences.
 pub(crate) fn logits(base: &Base, sequences: &[Vec<u32>], mixture: Option<&Mixture>) -> Tensor {
     let lens: Vec<usize> = sequences.iter().map(Vec::len).collect();
-    let segments = Segments::new(&lens);
+    let segments = SeqLens::new(&lens);
     let routes = Route::all(&segments, mixture);
     let pass = Pass {
         routes: routes.as_slice(),
@@ -188,7 +188,7 @@ fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
         assert!(off < 1e-5, "{family}: loss {off}");
         // The same with only these rows wanted of the last block, and logits some at a time.
         let lens = both.each_ref().map(Vec::len);
-        let segments = Segments::new(&lens);
+        let segments = SeqLens::new(&lens);
         let routes = Route::all(&segments, &mixture);
         let pass = Pass {
             routes: routes.as_slice(),
@@ -230,7 +230,7 @@ fn adapters_imported_from_peft_route_as_peft_computes() {
 /// Feeds tokens `some` at a time and gives the logits of all.
 fn in_pieces(base: &Base, cache: &mut Cache, tokens: &[u32], some: usize) -> Tensor {
     let piece = |piece: &[u32], cache: &mut Cache| {
-        let segments = Segments::after(&[piece.len()], cache.lens()).unwrap();
+        let segments = SeqLens::after(&[piece.len()], cache.lens()).unwrap();
         let pass = Pass::new(&segments);
         let hidden = base.decoder.hidden(piece, Some(cache), &pass).unwrap();
         base.decoder.logits(&hidden, Logits::All).unwrap()

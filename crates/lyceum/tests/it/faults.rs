@@ -8,7 +8,7 @@ use crate::library::{Committed, checked};
 use crate::remote::complaint;
 use crate::servers::http::Response;
 use crate::servers::{self, hub::TOKEN, s3};
-use crate::store_laws::Place;
+use crate::store_laws::Backend;
 use crate::work::Work;
 
 /// The library at `uri` holds `prefix`0, `prefix`1, ... of seed 1, `count` of them, in `versions`
@@ -24,7 +24,7 @@ fn holds(work: &Work, uri: &str, prefix: &str, (count, versions): (u64, u64)) {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_that_refuses_writers_loses_nothing() {
-    for (place, bucket) in [Place::s3(), Place::gcs()] {
+    for (place, bucket) in [Backend::s3(), Backend::gcs()] {
         let work = Work::new(&place.vars);
         let add = |what: &str| format!("add {} {what} 1 1 1", place.uri);
         work.done(&format!("add {} e 1 3 1", place.uri));
@@ -95,7 +95,7 @@ fn a_bucket_that_refuses_writers_loses_nothing() {
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn what_was_written_although_the_answer_was_lost_is_known_again() {
     for lost in [s3::error(500, "InternalError"), Response::reset()] {
-        for (place, bucket) in [Place::s3(), Place::gcs()] {
+        for (place, bucket) in [Backend::s3(), Backend::gcs()] {
             let work = Work::new(&place.vars);
             for part in ["library.json", "probe/", "objects/", "versions/000"] {
                 bucket.lose(&format!("PUT /lib/a/é/{part}"), 2, lost.clone());
@@ -103,7 +103,7 @@ fn what_was_written_although_the_answer_was_lost_is_known_again() {
             work.done(&format!("add {} e 1 3 1", place.uri));
             holds(&work, &place.uri, "e", (3, 3));
         }
-        let (place, hub) = Place::hub();
+        let (place, hub) = Backend::hub();
         let work = Work::new(&place.vars);
         hub.lose("POST /api/repos/create", 1, lost.clone());
         hub.lose("/commit/", 3, lost.clone());
@@ -115,7 +115,7 @@ fn what_was_written_although_the_answer_was_lost_is_known_again() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_that_refuses_commits_loses_nothing() {
-    let (place, hub) = Place::hub();
+    let (place, hub) = Backend::hub();
     let work = Work::new(&place.vars);
     work.done(&format!("add {} e 1 3 1", place.uri));
     let add = format!("add {} f 1 1 1", place.uri);
@@ -148,7 +148,7 @@ fn a_hub_that_refuses_commits_loses_nothing() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn an_azure_key_that_is_wrong_or_has_expired_is_said() {
-    let Some(place) = Place::azurite() else {
+    let Some(place) = Backend::azurite() else {
         return;
     };
     let work = Work::new(&place.vars);
@@ -188,7 +188,7 @@ fn a_full_disk_loses_nothing() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_remote_place_is_read_where_there_is_no_room_to_keep_copies() {
-    let (place, _bucket) = Place::s3();
+    let (place, _bucket) = Backend::s3();
     Work::new(&place.vars).done(&format!("add {} e 1 3 1", place.uri));
     let full = Work::new(&place.vars).under("trap '' XFSZ; ulimit -f 0;");
     let said = full.done(&format!("list {}", place.uri));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor, lowest first. A folder counts as one module.
 const FLOORS: &[&[&str]] = &[
     &[
-        "device", "digest", "error", "feature", "figure", "file", "name", "progress", "rng",
+        "device", "digest", "error", "feature", "metrics", "file", "name", "progress", "rng",
     ],
     &[
         "artifact", "expert", "library", "lora", "mttl", "peft", "store", "torch",

@@ -292,7 +292,7 @@ fn one_network_in_other_bytes_keeps_its_family_fingerprint() {
             folder.family_fingerprint().unwrap()
         );
         assert_eq!(base.host().family_fingerprint, base.family_fingerprint);
-        let summary = lyceum::backbone::Summary::open(&path).unwrap();
+        let summary = lyceum::backbone::BaseInfo::open(&path).unwrap();
         assert_eq!(summary.family_fingerprint, base.family_fingerprint);
         assert!(bytes.insert(base.fingerprint), "other bytes");
     }

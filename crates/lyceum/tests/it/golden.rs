@@ -13,7 +13,7 @@ use lyceum::data::{Dataset, Tokens};
 use lyceum::expert::{Card, Expert};
 use lyceum::library::Library;
 use lyceum::lora::{Lora, LoraConfig};
-use lyceum::mix::Segments;
+use lyceum::mix::SeqLens;
 use lyceum::model::Batch;
 use lyceum::name::Site;
 use lyceum::store::Put;
@@ -170,9 +170,9 @@ impl Rows {
         self.examples.iter().flat_map(|e| e.ids.clone()).collect()
     }
 
-    pub(crate) fn segments(&self) -> Segments {
+    pub(crate) fn segments(&self) -> SeqLens {
         let lens: Vec<usize> = self.examples.iter().map(|e| e.ids.len()).collect();
-        Segments::new(&lens)
+        SeqLens::new(&lens)
     }
 }
 

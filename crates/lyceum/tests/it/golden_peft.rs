@@ -7,11 +7,11 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use lyceum::backbone::Precision;
 use lyceum::expert::Expert;
-use lyceum::mix::{Mixing, Segments};
+use lyceum::mix::{Mixing, SeqLens};
 use lyceum::model::Model;
 use lyceum::name::Site;
 use lyceum::peft::{CONFIG, WEIGHTS, import};
-use lyceum::route::RouterSpec;
+use lyceum::route::Router;
 use lyceum::store::Put;
 use serde_json::{Value, json};
 
@@ -28,14 +28,12 @@ fn taken(adapter: &str) -> Expert {
 fn logits(expert: &Expert, rows: &[Vec<i64>]) -> Tensor {
     let library = golden::empty_library();
     library.add(expert, Put::New).unwrap();
-    let spec = RouterSpec::oracle();
+    let spec = Router::oracle();
     let model = Model::routed(golden::base(), &library, &spec, Mixing::Outputs).unwrap();
     let tokens: Vec<u32> = rows.iter().flatten().map(|&id| id as u32).collect();
     let lens: Vec<usize> = rows.iter().map(Vec::len).collect();
     let tasks = vec![expert.card.name.clone(); rows.len()];
-    model
-        .logits(&tokens, &Segments::new(&lens), &tasks)
-        .unwrap()
+    model.logits(&tokens, &SeqLens::new(&lens), &tasks).unwrap()
 }
 
 #[test]
@@ -326,7 +324,7 @@ fn without_its_base_an_adapter_is_routed_where_all_its_sites_fit() {
     assert_eq!(expert.card.base, None);
     let library = golden::empty_library();
     library.add(&expert, Put::New).unwrap();
-    let spec = RouterSpec::uniform();
+    let spec = Router::uniform();
     let route = |base| Model::routed(base, &library, &spec, Mixing::Outputs);
     assert!(route(golden::base()).is_ok());
     let other = std::sync::Arc::new(crate::shipped::base(Precision::F32));

@@ -3,7 +3,7 @@
 use lyceum::Name;
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
-use lyceum::route::RouterSpec;
+use lyceum::route::Router;
 
 use crate::golden;
 
@@ -56,7 +56,7 @@ pub(crate) const METHODS: &[Method] = &[
 /// The model of one of [`METHODS`] over the golden experts.
 pub(crate) fn model(library: &lyceum::library::Library, method: &str) -> Model {
     let row = METHODS.iter().find(|row| row.0 == method).unwrap();
-    let spec = RouterSpec::named(row.1).unwrap();
+    let spec = Router::named(row.1).unwrap();
     let spec = spec.top_k(row.2).temperature(row.3);
     Model::routed(golden::base(), library, &spec, row.4).unwrap()
 }

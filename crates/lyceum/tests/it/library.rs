@@ -13,7 +13,7 @@ use lyceum::store::Put;
 use lyceum::{Name, Site};
 
 use crate::servers::Vars;
-use crate::store_laws::{self, Place};
+use crate::store_laws::{self, Backend};
 use crate::work::{JOB, Work, said};
 
 pub(crate) fn expert(name: &str, seed: u64) -> Expert {
@@ -286,14 +286,14 @@ fn writers_killed_at_random_lose_nothing_200() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn writers_of_a_hub_killed_at_random_lose_nothing() {
-    let (place, _hub) = Place::hub();
+    let (place, _hub) = Backend::hub();
     killed_at_random(&place.uri, &place.vars, 6, REMOTE);
 }
 
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn writers_of_a_bucket_killed_at_random_lose_nothing() {
-    let (place, _s3) = Place::s3();
+    let (place, _s3) = Backend::s3();
     killed_at_random(&place.uri, &place.vars, 6, REMOTE);
 }
 
@@ -304,16 +304,16 @@ fn writers_of_remote_stores_killed_at_random_lose_nothing_200() {
 }
 
 /// Does `work` on a hub, two buckets, moto and Azurite.
-fn on_remote_stores(work: impl Fn(&Place)) {
-    let (hub, _hub) = Place::hub();
-    let (s3, _s3) = Place::s3();
-    let (gcs, _gcs) = Place::gcs();
+fn on_remote_stores(work: impl Fn(&Backend)) {
+    let (hub, _hub) = Backend::hub();
+    let (s3, _s3) = Backend::s3();
+    let (gcs, _gcs) = Backend::gcs();
     let places = [
         Some(hub),
         Some(s3),
         Some(gcs),
-        Place::moto(),
-        Place::azurite(),
+        Backend::moto(),
+        Backend::azurite(),
     ];
     for place in places.into_iter().flatten() {
         work(&place);
@@ -362,7 +362,7 @@ fn eight_processes_add_at_once() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn eight_processes_add_to_a_hub_at_once() {
-    let (place, hub) = Place::hub();
+    let (place, hub) = Backend::hub();
     many_writers(&place.uri, &place.vars, 8, 5);
     // The folders PEFT loads changed with every version.
     let files = hub.files("tester/lib");
@@ -383,14 +383,14 @@ fn eight_processes_add_to_a_hub_at_once() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn eight_processes_add_to_a_bucket_at_once() {
-    let (place, _s3) = Place::s3();
+    let (place, _s3) = Backend::s3();
     many_writers(&place.uri, &place.vars, 8, 5);
 }
 
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn eight_processes_add_to_moto_and_azurite_at_once() {
-    for place in [Place::moto(), Place::azurite()].into_iter().flatten() {
+    for place in [Backend::moto(), Backend::azurite()].into_iter().flatten() {
         many_writers(&place.uri, &place.vars, 8, 3);
     }
 }

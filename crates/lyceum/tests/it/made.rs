@@ -10,11 +10,11 @@ use lyceum::backbone::{Base, Precision};
 use lyceum::expert::Expert;
 use lyceum::library::{Library, Members};
 use lyceum::lora::{Lora, LoraConfig};
-use lyceum::mix::{Mixing, Segments};
+use lyceum::mix::{Mixing, SeqLens};
 use lyceum::model::Model;
 use lyceum::name::Site;
 use lyceum::rng::Rng;
-use lyceum::route::{self, RouterSpec};
+use lyceum::route::{self, Router};
 use lyceum::store::Put;
 
 use crate::golden;
@@ -72,7 +72,7 @@ pub(crate) fn library(experts: &[Expert]) -> Library {
 /// one.
 pub(crate) fn routed(library: &Library, router: &str, top_k: Option<usize>, how: Mixing) -> Model {
     let takes = route::about(router).unwrap().takes("top_k");
-    let spec = RouterSpec::named(router).unwrap();
+    let spec = Router::named(router).unwrap();
     let spec = spec.top_k(top_k.filter(|_| takes));
     let library = library.members(&Members::All).unwrap();
     Model::routed(golden::base(), &library, &spec, how).unwrap()
@@ -94,9 +94,9 @@ impl Text {
         }
     }
 
-    pub(crate) fn segments(&self) -> Segments {
+    pub(crate) fn segments(&self) -> SeqLens {
         let lens: Vec<usize> = self.rows.iter().map(Vec::len).collect();
-        Segments::new(&lens)
+        SeqLens::new(&lens)
     }
 
     pub(crate) fn tokens(&self) -> Vec<u32> {
@@ -112,7 +112,7 @@ impl Text {
 
     /// Logits of row `i` alone.
     pub(crate) fn alone(&self, model: &Model, i: usize) -> Tensor {
-        let segments = Segments::new(&[self.rows[i].len()]);
+        let segments = SeqLens::new(&[self.rows[i].len()]);
         model
             .logits(&self.rows[i], &segments, &self.tasks[i..=i])
             .unwrap()

@@ -10,8 +10,8 @@
 
 mod adapters;
 mod bases;
+mod candle;
 mod checkpoints;
-mod composed;
 mod config_fields;
 mod data;
 mod families;

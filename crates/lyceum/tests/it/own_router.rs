@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lyceum::check;
 use lyceum::library::Library;
-use lyceum::route::{self, About, Prototypes, Role, RouterSpec, Score};
+use lyceum::route::{self, About, Prototypes, Role, Router, Score};
 use serde_json::json;
 
 use crate::recipes::{place, run, whole};
@@ -29,12 +29,9 @@ static COMPASS: About = About {
 fn a_router_added_from_outside_is_one_of_them() {
     route::register(&COMPASS).unwrap();
     assert!(route::register(&COMPASS).is_err(), "its name is taken");
-    let error = RouterSpec::named("compas").unwrap_err().to_string();
+    let error = Router::named("compas").unwrap_err().to_string();
     assert!(error.contains("did you mean compass"), "{error}");
-    let error = RouterSpec::named("compass")
-        .unwrap()
-        .temperature(2.0)
-        .check();
+    let error = Router::named("compass").unwrap().temperature(2.0).check();
     let error = error.unwrap_err().to_string();
     assert!(
         error.contains("`compass` has no setting `temperature`"),
@@ -50,7 +47,8 @@ fn a_router_added_from_outside_is_one_of_them() {
     ]);
     let out = dir.path().join("out");
     let (report, _) = run(&recipe, dir.path(), &out).unwrap();
-    let label = |row: &lyceum::figure::Row| row.method == "compass" && row.name == "compass k=1";
+    let label =
+        |row: &lyceum::metrics::Metric| row.method == "compass" && row.name == "compass k=1";
     assert!(report.rows.iter().any(label), "{:?}", report.rows);
     // It decides by token, so the report shows where tokens went, and what the prototypes are.
     assert!(
@@ -69,10 +67,10 @@ fn a_router_added_from_outside_is_one_of_them() {
     assert!(page.contains("compass k=1"), "{page}");
 
     // A saved specification is read again, and what it needs is checked.
-    let spec = RouterSpec::named("compass").unwrap().top_k(1);
+    let spec = Router::named("compass").unwrap().top_k(1);
     let json = serde_json::to_string(&spec).unwrap();
     assert_eq!(json, r#"{"router":"compass","top_k":1}"#);
-    assert_eq!(serde_json::from_str::<RouterSpec>(&json).unwrap(), spec);
+    assert_eq!(serde_json::from_str::<Router>(&json).unwrap(), spec);
     let library = Library::open(out.join("libraries/private").to_str().unwrap()).unwrap();
     let found = check::check(&library, None).unwrap();
     assert!(

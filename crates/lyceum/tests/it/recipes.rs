@@ -427,7 +427,7 @@ fn methods_are_what_their_routers_settings_are() {
     let out = dir.path().join("out");
     let (report, said) = run(&recipe, dir.path(), &out).unwrap();
     let means = { report.rows.iter() }.filter(|r| r.task == "mean" && r.metric == "rouge-l");
-    let labels: Vec<String> = means.map(lyceum::figure::Row::label).collect();
+    let labels: Vec<String> = means.map(lyceum::metrics::Metric::label).collect();
     assert_eq!(
         labels,
         [

@@ -3,7 +3,7 @@
 use crate::servers::http::Response;
 use crate::servers::s3::{SECRET, error};
 use crate::servers::{self, hub::TOKEN};
-use crate::store_laws::Place;
+use crate::store_laws::Backend;
 use crate::work::Work;
 
 /// The error message of a process that fails at `job`; it must not contain a secret.
@@ -16,7 +16,7 @@ pub(crate) fn complaint(work: &Work, job: &str) -> String {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_that_refuses_is_understood() {
-    let (place, s3) = Place::s3();
+    let (place, s3) = Backend::s3();
     let work = Work::new(&place.vars);
     let list = format!("list {}", place.uri);
     work.done(&format!("add {} e 1 3 1", place.uri));
@@ -78,7 +78,7 @@ fn a_bucket_that_refuses_is_understood() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_that_is_not_there_is_no_empty_library() {
-    let (place, _s3) = Place::s3();
+    let (place, _s3) = Backend::s3();
     let work = Work::new(&place.vars);
     let said = complaint(&work, "add s3://nowhere/lib e 1 1 1");
     assert!(
@@ -127,7 +127,7 @@ fn settings_that_cannot_be_used_are_not_repeated() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn keys_come_from_the_profile_in_use() {
-    let (place, _s3) = Place::s3();
+    let (place, _s3) = Backend::s3();
     let url = &place.vars[0].1;
     let work = Work::new(&vec![("AWS_PROFILE", "lab".into())]);
     let dir = work.home().join(".aws");
@@ -146,7 +146,7 @@ fn keys_come_from_the_profile_in_use() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn broken_downloads_are_repeated_and_then_told() {
-    let (place, s3) = Place::s3();
+    let (place, s3) = Backend::s3();
     let fresh = || Work::new(&place.vars);
     fresh().done(&format!("add {} e 1 1 1", place.uri));
     let list = format!("list {}", place.uri);
@@ -170,7 +170,7 @@ fn broken_downloads_are_repeated_and_then_told() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn damaged_objects_are_refused_and_not_kept() {
-    let (place, s3) = Place::s3();
+    let (place, s3) = Backend::s3();
     let work = Work::new(&place.vars);
     work.done(&format!("add {} e 1 1 1", place.uri));
     let reader = Work::new(&place.vars);
@@ -189,7 +189,7 @@ fn damaged_objects_are_refused_and_not_kept() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_damaged_object_behind_a_good_copy_is_found() {
-    let (place, s3) = Place::s3();
+    let (place, s3) = Backend::s3();
     let work = Work::new(&place.vars);
     s3.asked();
     work.done(&format!("add {} e 1 2 2", place.uri));
@@ -227,7 +227,7 @@ fn a_damaged_object_behind_a_good_copy_is_found() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_new_library_is_tried_once_and_its_marker_asked_for_once() {
-    let (place, s3) = Place::s3();
+    let (place, s3) = Backend::s3();
     let work = Work::new(&place.vars);
     for (marker, probes) in [([1, 1], 7), ([1, 0], 7)] {
         s3.asked();
@@ -245,7 +245,7 @@ fn a_new_library_is_tried_once_and_its_marker_asked_for_once() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_cache_is_read_verified_and_serves_offline() {
-    let (place, s3) = Place::s3();
+    let (place, s3) = Backend::s3();
     let list = format!("list {}", place.uri);
     Work::new(&place.vars).done(&format!("add {} e 1 5 1", place.uri));
     let work = Work::new(&place.vars);
@@ -278,7 +278,7 @@ fn a_cache_is_read_verified_and_serves_offline() {
     }
     assert!(damaged >= 5, "{damaged}");
     assert!(work.done(&list).contains("listed 5"));
-    let (hub_place, hub) = Place::hub();
+    let (hub_place, hub) = Backend::hub();
     let work = Work::new(&hub_place.vars);
     Work::new(&hub_place.vars).done(&format!("add {} e 1 5 1", hub_place.uri));
     let list = format!("list {}", hub_place.uri);
@@ -296,7 +296,7 @@ fn a_cache_is_read_verified_and_serves_offline() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_that_refuses_is_understood() {
-    let (place, hub) = Place::hub();
+    let (place, hub) = Backend::hub();
     let work = Work::new(&place.vars);
     let list = format!("list {}", place.uri);
     let said = complaint(&work, &list);

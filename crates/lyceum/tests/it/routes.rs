@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor, Var};
 use lyceum::Name;
-use lyceum::backbone::{Base, Logits, Place, Precision};
+use lyceum::backbone::{Base, LoadOptions, Logits, Precision};
 use lyceum::data::Tokens;
 use lyceum::expert::Expert;
 use lyceum::lora::{Lora, LoraConfig};
-use lyceum::mix::{Bank, Gates, Mixing, Mixture, Pass, Probe, Route, Segments};
+use lyceum::mix::{Bank, Gates, Mixing, Mixture, Pass, Probe, Route, SeqLens};
 use lyceum::model::{Batch, Model, multi};
 use lyceum::name::Site;
-use lyceum::route::{Fixed, RouterSpec};
+use lyceum::route::{Fixed, Router};
 
 use crate::golden;
 use crate::made::{self, Text};
@@ -37,20 +37,20 @@ fn models(base: &Arc<Base>) -> Vec<Model> {
         made::library(&mixed::experts()),
     ];
     let (outputs, factors) = (Mixing::Outputs, Mixing::Factors);
-    let of = |library: usize, router: RouterSpec, mixing: Mixing| {
+    let of = |library: usize, router: Router, mixing: Mixing| {
         Model::routed(base.clone(), &libraries[library], &router, mixing).unwrap()
     };
     vec![
-        of(0, RouterSpec::base(), outputs),
-        of(0, RouterSpec::oracle(), outputs),
-        of(0, RouterSpec::uniform(), outputs),
-        of(0, RouterSpec::uniform(), factors),
-        of(0, RouterSpec::arrow().top_k(2), outputs),
-        of(1, RouterSpec::arrow().top_k(2), factors),
-        of(1, RouterSpec::phatgoose().top_k(1), outputs),
-        of(1, RouterSpec::oracle(), outputs),
-        of(2, RouterSpec::arrow(), outputs),
-        of(2, RouterSpec::phatgoose().top_k(2), outputs),
+        of(0, Router::base(), outputs),
+        of(0, Router::oracle(), outputs),
+        of(0, Router::uniform(), outputs),
+        of(0, Router::uniform(), factors),
+        of(0, Router::arrow().top_k(2), outputs),
+        of(1, Router::arrow().top_k(2), factors),
+        of(1, Router::phatgoose().top_k(1), outputs),
+        of(1, Router::oracle(), outputs),
+        of(2, Router::arrow(), outputs),
+        of(2, Router::phatgoose().top_k(2), outputs),
     ]
 }
 
@@ -62,7 +62,7 @@ fn ordered(models: &[Model]) -> Vec<&Model> {
 }
 
 /// The rows of sequence `i` of `all`.
-fn rows(all: &Tensor, segments: &Segments, i: usize) -> Vec<Vec<f32>> {
+fn rows(all: &Tensor, segments: &SeqLens, i: usize) -> Vec<Vec<f32>> {
     let from: usize = segments.lens()[..i].iter().sum();
     let own = all.narrow(0, from, segments.lens()[i]).unwrap();
     own.to_vec2().unwrap()
@@ -117,7 +117,7 @@ fn losses_of_many_mixtures_equal_those_of_separate_passes_bit_for_bit() {
 
 #[test]
 fn composed_of_candles_operations_many_mixtures_equal_separate_passes() {
-    let place = Place::composed(Precision::F32, &Device::Cpu);
+    let place = LoadOptions::candle(Precision::F32, &Device::Cpu);
     let base = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap();
     let (text, models) = (Text::new(&TASKS), models(&Arc::new(base)));
     let (segments, each) = (text.segments(), ordered(&models));
@@ -158,7 +158,7 @@ fn decoded(base: &Base, models: &[&Model], text: &Text, enters: &[usize]) -> Vec
         let tokens = { live.iter().zip(&lens) }
             .flat_map(|(&(i, done), len)| &text.rows[i][done..done + len]);
         let tokens: Vec<u32> = tokens.copied().collect();
-        let segments = Segments::after(&lens, cache.lens()).unwrap();
+        let segments = SeqLens::after(&lens, cache.lens()).unwrap();
         let own: Vec<&Model> = live.iter().map(|&(i, _)| models[i]).collect();
         let tasks: Vec<Name> = live.iter().map(|&(i, _)| text.tasks[i].clone()).collect();
         let routes = multi::routes(&own).unwrap();
@@ -272,7 +272,7 @@ fn gradients_through_several_routes_are_the_sums_of_those_through_each() {
     // The first mixture twice, with the base and the other between.
     let route = |sequences, mixture| Route { sequences, mixture };
     let routes = [route(0..1, &one), route(2..4, &other), route(4..5, &one)];
-    let place = Place::composed(Precision::F32, &Device::Cpu);
+    let place = LoadOptions::candle(Precision::F32, &Device::Cpu);
     let composed = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap();
     for (base, recompute) in [
         (&*golden::base(), false),

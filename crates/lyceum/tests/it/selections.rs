@@ -7,7 +7,7 @@ use lyceum::expert::Expert;
 use lyceum::library::{Library, Members};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::Mixing;
-use lyceum::route::RouterSpec;
+use lyceum::route::Router;
 use lyceum::store::{Memory, Put, Store};
 use lyceum::{Error, Result};
 
@@ -92,7 +92,7 @@ fn a_router_reads_only_its_selection_and_each_thing_once() {
         (Members::Trained, &["a1", "a2", "b3", "b4", "b5"]),
         (Members::All, &["a1", "a2", "all", "b3", "b4", "b5"]),
     ] {
-        for router in [RouterSpec::uniform(), RouterSpec::arrow().top_k(2)] {
+        for router in [Router::uniform(), Router::arrow().top_k(2)] {
             store.reads.lock().unwrap().clear();
             let library = Library::over(store.clone(), false).unwrap();
             let library = library.members(&members).unwrap();

@@ -12,10 +12,10 @@ use lyceum::data::{Dataset, Example, Split};
 use lyceum::eval::{Answer, mean_losses, multiple_choice};
 use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
-use lyceum::mix::{Mixing, Segments};
+use lyceum::mix::{Mixing, SeqLens};
 use lyceum::model::Model;
 use lyceum::progress::NoProgress;
-use lyceum::route::RouterSpec;
+use lyceum::route::Router;
 use lyceum::store::Put;
 use lyceum::train::{Job, TrainConfig, experts};
 use lyceum::transform::{Phatgoose, arrow, phatgoose};
@@ -99,7 +99,7 @@ fn same_logits(model: &Model, texts: &[Text]) {
         let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
         assert_eq!(ids, text.ids);
         let got = model
-            .logits(&ids, &Segments::new(&[ids.len()]), &[])
+            .logits(&ids, &SeqLens::new(&[ids.len()]), &[])
             .unwrap();
         let got: Vec<Vec<f32>> = got.to_device(&Device::Cpu).unwrap().to_vec2().unwrap();
         let top_ids: Vec<Vec<i64>> = field("top_ids").to_vec2().unwrap();
@@ -212,7 +212,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
     };
     let before = losses(&Model::new(base.clone(), None));
     for (router, k) in [("oracle", None), ("arrow", Some(1)), ("phatgoose", Some(2))] {
-        let spec = RouterSpec::named(router).unwrap().top_k(k);
+        let spec = Router::named(router).unwrap().top_k(k);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();
         let after = losses(&model);
         eprintln!("{router}: loss {before:?} -> {after:?}");

@@ -10,51 +10,51 @@ use crate::servers::{self, Vars, foreign, hub::Hub, hub::TOKEN, s3::S3};
 use crate::work::Work;
 
 /// A place to try: its address, and how a process finds it.
-pub(crate) struct Place {
+pub(crate) struct Backend {
     pub(crate) uri: String,
     pub(crate) vars: Vars,
     _held: Option<foreign::Running>,
 }
 
-impl Place {
+impl Backend {
     fn of(uri: &str, vars: Vars, held: Option<foreign::Running>) -> Self {
         let uri = uri.to_owned();
         let _held = held;
-        Place { uri, vars, _held }
+        Backend { uri, vars, _held }
     }
 
     /// The hub of these tests.
     pub(crate) fn hub() -> (Self, Hub) {
         let hub = Hub::start();
         let vars = servers::hub_vars(&hub.server.url, TOKEN);
-        (Place::of("hf://tester/lib", vars, None), hub)
+        (Backend::of("hf://tester/lib", vars, None), hub)
     }
 
     /// The bucket of these tests.
     pub(crate) fn s3() -> (Self, S3) {
         let s3 = S3::start();
         let vars = servers::s3_vars(&s3.server.url, servers::s3::SECRET);
-        (Place::of("s3://lib/a/é", vars, None), s3)
+        (Backend::of("s3://lib/a/é", vars, None), s3)
     }
 
     /// The same, asked as Google Cloud is.
     pub(crate) fn gcs() -> (Self, S3) {
         let s3 = S3::start();
         let vars = servers::gcs_vars(&s3.server.url);
-        (Place::of("gs://lib/a/é", vars, None), s3)
+        (Backend::of("gs://lib/a/é", vars, None), s3)
     }
 
     pub(crate) fn moto() -> Option<Self> {
         let moto = foreign::moto()?;
         let vars = servers::s3_vars(&format!("http://127.0.0.1:{}", moto.port), "testtest");
-        Some(Place::of("s3://lib/some/prefix", vars, Some(moto)))
+        Some(Backend::of("s3://lib/some/prefix", vars, Some(moto)))
     }
 
     pub(crate) fn azurite() -> Option<Self> {
         let azurite = foreign::azurite()?;
         let vars = servers::azure_vars(azurite.port);
         let uri = "az://devstoreaccount1/lib/prefix";
-        Some(Place::of(uri, vars, Some(azurite)))
+        Some(Backend::of(uri, vars, Some(azurite)))
     }
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn obey(uri: &str) {
     pages(&*store);
 }
 
-fn obeyed(place: &Place) {
+fn obeyed(place: &Backend) {
     let work = Work::new(&place.vars);
     work.done(&format!("laws {}", place.uri));
 }
@@ -168,19 +168,19 @@ fn local_and_memory_obey() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_obeys() {
-    obeyed(&Place::hub().0);
+    obeyed(&Backend::hub().0);
 }
 
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_obeys() {
-    obeyed(&Place::s3().0);
+    obeyed(&Backend::s3().0);
 }
 
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_bucket_of_googles_obeys() {
-    let (place, s3) = Place::gcs();
+    let (place, s3) = Backend::gcs();
     obeyed(&place);
     s3.asked();
     let said = Work::new(&servers::gcs_vars(&s3.server.url.replace("http://", "")))
@@ -194,7 +194,7 @@ fn a_bucket_of_googles_obeys() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn moto_obeys() {
-    if let Some(place) = Place::moto() {
+    if let Some(place) = Backend::moto() {
         obeyed(&place);
     }
 }
@@ -202,7 +202,7 @@ fn moto_obeys() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn azurite_obeys() {
-    if let Some(place) = Place::azurite() {
+    if let Some(place) = Backend::azurite() {
         obeyed(&place);
     }
 }
@@ -224,7 +224,7 @@ fn a_store_that_lies_is_only_read() {
 #[test]
 #[cfg_attr(not(feature = "remote"), ignore = "needs stores on a network")]
 fn a_hub_that_ignores_parents_is_only_read() {
-    let (place, hub) = Place::hub();
+    let (place, hub) = Backend::hub();
     hub.lie();
     let said = Work::new(&place.vars).fails(&format!("add {} e 1 1 1", place.uri));
     assert!(said.contains("Lyceum only reads here"), "{said}");

@@ -10,10 +10,10 @@ use lyceum::data::{Dataset, Split};
 use lyceum::expert::Expert;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
-use lyceum::mix::{Mixing, Segments};
+use lyceum::mix::{Mixing, SeqLens};
 use lyceum::model::Model;
 use lyceum::progress::NoProgress;
-use lyceum::route::RouterSpec;
+use lyceum::route::Router;
 use lyceum::train::{Job, TrainConfig, Trainer, experts};
 use lyceum::transform::{Phatgoose, arrow, phatgoose};
 
@@ -157,9 +157,9 @@ fn saved_models_compute_the_same_bits() {
     };
     phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let tokens: Vec<u32> = (0..40).map(|i| (i * 97) % 4096).collect();
-    let segments = Segments::new(&[15, 25]);
+    let segments = SeqLens::new(&[15, 25]);
     for router in ["arrow", "phatgoose"] {
-        let spec = RouterSpec::named(router).unwrap().top_k(2);
+        let spec = Router::named(router).unwrap().top_k(2);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();
         let want = values(&model.logits(&tokens, &segments, &[]).unwrap());
         let out = dir.path().join(router);
@@ -205,16 +205,16 @@ fn batching_with_others_changes_nothing_beyond_rounding() {
     let (base, data) = (base(&dir), data(3));
     let library = library(&dir, &base, &data);
     arrow(&library).unwrap();
-    let spec = RouterSpec::arrow().top_k(2);
+    let spec = Router::arrow().top_k(2);
     let model = Model::routed(base, &library, &spec, Mixing::Outputs).unwrap();
     let tokens: Vec<u32> = (0..60).map(|i| (i * 131 + 7) % 4096).collect();
     let lens = [1usize, 33, 26];
-    let together = values(&model.logits(&tokens, &Segments::new(&lens), &[]).unwrap());
+    let together = values(&model.logits(&tokens, &SeqLens::new(&lens), &[]).unwrap());
     let (mut start, mut alone) = (0, Vec::new());
     for len in lens {
         let part = &tokens[start..start + len];
         alone.extend(values(
-            &model.logits(part, &Segments::new(&[len]), &[]).unwrap(),
+            &model.logits(part, &SeqLens::new(&[len]), &[]).unwrap(),
         ));
         start += len;
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::super::config::{Config, Qkv};
 use super::super::family;
-use super::super::stored::Order;
+use super::super::tensor_view::RowOrder;
 use super::fields::{Fields, below};
 use crate::error::{Error, Result};
 
@@ -306,14 +306,14 @@ fn yarn(fields: &mut Fields<'_>, factor: Option<f64>, original: Option<u64>) -> 
 
 /// The order of rows in the file for the tensor called `name` in a checkpoint: ggml's llama rotates
 /// neighbouring values as a pair, and its GPT-NeoX splits q, k and v.
-pub(super) fn order(config: &Config, ggml: &str) -> Order {
+pub(super) fn order(config: &Config, ggml: &str) -> RowOrder {
     let heads = &config.attention;
     let role = ggml.rsplit('.').nth(1).unwrap_or_default();
     let paired = matches!(config.model_type.as_str(), "llama" | "mistral");
     match (role, heads.qkv) {
-        ("attn_q", Qkv::Separate) if paired => Order::Pairs(heads.heads),
-        ("attn_k", Qkv::Separate) if paired => Order::Pairs(heads.kv_heads),
-        ("attn_qkv", Qkv::Interleaved) => Order::Parts(heads.heads),
-        _ => Order::Plain,
+        ("attn_q", Qkv::Separate) if paired => RowOrder::Pairs(heads.heads),
+        ("attn_k", Qkv::Separate) if paired => RowOrder::Pairs(heads.kv_heads),
+        ("attn_qkv", Qkv::Interleaved) => RowOrder::Parts(heads.heads),
+        _ => RowOrder::Plain,
     }
 }

@@ -19,7 +19,7 @@ use lyceum_kernels::quantised::Format;
 use super::chat::{Chat, DEFAULT, Said};
 use super::config::{Config, Positions};
 use super::load::Parts;
-use super::stored::{Bytes, Lay, Stored, bad};
+use super::tensor_view::{Bytes, StorageType, TensorView, bad};
 use super::weights::Weights;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
@@ -45,10 +45,10 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
         let why = "is one of several files; merge them (llama-gguf-split --merge)";
         return Err(Error::format(what, why));
     }
-    let mut found: BTreeMap<&str, Stored<'static>> = BTreeMap::new();
+    let mut found: BTreeMap<&str, TensorView<'static>> = BTreeMap::new();
     for (name, entry) in &header.tensors {
         let place = (Bytes::Map(map.clone()), entry.range.clone());
-        let stored = Stored::new(place, entry.shape.clone(), lay(name, entry.kind)?);
+        let stored = TensorView::new(place, entry.shape.clone(), lay(name, entry.kind)?);
         found.insert(name, stored.map_err(|why| bad(name, why))?);
     }
     let numbers = |name: &str| numbers(&found, name);
@@ -73,20 +73,20 @@ pub(super) fn open(path: &Path) -> Result<Parts<'static>> {
 }
 
 /// Storage type of the tensor `name`.
-fn lay(name: &str, kind: GgmlType) -> Result<Lay> {
+fn lay(name: &str, kind: GgmlType) -> Result<StorageType> {
     Ok(match kind {
-        GgmlType::F64 => Lay::F64,
-        GgmlType::F32 => Lay::F32,
-        GgmlType::F16 => Lay::F16,
-        GgmlType::Bf16 => Lay::Bf16,
-        GgmlType::Q4_0 => Lay::Blocks(Format::Q4_0),
-        GgmlType::Q4_1 => Lay::Blocks(Format::Q4_1),
-        GgmlType::Q5_0 => Lay::Blocks(Format::Q5_0),
-        GgmlType::Q5_1 => Lay::Blocks(Format::Q5_1),
-        GgmlType::Q8_0 => Lay::Blocks(Format::Q8_0),
-        GgmlType::Q4_K => Lay::Blocks(Format::Q4_K),
-        GgmlType::Q5_K => Lay::Blocks(Format::Q5_K),
-        GgmlType::Q6_K => Lay::Blocks(Format::Q6_K),
+        GgmlType::F64 => StorageType::F64,
+        GgmlType::F32 => StorageType::F32,
+        GgmlType::F16 => StorageType::F16,
+        GgmlType::Bf16 => StorageType::Bf16,
+        GgmlType::Q4_0 => StorageType::Blocks(Format::Q4_0),
+        GgmlType::Q4_1 => StorageType::Blocks(Format::Q4_1),
+        GgmlType::Q5_0 => StorageType::Blocks(Format::Q5_0),
+        GgmlType::Q5_1 => StorageType::Blocks(Format::Q5_1),
+        GgmlType::Q8_0 => StorageType::Blocks(Format::Q8_0),
+        GgmlType::Q4_K => StorageType::Blocks(Format::Q4_K),
+        GgmlType::Q5_K => StorageType::Blocks(Format::Q5_K),
+        GgmlType::Q6_K => StorageType::Blocks(Format::Q6_K),
         other => {
             let why = format!("is kept as {other:?}, which is not supported");
             return Err(bad(name, &why));
@@ -95,7 +95,7 @@ fn lay(name: &str, kind: GgmlType) -> Result<Lay> {
 }
 
 /// The values of a small tensor, if it is there.
-fn numbers(found: &BTreeMap<&str, Stored<'_>>, name: &str) -> Result<Option<Vec<f32>>> {
+fn numbers(found: &BTreeMap<&str, TensorView<'_>>, name: &str) -> Result<Option<Vec<f32>>> {
     let Some(stored) = found.get(name) else {
         return Ok(None);
     };
@@ -109,7 +109,7 @@ fn numbers(found: &BTreeMap<&str, Stored<'_>>, name: &str) -> Result<Option<Vec<
 }
 
 /// The tensors by the checkpoint's names, their rows in the checkpoint's order.
-fn named(config: &Config, found: BTreeMap<&str, Stored<'static>>) -> Result<Weights<'static>> {
+fn named(config: &Config, found: BTreeMap<&str, TensorView<'static>>) -> Result<Weights<'static>> {
     let mut all = BTreeMap::new();
     for (ggml, stored) in found {
         // Read with the configuration.

@@ -41,7 +41,7 @@ pub(super) fn tokenizer(what: &str, header: &Header<'_>) -> Result<Tokenizer> {
     let Some(Value::Text(model)) = field(header, "model") else {
         return Err(bad("holds no tokenizer".into()));
     };
-    let pieces = pieces(header).map_err(&bad)?;
+    let pieces = row_chunks(header).map_err(&bad)?;
     let id = |name: &str| match field(header, name) {
         Some(Value::Whole(id)) => usize::try_from(id).ok().filter(|id| *id < pieces.len()),
         _ => None,
@@ -100,7 +100,7 @@ pub(super) fn adds_bos(header: &Header<'_>) -> Option<bool> {
     }
 }
 
-fn pieces(header: &Header<'_>) -> Result<Vec<Piece>, String> {
+fn row_chunks(header: &Header<'_>) -> Result<Vec<Piece>, String> {
     let tokens = list(header, "tokens").ok_or("holds no tokens")?;
     let mut scores = list(header, "scores").map(List::iter);
     let mut kinds = list(header, "token_type").map(List::iter);

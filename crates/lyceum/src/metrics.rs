@@ -8,7 +8,7 @@ use serde_json::Value;
 /// The subject of a measurement: a method (a router with its whole specification and a way of
 /// mixing) over a library.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Subject {
+pub struct RunKey {
     /// The router.
     pub method: String,
     /// The method's display name: the given name, or its router and the settings that were made
@@ -25,7 +25,7 @@ pub struct Subject {
 /// A mean over examples with its standard error.
 ///
 /// ```
-/// use lyceum::figure::Estimate;
+/// use lyceum::metrics::Estimate;
 ///
 /// let estimate = Estimate::of(&[0.0, 1.0, 1.0, 1.0]);
 /// assert_eq!(estimate.to_string(), "0.75 ± 0.25");
@@ -57,11 +57,11 @@ impl std::fmt::Display for Estimate {
     }
 }
 
-impl Subject {
+impl RunKey {
     /// The figure that `values`, one per example, make.
-    pub fn row(&self, task: &str, metric: &str, values: &[f64]) -> Row {
+    pub fn row(&self, task: &str, metric: &str, values: &[f64]) -> Metric {
         let (mean, stderr) = mean_stderr(values);
-        Row {
+        Metric {
             method: self.method.clone(),
             name: self.name.clone(),
             spec: self.spec.clone(),
@@ -114,7 +114,7 @@ fn label(method: &str, library: &str, mixing: &str) -> String {
 
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct Metric {
     /// The router.
     pub method: String,
     /// The method's display name: `arrow k=2`, or the name a recipe gave it.
@@ -248,7 +248,7 @@ pub fn mean_stderr(values: &[f64]) -> (f64, f64) {
     (mean, (variance / n).sqrt())
 }
 
-impl Row {
+impl Metric {
     /// The method, its library and its mixing in a line: `arrow k=2 (private, outputs)`.
     pub fn label(&self) -> String {
         label(
@@ -259,8 +259,8 @@ impl Row {
     }
 
     /// Returns `true` if both rows are of one method, over whichever libraries.
-    pub fn same_method(&self, other: &Row) -> bool {
-        let identity = |row: &Row| (row.method.clone(), row.name.clone(), row.mixing.clone());
+    pub fn same_method(&self, other: &Metric) -> bool {
+        let identity = |row: &Metric| (row.method.clone(), row.name.clone(), row.mixing.clone());
         identity(self) == identity(other) && self.spec == other.spec
     }
 }
@@ -269,8 +269,8 @@ impl Row {
 mod tests {
     use super::*;
 
-    fn row(name: &str, spec: Value, library: &str) -> Row {
-        let subject = Subject {
+    fn row(name: &str, spec: Value, library: &str) -> Metric {
+        let subject = RunKey {
             method: "arrow".into(),
             name: name.into(),
             spec,
@@ -294,18 +294,18 @@ mod tests {
     fn figures_without_a_name_are_called_by_their_router() {
         let text = r#"{"method":"arrow","library":"mbc","mixing":"","task":"mean",
             "metric":"loss","mean":1.0,"stderr":0.0,"n":1}"#;
-        let old: Row = serde_json::from_str(text).unwrap();
+        let old: Metric = serde_json::from_str(text).unwrap();
         assert_eq!(old.label(), "arrow (mbc)");
     }
 
     #[test]
     fn tags_are_file_names() {
-        let subject = Subject {
+        let subject = RunKey {
             method: "arrow".into(),
             name: "arrow k=4 t=0.1".into(),
             library: "private".into(),
             mixing: "outputs".into(),
-            ..Subject::default()
+            ..RunKey::default()
         };
         assert_eq!(subject.tag(), "arrow-k4-t0.1-private-outputs");
     }

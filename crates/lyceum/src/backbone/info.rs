@@ -12,7 +12,7 @@ use crate::error::Result;
 
 /// A base, described.
 #[derive(Debug, Clone, Serialize)]
-pub struct Summary {
+pub struct BaseInfo {
     /// The folder's name.
     pub name: String,
     /// The family, as `config.json` names it.
@@ -46,7 +46,7 @@ pub struct SiteShape {
     pub d_in: usize,
 }
 
-impl Summary {
+impl BaseInfo {
     /// The linears an expert can adapt, those together that differ in their numbers only.
     pub fn patterns(&self) -> Vec<SitePattern> {
         super::pattern::patterns(&self.sites)
@@ -75,7 +75,7 @@ impl Summary {
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
         let stops = (stops, !said.chat.is_empty());
-        Summary::new(name, fingerprint, stops, config, notes)
+        BaseInfo::new(name, fingerprint, stops, config, notes)
     }
 
     /// The summary of `base`.
@@ -87,7 +87,7 @@ impl Summary {
         let config = base.decoder.config().clone();
         let fingerprint = base.fingerprint.clone();
         let notes = [base.notes.as_slice(), base.tokenizer.notes()].concat();
-        Summary::new(base.name.clone(), fingerprint, stops, config, notes)
+        BaseInfo::new(base.name.clone(), fingerprint, stops, config, notes)
     }
 
     fn new(
@@ -106,7 +106,7 @@ impl Summary {
                 d_out,
                 d_in,
             });
-        Ok(Summary {
+        Ok(BaseInfo {
             name,
             family: config.model_type.clone(),
             parameters: config.tensors().into_iter().map(count).sum(),

@@ -6,7 +6,7 @@ use lyceum_kernels::delta::Slab;
 use super::linear::Experts;
 use super::{Gates, Mixing, Pass, RoutedLinear, SiteBank, Vector, Weight};
 use crate::error::{Context, Error, Result};
-use crate::ops::composed as ops;
+use crate::ops::candle as ops;
 
 impl Weight {
     /// The matrix `[d_out, d_in]` as a tensor.

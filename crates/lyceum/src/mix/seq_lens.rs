@@ -7,23 +7,23 @@ use crate::error::{Error, Result};
 /// The lengths of packed sequences, and how many tokens of each came before (in a cache).
 ///
 /// ```
-/// use lyceum::mix::Segments;
+/// use lyceum::mix::SeqLens;
 ///
 /// // Two sequences: two new tokens of one that begins, one new token after five earlier ones.
-/// let segments = Segments::after(&[2, 1], &[0, 5])?;
+/// let segments = SeqLens::after(&[2, 1], &[0, 5])?;
 /// assert_eq!(segments.positions(), [0, 1, 5]);
 /// # Ok::<(), lyceum::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segments {
+pub struct SeqLens {
     lens: Arc<[usize]>,
     past: Arc<[usize]>,
 }
 
-impl Segments {
+impl SeqLens {
     /// Whole sequences of `lens` tokens.
     pub fn new(lens: &[usize]) -> Self {
-        Segments {
+        SeqLens {
             lens: lens.into(),
             past: vec![0; lens.len()].into(),
         }
@@ -41,12 +41,12 @@ impl Segments {
                 past.len()
             )));
         }
-        Ok(Segments::known(lens, past))
+        Ok(SeqLens::known(lens, past))
     }
 
-    /// As [`Segments::after`], of lists of one length by construction.
+    /// As [`SeqLens::after`], of lists of one length by construction.
     pub(crate) fn known(lens: &[usize], past: &[usize]) -> Self {
-        Segments {
+        SeqLens {
             lens: lens.into(),
             past: past.into(),
         }
@@ -54,7 +54,7 @@ impl Segments {
 
     /// The sequences `range` of these.
     pub(crate) fn part(&self, range: std::ops::Range<usize>) -> Self {
-        Segments::known(&self.lens[range.clone()], &self.past[range])
+        SeqLens::known(&self.lens[range.clone()], &self.past[range])
     }
 
     /// New tokens per sequence.
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn positions_continue_after_the_past() {
-        let segments = Segments::after(&[2, 1], &[0, 5]).unwrap();
+        let segments = SeqLens::after(&[2, 1], &[0, 5]).unwrap();
         assert_eq!(segments.positions(), [0, 1, 5]);
         assert_eq!(segments.owners().collect::<Vec<_>>(), [0, 0, 1]);
         assert_eq!(segments.tokens(), 3);
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn every_sequence_has_a_past() {
         for (lens, past) in [(&[2, 1][..], &[0][..]), (&[2], &[0, 5]), (&[], &[1])] {
-            let error = Segments::after(lens, past).unwrap_err().to_string();
+            let error = SeqLens::after(lens, past).unwrap_err().to_string();
             assert!(error.contains("sequences have"), "{error}");
         }
     }

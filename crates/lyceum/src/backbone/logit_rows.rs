@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use lyceum_kernels::rope::Angles;
 
-use crate::mix::Segments;
+use crate::mix::SeqLens;
 
 /// From each sequence a stretch of consecutive tokens, possibly none.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct LogitRows {
     /// Their rows among all tokens, rising.
     pub(super) rows: Vec<u32>,
     /// The stretches as sequences.
-    pub(super) segments: Segments,
+    pub(super) segments: SeqLens,
     /// New tokens of each sequence before the stretch.
     pub(super) before: Vec<usize>,
 }
 
-impl Wanted {
+impl LogitRows {
     /// The shortest stretches of `segments` that hold the rows `asked`.
-    pub(super) fn new(asked: &[u32], segments: &Segments) -> Self {
+    pub(super) fn new(asked: &[u32], segments: &SeqLens) -> Self {
         let mut sorted = asked.to_vec();
         sorted.sort_unstable();
         let (mut rows, mut lens, mut past, mut before) = (vec![], vec![], vec![], vec![]);
@@ -35,9 +35,9 @@ impl Wanted {
             before.push(from - start);
             (start, next) = (start + len, end);
         }
-        Wanted {
+        LogitRows {
             rows,
-            segments: Segments::known(&lens, &past),
+            segments: SeqLens::known(&lens, &past),
             before,
         }
     }
@@ -81,12 +81,12 @@ mod tests {
 
     #[test]
     fn stretches_hold_what_is_asked_for() {
-        let segments = Segments::after(&[3, 2, 4], &[1, 0, 5]).unwrap();
-        let wanted = Wanted::new(&[8, 1, 6], &segments);
+        let segments = SeqLens::after(&[3, 2, 4], &[1, 0, 5]).unwrap();
+        let wanted = LogitRows::new(&[8, 1, 6], &segments);
         assert_eq!(wanted.rows, [1, 6, 7, 8]);
         assert_eq!(
             wanted.segments,
-            Segments::after(&[1, 0, 3], &[2, 0, 6]).unwrap()
+            SeqLens::after(&[1, 0, 3], &[2, 0, 6]).unwrap()
         );
         assert_eq!(wanted.before, [1, 0, 1]);
         assert_eq!(wanted.places(&[8, 1, 6]), Some(vec![3, 0, 1]));
@@ -96,6 +96,6 @@ mod tests {
         let mut y = vec![1.0; 9];
         wanted.put_back(&[1.0, 2.0, 3.0, 4.0], 1, &mut y);
         assert_eq!(y, [1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 3.0, 4.0, 5.0]);
-        assert!(Wanted::new(&[], &segments).rows.is_empty());
+        assert!(LogitRows::new(&[], &segments).rows.is_empty());
     }
 }

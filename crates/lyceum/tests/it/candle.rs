@@ -3,14 +3,14 @@
 use std::sync::{Arc, LazyLock};
 
 use candle_core::{Device, Tensor};
-use lyceum::backbone::{Base, Place, Precision};
+use lyceum::backbone::{Base, LoadOptions, Precision};
 use lyceum::data::{Split, Tokens};
 use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
 use lyceum::progress::NoProgress;
-use lyceum::route::{ROUTERS, RouterSpec};
+use lyceum::route::{ROUTERS, Router};
 use lyceum::train::{self, Job, TrainConfig};
 
 use crate::families;
@@ -21,7 +21,7 @@ use crate::mixed;
 /// The tiny base in candle's operations.
 fn composed() -> Arc<Base> {
     static BASE: LazyLock<Arc<Base>> = LazyLock::new(|| {
-        let place = Place::composed(Precision::F32, &Device::Cpu);
+        let place = LoadOptions::candle(Precision::F32, &Device::Cpu);
         Arc::new(Base::open(&golden::path("gpt-neo-tiny"), place).unwrap())
     });
     BASE.clone()
@@ -76,7 +76,7 @@ fn every_family_computes_the_same() {
 #[test]
 fn matrices_in_bf16_change_logits_by_no_more_than_their_rounding() {
     let text = Text::new(&["t1", "t2"]);
-    let place = Place::composed(Precision::Bf16, &Device::Cpu);
+    let place = LoadOptions::candle(Precision::Bf16, &Device::Cpu);
     let base = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap();
     let [exact, rounded] =
         [composed(), Arc::new(base)].map(|base| text.logits(&Model::new(base, None)));
@@ -101,7 +101,7 @@ fn every_router_mixes_the_same() {
             let ways = [None, Some(2)].into_iter();
             for (top_k, mixing) in ways.flat_map(|k| mixings.iter().map(move |how| (k, *how))) {
                 let top_k = top_k.filter(|_| about.takes("top_k"));
-                let spec = RouterSpec::of(about).top_k(top_k);
+                let spec = Router::of(about).top_k(top_k);
                 let pair = [golden::base(), composed()]
                     .map(|base| Model::routed(base, &library, &spec, mixing).unwrap());
                 same(
@@ -174,7 +174,7 @@ fn what_only_the_kernels_do_is_refused() {
     let lora = LoraConfig::default();
     let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
     assert!(error.to_string().contains("drop `recompute`"), "{error}");
-    let place = Place::composed(Precision::Int8, &Device::Cpu);
+    let place = LoadOptions::candle(Precision::Int8, &Device::Cpu);
     let error = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap_err();
     assert!(error.to_string().contains("--precision bf16"), "{error}");
 }

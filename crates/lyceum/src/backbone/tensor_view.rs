@@ -31,7 +31,7 @@ impl Bytes<'_> {
 
 /// Storage types of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lay {
+pub(super) enum StorageType {
     F64,
     F32,
     F16,
@@ -44,15 +44,15 @@ pub(super) enum Lay {
     Blocks(Format),
 }
 
-impl Lay {
+impl StorageType {
     /// Bytes of `n` successive values of a row.
     pub(super) fn bytes(self, n: usize) -> usize {
         match self {
-            Lay::F64 => 8 * n,
-            Lay::F32 => 4 * n,
-            Lay::F8E4M3 | Lay::F8E5M2 => n,
-            Lay::F16 | Lay::Bf16 => 2 * n,
-            Lay::Blocks(format) => format.row_bytes(n),
+            StorageType::F64 => 8 * n,
+            StorageType::F32 => 4 * n,
+            StorageType::F8E4M3 | StorageType::F8E5M2 => n,
+            StorageType::F16 | StorageType::Bf16 => 2 * n,
+            StorageType::Blocks(format) => format.row_bytes(n),
         }
     }
 
@@ -65,13 +65,15 @@ impl Lay {
             parts.len()
         }
         let n = match self {
-            Lay::F64 => put(bytes, out, |b| f64::from_le_bytes(b) as f32),
-            Lay::F32 => put(bytes, out, f32::from_le_bytes),
-            Lay::F8E4M3 => put(bytes, out, |[b]| e4m3(b)),
-            Lay::F8E5M2 => put(bytes, out, |[b]| f16::from_bits(u16::from(b) << 8).to_f32()),
-            Lay::F16 => put(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-            Lay::Bf16 => put(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-            Lay::Blocks(format) => {
+            StorageType::F64 => put(bytes, out, |b| f64::from_le_bytes(b) as f32),
+            StorageType::F32 => put(bytes, out, f32::from_le_bytes),
+            StorageType::F8E4M3 => put(bytes, out, |[b]| e4m3(b)),
+            StorageType::F8E5M2 => {
+                put(bytes, out, |[b]| f16::from_bits(u16::from(b) << 8).to_f32())
+            }
+            StorageType::F16 => put(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            StorageType::Bf16 => put(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            StorageType::Blocks(format) => {
                 let n = bytes.len() / format.block_bytes() * format.block();
                 format.decode(bytes, &mut out[..n]);
                 n
@@ -93,9 +95,9 @@ fn e4m3(bits: u8) -> f32 {
     if bits < 128 { size } else { -size }
 }
 
-/// Order of a matrix's rows, or a vector's values, in the file.
+/// RowOrder of a matrix's rows, or a vector's values, in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum RowOrder {
     /// In their order.
     Plain,
     /// The two halves of each of so many heads interleaved: 0, n/2, 1, n/2 + 1, ...
@@ -104,18 +106,18 @@ pub(super) enum Order {
     Parts(usize),
 }
 
-impl Order {
+impl RowOrder {
     /// The position in the file of row `row` of `n`.
     fn place(self, row: usize, n: usize) -> usize {
         match self {
-            Order::Plain => row,
-            Order::Pairs(heads) => {
+            RowOrder::Plain => row,
+            RowOrder::Pairs(heads) => {
                 let dim = n / heads;
                 let (head, at) = (row / dim, row % dim);
                 let (half, pair) = (at / (dim / 2), at % (dim / 2));
                 head * dim + 2 * pair + half
             }
-            Order::Parts(heads) => {
+            RowOrder::Parts(heads) => {
                 let dim = n / (3 * heads);
                 let (head, part, at) = (row / (3 * dim), row / dim % 3, row % dim);
                 (part * heads + head) * dim + at
@@ -126,9 +128,9 @@ impl Order {
     /// Returns `true` if `n` rows can be stored in this order.
     fn fits(self, n: usize) -> bool {
         match self {
-            Order::Plain => true,
-            Order::Pairs(heads) => heads > 0 && n.is_multiple_of(2 * heads),
-            Order::Parts(heads) => heads > 0 && n.is_multiple_of(3 * heads),
+            RowOrder::Plain => true,
+            RowOrder::Pairs(heads) => heads > 0 && n.is_multiple_of(2 * heads),
+            RowOrder::Parts(heads) => heads > 0 && n.is_multiple_of(3 * heads),
         }
     }
 }
@@ -139,24 +141,24 @@ enum Values<'a> {
     Raw {
         bytes: Bytes<'a>,
         range: Range<usize>,
-        lay: Lay,
-        order: Order,
+        lay: StorageType,
+        order: RowOrder,
     },
-    /// Made here, f32.
+    /// MlpSaved here, f32.
     Tensor(Tensor),
 }
 
 /// A tensor and where its values are.
 #[derive(Debug)]
-pub(super) struct Stored<'a> {
+pub(super) struct TensorView<'a> {
     pub(super) shape: Vec<usize>,
     values: Values<'a>,
 }
 
-impl<'a> Stored<'a> {
-    /// Made here, f32.
+impl<'a> TensorView<'a> {
+    /// MlpSaved here, f32.
     pub(super) fn made(tensor: Tensor) -> Self {
-        Stored {
+        TensorView {
             shape: tensor.dims().to_vec(),
             values: Values::Tensor(tensor),
         }
@@ -169,13 +171,13 @@ impl<'a> Stored<'a> {
     pub(super) fn new(
         (bytes, range): (Bytes<'a>, Range<usize>),
         shape: Vec<usize>,
-        lay: Lay,
+        lay: StorageType,
     ) -> Result<Self, String> {
         let width = shape.last().copied().unwrap_or(1);
         let above = shape.len().saturating_sub(1);
         let mut rows = shape[..above].iter().copied();
         let rows = rows.try_fold(1, usize::checked_mul);
-        if let Lay::Blocks(format) = lay
+        if let StorageType::Blocks(format) = lay
             && !width.is_multiple_of(format.block())
         {
             let block = format.block();
@@ -191,16 +193,16 @@ impl<'a> Stored<'a> {
             bytes,
             range,
             lay,
-            order: Order::Plain,
+            order: RowOrder::Plain,
         };
-        Ok(Stored { shape, values })
+        Ok(TensorView { shape, values })
     }
 
     /// Returns the tensor with its rows declared to be in this order.
     ///
     /// # Errors
     /// When it has too few rows.
-    pub(super) fn ordered(mut self, by: Order) -> Result<Self, String> {
+    pub(super) fn ordered(mut self, by: RowOrder) -> Result<Self, String> {
         let rows = self.shape.first().copied().unwrap_or(1);
         if !by.fits(rows) {
             return Err(format!("has {rows} rows, too few for its heads"));
@@ -212,10 +214,10 @@ impl<'a> Stored<'a> {
     }
 
     /// The storage type; f32 for tensors made in memory.
-    pub(super) fn lay(&self) -> Lay {
+    pub(super) fn lay(&self) -> StorageType {
         match &self.values {
             Values::Raw { lay, .. } => *lay,
-            Values::Tensor(_) => Lay::F32,
+            Values::Tensor(_) => StorageType::F32,
         }
     }
 
@@ -259,7 +261,7 @@ impl<'a> Stored<'a> {
             } => (bytes, range, *lay, *order),
         };
         let mut some = vec![0.0; CHUNK];
-        self.pieces(&bytes.get()[range.clone()], order, |piece| {
+        self.row_chunks(&bytes.get()[range.clone()], order, |piece| {
             for piece in piece.chunks(lay.bytes(CHUNK)) {
                 see(lay.convert(piece, &mut some));
             }
@@ -304,9 +306,9 @@ impl<'a> Stored<'a> {
     }
 
     /// The bytes in the order of the rows.
-    fn pieces<'b>(&self, all: &'b [u8], order: Order, mut see: impl FnMut(&'b [u8])) {
+    fn row_chunks<'b>(&self, all: &'b [u8], order: RowOrder, mut see: impl FnMut(&'b [u8])) {
         let rows = self.shape.first().copied().unwrap_or(1);
-        if order == Order::Plain || rows == 0 {
+        if order == RowOrder::Plain || rows == 0 {
             return see(all);
         }
         let width = all.len() / rows;
@@ -323,7 +325,7 @@ impl<'a> Stored<'a> {
         let Values::Raw {
             bytes,
             range,
-            lay: Lay::Blocks(format),
+            lay: StorageType::Blocks(format),
             order,
         } = &self.values
         else {
@@ -333,12 +335,12 @@ impl<'a> Stored<'a> {
         if !format.finite(all) {
             return Err("holds values that are not finite".into());
         }
-        if let (Bytes::Map(map), Order::Plain) = (bytes, order) {
+        if let (Bytes::Map(map), RowOrder::Plain) = (bytes, order) {
             let mapped = quantised::Bytes::Mapped(map.clone(), range.clone());
             return Ok(Some((*format, mapped)));
         }
         let mut own = Vec::with_capacity(all.len());
-        self.pieces(all, *order, |piece| own.extend_from_slice(piece));
+        self.row_chunks(all, *order, |piece| own.extend_from_slice(piece));
         Ok(Some((*format, quantised::Bytes::Own(own))))
     }
 }
@@ -354,10 +356,10 @@ mod tests {
 
     #[test]
     fn rows_are_found_where_the_file_keeps_them() {
-        let order = |order: Order, n| (0..n).map(|row| order.place(row, n)).collect::<Vec<_>>();
-        assert_eq!(order(Order::Pairs(2), 8), [0, 2, 1, 3, 4, 6, 5, 7]);
+        let order = |order: RowOrder, n| (0..n).map(|row| order.place(row, n)).collect::<Vec<_>>();
+        assert_eq!(order(RowOrder::Pairs(2), 8), [0, 2, 1, 3, 4, 6, 5, 7]);
         // Two heads of one value: q0 k0 v0 q1 k1 v1 from q0 q1 k0 k1 v0 v1.
-        assert_eq!(order(Order::Parts(2), 6), [0, 2, 4, 1, 3, 5]);
+        assert_eq!(order(RowOrder::Parts(2), 6), [0, 2, 4, 1, 3, 5]);
     }
 
     #[test]
@@ -375,7 +377,7 @@ mod tests {
         }
         assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
         let mut out = [0.0; 4];
-        let five = Lay::F8E5M2.convert(&[0x3c, 0xbc, 0x7b, 0x01], &mut out);
+        let five = StorageType::F8E5M2.convert(&[0x3c, 0xbc, 0x7b, 0x01], &mut out);
         assert_eq!(five, [1.0, -1.0, 57344.0, 2f32.powi(-16)]);
     }
 
@@ -383,9 +385,9 @@ mod tests {
     fn shapes_that_do_not_fit_the_file_are_refused() {
         let bytes = [0u8; 68];
         let stored = |shape: &[usize], lay, end| {
-            Stored::new((Bytes::Slice(&bytes), 0..end), shape.to_vec(), lay)
+            TensorView::new((Bytes::Slice(&bytes), 0..end), shape.to_vec(), lay)
         };
-        let blocks = Lay::Blocks(Format::Q8_0);
+        let blocks = StorageType::Blocks(Format::Q8_0);
         assert!(stored(&[2, 32], blocks, 68).is_ok());
         for shape in [
             vec![2, 31],
@@ -395,9 +397,9 @@ mod tests {
             vec![usize::MAX, usize::MAX, 32],
         ] {
             assert!(stored(&shape, blocks, 68).is_err(), "{shape:?}");
-            assert!(stored(&shape, Lay::F16, 68).is_err(), "{shape:?}");
+            assert!(stored(&shape, StorageType::F16, 68).is_err(), "{shape:?}");
         }
-        assert!(stored(&[18], Lay::F32, 72).is_err());
-        assert!(stored(&[17], Lay::F32, 68).is_ok());
+        assert!(stored(&[18], StorageType::F32, 72).is_err());
+        assert!(stored(&[17], StorageType::F32, 68).is_ok());
     }
 }

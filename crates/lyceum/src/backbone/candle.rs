@@ -16,8 +16,8 @@ use super::decoder::Decoder;
 use super::mlp::Mlp;
 use super::norm::Norm;
 use crate::error::{Error, Result};
-use crate::mix::{Pass, Segments};
-use crate::ops::{self, composed};
+use crate::mix::{Pass, SeqLens};
+use crate::ops::{self, candle};
 
 /// The inputs that all blocks of a pass share.
 struct Laid<'a> {
@@ -79,7 +79,7 @@ impl Rectangle {
     fn lay(&self, x: &Tensor) -> Result<Tensor> {
         match &self.ragged {
             None => Ok(x.clone()),
-            Some(Ragged { ids, places, .. }) => composed::spread_out(x, ids, places),
+            Some(Ragged { ids, places, .. }) => candle::spread_out(x, ids, places),
         }
     }
 
@@ -87,7 +87,7 @@ impl Rectangle {
     fn pack(&self, x: &Tensor) -> Result<Tensor> {
         match &self.ragged {
             None => Ok(x.clone()),
-            Some(Ragged { ids, real, places }) => composed::gather(x, (ids, real), places),
+            Some(Ragged { ids, real, places }) => candle::gather(x, (ids, real), places),
         }
     }
 }
@@ -126,14 +126,14 @@ impl<'a> Laid<'a> {
 }
 
 /// The scores `[n, queries, keys]` that take away what a token does not see.
-fn mask(segments: &Segments, (queries, keys): (usize, usize), window: Option<usize>) -> Vec<f32> {
+fn mask(segments: &SeqLens, (queries, keys): (usize, usize), window: Option<usize>) -> Vec<f32> {
     let sequences = segments.lens().iter().zip(segments.past().iter());
     let mut all = Vec::with_capacity(segments.lens().len() * queries * keys);
     for (_, past) in sequences {
         for row in 0..queries {
             let at = past + row;
             let seen = |key: usize| key <= at && window.is_none_or(|window| at - key < window);
-            all.extend((0..keys).map(|key| if seen(key) { 0.0 } else { composed::UNSEEN }));
+            all.extend((0..keys).map(|key| if seen(key) { 0.0 } else { candle::UNSEEN }));
         }
     }
     all
@@ -238,11 +238,11 @@ impl Attention {
         };
         let (k, v) = (side(&k)?, side(&v)?);
         let scores = (q.matmul(&k.t()?)? * f64::from(shape.scale))?;
-        let scores = composed::soft_cap(scores, shape.soft_cap.map(f64::from))?;
+        let scores = candle::soft_cap(scores, shape.soft_cap.map(f64::from))?;
         let scores = scores.reshape((n, kv * groups, rows, keys))?;
         let mask = laid.masks.get(&shape.window);
         let mask = mask.ok_or_else(|| Error::invalid("a window without a mask"))?;
-        let shares = composed::softmax(&scores.broadcast_add(mask)?)?;
+        let shares = candle::softmax(&scores.broadcast_add(mask)?)?;
         let seen = shares.reshape((n * kv, groups * rows, keys))?.matmul(&v)?;
         let seen = seen.reshape((n, kv, groups, rows, dim))?;
         let seen = seen.permute((0, 3, 1, 2, 4))?.contiguous()?;
@@ -284,7 +284,7 @@ fn turned(x: &Tensor, norm: Option<&Norm>, dim: usize, laid: &Laid<'_>) -> Resul
         x = norm.composed(&x)?;
     }
     if let Some((cos, sin)) = &laid.angles {
-        x = composed::rotate(&x, (cos, sin))?;
+        x = candle::rotate(&x, (cos, sin))?;
     }
     Ok(x.reshape((t, width))?)
 }
@@ -301,8 +301,8 @@ impl Mlp {
             ];
         }
         let inner = match up.as_slice() {
-            [up] => composed::activation(self.activation, up)?,
-            [gate, up] => (composed::activation(self.activation, gate)? * up)?,
+            [up] => candle::activation(self.activation, up)?,
+            [gate, up] => (candle::activation(self.activation, gate)? * up)?,
             _ => return Err(Self::odd()),
         };
         self.down.composed(&inner, pass)
@@ -317,6 +317,6 @@ impl Norm {
             weight = (weight + 1.0)?;
         }
         let bias = self.bias.as_ref().map(|bias| bias.tensor()).transpose()?;
-        composed::norm(x, &weight, bias, f64::from(self.eps))
+        candle::norm(x, &weight, bias, f64::from(self.eps))
     }
 }

@@ -31,30 +31,30 @@ impl std::fmt::Display for Precision {
 
 /// The device and the precision of a base's computation.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub struct LoadOptions {
     pub(super) precision: Precision,
     /// The device on which candle's operations compute; `None` for the CPU kernels.
     pub(super) device: Option<Device>,
 }
 
-impl Place {
+impl LoadOptions {
     /// On `device`: the processor's kernels, or candle's operations on a GPU.
     pub fn new(precision: Precision, device: &Device) -> Self {
         let device = Some(device.clone()).filter(|device| !device.is_cpu());
-        Place { precision, device }
+        LoadOptions { precision, device }
     }
 
     /// In candle's operations on any device, the processor too: slower there, for comparisons.
-    pub fn composed(precision: Precision, device: &Device) -> Self {
+    pub fn candle(precision: Precision, device: &Device) -> Self {
         let device = Some(device.clone());
-        Place { precision, device }
+        LoadOptions { precision, device }
     }
 }
 
-impl From<Precision> for Place {
+impl From<Precision> for LoadOptions {
     /// The processor.
     fn from(precision: Precision) -> Self {
-        Place {
+        LoadOptions {
             precision,
             device: None,
         }
