@@ -12,7 +12,7 @@ use lyceum::rng::Rng;
 use lyceum_kernels::activation::{self, Activation};
 use lyceum_kernels::attention::{self, Heads, Part, Rows, Span, Stretch};
 use lyceum_kernels::gemm::{Added, Packed, Rounding};
-use lyceum_kernels::rope::{self, Angles, Turn};
+use lyceum_kernels::rope::{self, Angles, Rotation};
 use lyceum_kernels::{loss, norm};
 use rayon::prelude::*;
 
@@ -162,7 +162,7 @@ fn elementwise(c: &mut Criterion) {
         half: 32,
     };
     bytes(&mut group, "rope", 8 * x.len(), || {
-        rope::rotate(&x, &angles, (12, 64), Turn::Forward, &mut y);
+        rope::rotate(&x, &angles, (12, 64), Rotation::Forward, &mut y);
     });
 }
 

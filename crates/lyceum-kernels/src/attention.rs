@@ -33,7 +33,7 @@ pub struct Heads {
     /// Sliding window: the number of last positions, its own included, that a query attends to; all
     /// when absent.
     pub window: Option<usize>,
-    /// Scores become `cap * tanh(score / cap)`, if there is a cap.
+    /// Scores become `cap * tanh(similarity / cap)`, if there is a cap.
     pub soft_cap: Option<f32>,
     /// Rounding permitted in products of many rows, applied where it is faster.
     pub rounding: Rounding,
@@ -71,14 +71,14 @@ impl Heads {
         head / (self.heads / self.kv_heads) * self.dim
     }
 
-    /// A product of q and k as a score, and the slope of that.
+    /// A product of q and k as a similarity, and the slope of that.
     #[inline(always)]
-    fn score(&self, product: f32) -> (f32, f32) {
+    fn similarity(&self, product: f32) -> (f32, f32) {
         match self.soft_cap {
             None => (product * self.scale, self.scale),
             Some(cap) => {
-                let (score, slope) = math::soft_cap(product * self.scale, cap);
-                (score, slope * self.scale)
+                let (similarity, slope) = math::soft_cap(product * self.scale, cap);
+                (similarity, slope * self.scale)
             }
         }
     }
@@ -154,7 +154,7 @@ impl Head {
         let k = own_columns(span, |part| part.k, kv_at, h, &mut k);
         let v = own_columns(span, |part| part.v, kv_at, h, &mut v);
         Head {
-            keys: Panels::new(k.turned(), level.lanes(), h.halves(level)),
+            keys: Panels::new(k.transposed(), level.lanes(), h.halves(level)),
             values: Panels::new(v, level.lanes(), h.halves(level)),
         }
     }
@@ -263,13 +263,13 @@ math::dispatch! {
                 }
                 (Some(_), None) => {
                     for x in seen {
-                        *x = h.score(*x).0;
+                        *x = h.similarity(*x).0;
                     }
                 }
                 (Some(_), Some(slopes)) => {
                     let slopes = &mut slopes[i * step + first..];
                     for (x, slope) in seen.iter_mut().zip(slopes) {
-                        (*x, *slope) = h.score(*x);
+                        (*x, *slope) = h.similarity(*x);
                     }
                 }
             }

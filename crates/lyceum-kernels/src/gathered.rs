@@ -71,7 +71,7 @@ fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) 
     blocks(x, row, from, width, into, turn);
 }
 
-/// [`gather`], rows and columns turned by `turn` where there is a block of them.
+/// [`gather`], rows and columns transposed by `turn` where there is a block of them.
 #[inline(always)]
 fn blocks(
     x: View<'_>,

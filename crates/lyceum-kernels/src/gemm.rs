@@ -16,15 +16,34 @@ use crate::quantised::{Bytes, Format, Quantised};
 pub use crate::tile::Added;
 use crate::view::View;
 
-/// Storage formats of a frozen matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// As [`Packed::f32`] does.
+/// Storage and arithmetic of the frozen matrices. Everything else is f32. Matrices that are
+/// quantised on disk stay as they are; products of many rows round by this setting all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
+pub enum Precision {
+    /// Weights and products in f32.
+    #[default]
     F32,
-    /// As [`Packed::bf16`] does.
+    /// Weights and the inputs of products rounded to bf16, those of attention where that is faster,
+    /// and so keys and values that are kept; sums in f32.
     Bf16,
-    /// As [`Packed::int8`] does.
+    /// Weights rounded to eight bits, each 32 along a row to a scale of their own; products in
+    /// f32.
     Int8,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+        })
+    }
 }
 
 /// A frozen matrix `W` `[n_out, n_in]`, ready for `x W^T` and `dy W`.
@@ -69,16 +88,16 @@ impl Packed {
     /// of the first row and a buffer to fill. The whole matrix is never in memory.
     pub fn read<E: Send>(
         (n_out, n_in): (usize, usize),
-        keep: Keep,
+        precision: Precision,
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let halves = match keep {
-            Keep::Int8 => {
+        let halves = match precision {
+            Precision::Int8 => {
                 let quantised = Quantised::read_int8((n_out, n_in), read)?;
                 return Ok(Packed(Kind::Quantised(quantised)));
             }
-            Keep::F32 => false,
-            Keep::Bf16 => true,
+            Precision::F32 => false,
+            Precision::Bf16 => true,
         };
         let level = Level::best();
         Ok(Packed(Kind::Laid(Laid {
@@ -101,7 +120,7 @@ impl Packed {
 
     fn new(w: &[f32], (n_out, n_in): (usize, usize), halves: bool, level: Level) -> Self {
         assert_eq!(w.len(), n_out * n_in, "as many values as the shape says");
-        let matrix = View::whole(w, n_out, n_in).turned();
+        let matrix = View::whole(w, n_out, n_in).transposed();
         Packed(Kind::Laid(Laid {
             forward: Panels::new(matrix, level.lanes(), halves),
             backward: OnceLock::new(),
@@ -184,7 +203,7 @@ impl Packed {
         let dy = of_width(dy, self.n_out());
         match &self.0 {
             Kind::Laid(laid) => {
-                let panels = laid.backward.get_or_init(|| laid.forward.turned());
+                let panels = laid.backward.get_or_init(|| laid.forward.transposed());
                 product::product_then(laid.level, dy, panels, Added::default(), then)
             }
             Kind::Quantised(quantised) => done(quantised.backward(dy), self.n_in(), then),
@@ -241,7 +260,7 @@ pub fn matmul(
 ) -> Vec<f32> {
     assert!(a.len() == m * k && b.len() == k * n, "shapes must agree");
     let view = |values, rows, columns, transposed| match transposed {
-        true => View::whole(values, columns, rows).turned(),
+        true => View::whole(values, columns, rows).transposed(),
         false => View::whole(values, rows, columns),
     };
     let level = Level::best();
@@ -264,22 +283,25 @@ mod tests {
                 rows.copy_from_slice(&w[first * k..][..rows.len()]);
                 Ok::<(), String>(())
             };
-            for (keep, want) in [
-                (Keep::F32, Packed::f32(&w, n, k)),
-                (Keep::Bf16, Packed::bf16(&w, n, k)),
-                (Keep::Int8, Packed::int8(&w, n, k)),
+            for (precision, want) in [
+                (Precision::F32, Packed::f32(&w, n, k)),
+                (Precision::Bf16, Packed::bf16(&w, n, k)),
+                (Precision::Int8, Packed::int8(&w, n, k)),
             ] {
-                let got = Packed::read((n, k), keep, read).unwrap();
-                assert_eq!(got.weight(), want.weight(), "{keep:?} {n} {k}");
+                let got = Packed::read((n, k), precision, read).unwrap();
+                assert_eq!(got.weight(), want.weight(), "{precision:?} {n} {k}");
                 let x = values(2 * k, 10);
                 let product = |by: &Packed| by.forward(&x, Added::default());
-                assert_eq!(product(&got), product(&want), "{keep:?} {n} {k}");
+                assert_eq!(product(&got), product(&want), "{precision:?} {n} {k}");
                 // What is wrong with any row is what comes back.
                 let bad = |first: usize, rows: &mut [f32]| match first + rows.len() / k == n {
                     true => Err("the last row"),
                     false => Ok(()),
                 };
-                assert_eq!(Packed::read((n, k), keep, bad).unwrap_err(), "the last row");
+                assert_eq!(
+                    Packed::read((n, k), precision, bad).unwrap_err(),
+                    "the last row"
+                );
             }
         }
     }

@@ -41,11 +41,11 @@ math::dispatch! {
                 *x = math::soft_cap(*x, cap).0;
             }
         }
-        let score = |x: f32| cap.map_or(x, |cap| math::soft_cap(x, cap).0);
+        let similarity = |x: f32| cap.map_or(x, |cap| math::soft_cap(x, cap).0);
         // With a cap the row keeps the products, whose slopes are wanted, and is capped as read.
         let capped = cap.is_some() && dloss.is_some();
         let logits: Vec<f32> = match capped {
-            true => row.iter().map(|x| score(*x)).collect(),
+            true => row.iter().map(|x| similarity(*x)).collect(),
             false => Vec::new(),
         };
         let read: &[f32] = if capped { &logits } else { row };
@@ -169,18 +169,19 @@ mod tests {
             .collect();
         let (ids, dlosses) = ([76u32, 3, 0], [1.0f32, -2.0, 0.5]);
         for cap in [None, Some(10.0f32), Some(40.0)] {
-            let score = |x: f64| cap.map_or(x, |c| f64::from(c) * (x / f64::from(c)).tanh());
+            let similarity = |x: f64| cap.map_or(x, |c| f64::from(c) * (x / f64::from(c)).tanh());
             let loss = |i: usize, j: usize, by: f64| {
                 let row = &products[i * v..][..v];
-                let moved =
-                    |(k, x): (usize, &f32)| score(f64::from(*x) + if k == j { by } else { 0.0 });
+                let moved = |(k, x): (usize, &f32)| {
+                    similarity(f64::from(*x) + if k == j { by } else { 0.0 })
+                };
                 let row: Vec<f64> = row.iter().enumerate().map(moved).collect();
                 row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[ids[i] as usize]
             };
             let (mut logits, mut losses) = (products.clone(), vec![0.0; n]);
             of_head(&mut logits, cap, &ids, None, &mut losses);
             for (got, x) in logits.iter().zip(&products) {
-                assert!((f64::from(*got) - score(f64::from(*x))).abs() < 1e-4);
+                assert!((f64::from(*got) - similarity(f64::from(*x))).abs() < 1e-4);
             }
             let (mut d, mut again) = (products.clone(), vec![0.0; n]);
             of_head(&mut d, cap, &ids, Some(&dlosses), &mut again);

@@ -78,12 +78,12 @@ impl Panels {
         let values = match halves {
             true => Values::Bf16(tried(total, size, |panel, words| {
                 let rows = some(panel)?;
-                fill_bf16(turned(&rows, k), (0, width), words);
+                fill_bf16(transposed(&rows, k), (0, width), words);
                 Ok(())
             })?),
             false => Values::F32(tried(total, size, |panel, values| {
                 let rows = some(panel)?;
-                fill_f32(turned(&rows, k), (0, width), values);
+                fill_f32(transposed(&rows, k), (0, width), values);
                 Ok(())
             })?),
         };
@@ -96,7 +96,7 @@ impl Panels {
     }
 
     /// The transpose, laid out alike.
-    pub(crate) fn turned(&self) -> Self {
+    pub(crate) fn transposed(&self) -> Self {
         let mut rows = vec![0f32; self.k * self.n];
         let halves = matches!(self.values, Values::Bf16(_));
         let lines = rows.par_chunks_mut(self.n.max(1)).enumerate();
@@ -106,7 +106,7 @@ impl Panels {
             }
         });
         let matrix = View::whole(&rows, self.k, self.n);
-        Panels::new(matrix.turned(), self.lanes, halves)
+        Panels::new(matrix.transposed(), self.lanes, halves)
     }
 
     /// The element at `(row, column)`.
@@ -149,8 +149,8 @@ fn each<T: Copy + Default + Send>(
 }
 
 /// Rows of `k` values as the columns of a matrix.
-fn turned(rows: &[f32], k: usize) -> View<'_> {
-    View::whole(rows, rows.len() / k.max(1), k).turned()
+fn transposed(rows: &[f32], k: usize) -> View<'_> {
+    View::whole(rows, rows.len() / k.max(1), k).transposed()
 }
 
 /// As [`each`], always by several threads, until a `fill` fails.

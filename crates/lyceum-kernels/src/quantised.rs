@@ -188,11 +188,11 @@ impl Quantised {
             let jobs = bytes.zip(y.par_chunks_mut(ROWS));
             return jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, y));
         }
-        let mut turned = vec![0.0; n * t];
-        let jobs = bytes.zip(turned.par_chunks_mut(ROWS * t));
+        let mut transposed = vec![0.0; n * t];
+        let jobs = bytes.zip(transposed.par_chunks_mut(ROWS * t));
         jobs.for_each(|(bytes, y)| dots(self.format, bytes, x, y));
         for (r, y) in y.chunks_mut(n).enumerate() {
-            let column = turned.iter().skip(r).step_by(t);
+            let column = transposed.iter().skip(r).step_by(t);
             y.iter_mut().zip(column).for_each(|(y, sum)| *y = *sum);
         }
     }
@@ -211,7 +211,7 @@ impl Quantised {
                     product(
                         self.level,
                         x,
-                        &self.panels(matrix.turned()),
+                        &self.panels(matrix.transposed()),
                         Added::default(),
                     )
                 })

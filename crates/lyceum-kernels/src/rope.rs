@@ -1,4 +1,4 @@
-//! Rotary positions: pairs of values turned by an angle that grows with the position.
+//! Rotary positions: pairs of values rotated by an angle that grows with the position.
 //!
 //! Value `i` of a head is paired with value `i + half` (the layout of Hugging Face's
 //! checkpoints). Source: Su et al., RoFormer, arXiv 2104.09864.
@@ -18,19 +18,29 @@ pub struct Angles {
 
 /// Which way pairs turn: the backward pass is the turn back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum Rotation {
     /// By the angle.
     Forward,
     /// By its opposite.
     Back,
 }
 
-/// Turns the first `2 * half` values of every head of `x` `[t, heads * dim]` into `y` of the same
+/// Rotates the first `2 * half` values of every head of `x` `[t, heads * dim]` into `y` of the same
 /// shape; the other values are copied.
-pub fn rotate(x: &[f32], angles: &Angles, (heads, dim): (usize, usize), turn: Turn, y: &mut [f32]) {
+pub fn rotate(
+    x: &[f32],
+    angles: &Angles,
+    (heads, dim): (usize, usize),
+    rotation: Rotation,
+    y: &mut [f32],
+) {
     let (width, half) = (heads * dim, angles.half);
     assert!(2 * half <= dim, "a head of {dim} has no {half} pairs");
-    let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+    let sign = if rotation == Rotation::Forward {
+        1.0
+    } else {
+        -1.0
+    };
     let rows = x.par_chunks(width).zip(y.par_chunks_mut(width));
     let turns = angles
         .cos
@@ -71,7 +81,7 @@ mod tests {
                 half,
             };
             let (mut y, mut back) = (vec![0.0; n], vec![0.0; n]);
-            rotate(&x, &angles, (heads, dim), Turn::Forward, &mut y);
+            rotate(&x, &angles, (heads, dim), Rotation::Forward, &mut y);
             for (i, y) in y.iter().enumerate() {
                 let (row, c) = (i / (heads * dim), i % dim);
                 let pair = c % half.max(1);
@@ -86,7 +96,7 @@ mod tests {
             }
             // <R x, g> = <x, R^T g> for any g.
             let g: Vec<f32> = (0..n).map(|i| (i as f32 * 1.1).cos()).collect();
-            rotate(&g, &angles, (heads, dim), Turn::Back, &mut back);
+            rotate(&g, &angles, (heads, dim), Rotation::Back, &mut back);
             let inner = |a: &[f32], b: &[f32]| -> f64 {
                 let products = a.iter().zip(b);
                 products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()

@@ -10,9 +10,9 @@ use crate::vector::Vector;
 /// Tokens per job.
 const BLOCK: usize = 32;
 
-/// Score functions of an input and a direction.
+/// Similarity functions of an input and a direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Score {
+pub enum Similarity {
     /// `|x . p|`.
     Absolute,
     /// `norm(x) . p`: x standardised over its width, `eps` added to its variance.
@@ -29,8 +29,8 @@ pub struct Directions<'a> {
     pub rows: &'a [f32],
     /// The experts that can be chosen.
     pub here: &'a [bool],
-    /// The score function.
-    pub score: Score,
+    /// The similarity function.
+    pub similarity: Similarity,
     /// Divides the scores.
     pub temperature: f32,
 }
@@ -64,14 +64,14 @@ impl Work for Choose<'_> {
         let rows = scores.chunks_mut(count).zip(x.chunks(d));
         let choices = experts.chunks_mut(per).zip(weights.chunks_mut(per));
         for ((scores, x), (experts, weights)) in rows.zip(choices) {
-            match to.score {
-                Score::Absolute => scores
+            match to.similarity {
+                Similarity::Absolute => scores
                     .iter_mut()
                     .for_each(|s| *s = s.abs() / to.temperature),
-                Score::Standardised { eps } => {
+                Similarity::Standardised { eps } => {
                     let (mean, inverse) = math::moments(x, eps);
-                    for (score, sum) in scores.iter_mut().zip(sums) {
-                        *score = (*score - mean * sum) * inverse / to.temperature;
+                    for (similarity, sum) in scores.iter_mut().zip(sums) {
+                        *similarity = (*similarity - mean * sum) * inverse / to.temperature;
                     }
                 }
             }
@@ -85,9 +85,9 @@ impl Work for Choose<'_> {
 fn top(scores: &[f32], here: &[bool], experts: &mut [u32], weights: &mut [f32]) {
     let per = experts.len();
     let mut held = 0;
-    for (e, score) in scores.iter().enumerate().filter(|(e, _)| here[*e]) {
+    for (e, similarity) in scores.iter().enumerate().filter(|(e, _)| here[*e]) {
         // What is held is sorted, largest first; the last falls out when there is no room.
-        let smaller = weights[..held].iter().position(|held| *score > *held);
+        let smaller = weights[..held].iter().position(|held| *similarity > *held);
         let at = smaller.unwrap_or(held);
         if at == per {
             continue;
@@ -95,7 +95,7 @@ fn top(scores: &[f32], here: &[bool], experts: &mut [u32], weights: &mut [f32]) 
         held = per.min(held + 1);
         weights[at..held].rotate_right(1);
         experts[at..held].rotate_right(1);
-        (weights[at], experts[at]) = (*score, e as u32);
+        (weights[at], experts[at]) = (*similarity, e as u32);
     }
     let largest = weights[0];
     // In the order of the experts: insertion, for there are few.
@@ -252,29 +252,29 @@ mod tests {
         let n = x.len() as f64;
         let mean = x.iter().sum::<f64>() / n;
         let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-        let score = |row: &[f32]| {
+        let similarity = |row: &[f32]| {
             let dot = |mean: f64| -> f64 {
                 row.iter()
                     .zip(&x)
                     .map(|(p, x)| f64::from(*p) * (x - mean))
                     .sum()
             };
-            let score = match to.score {
-                Score::Absolute => dot(0.0).abs(),
-                Score::Standardised { eps } => dot(mean) / (variance + f64::from(eps)).sqrt(),
+            let similarity = match to.similarity {
+                Similarity::Absolute => dot(0.0).abs(),
+                Similarity::Standardised { eps } => dot(mean) / (variance + f64::from(eps)).sqrt(),
             };
-            score / f64::from(to.temperature)
+            similarity / f64::from(to.temperature)
         };
-        to.rows.chunks(x.len()).map(score).collect()
+        to.rows.chunks(x.len()).map(similarity).collect()
     }
 
-    fn check(d: usize, here: &[bool], k: usize, score: Score, seed: u32) {
+    fn check(d: usize, here: &[bool], k: usize, similarity: Similarity, seed: u32) {
         let rows = values(here.len() * d, seed);
         let temperature = 0.7;
         let to = Directions {
             rows: &rows,
             here,
-            score,
+            similarity,
             temperature,
         };
         let x: Vec<f32> = values(45 * d, seed + 1).iter().map(|x| x + 3.0).collect();
@@ -312,8 +312,8 @@ mod tests {
             absolute: bool, seed in 0u32..1000,
         ) {
             let eps = 1e-5;
-            let score = if absolute { Score::Absolute } else { Score::Standardised { eps } };
-            check(d, &here, k, score, seed);
+            let similarity = if absolute { Similarity::Absolute } else { Similarity::Standardised { eps } };
+            check(d, &here, k, similarity, seed);
         }
     }
 

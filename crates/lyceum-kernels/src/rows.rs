@@ -98,7 +98,7 @@ unsafe fn dots<V: Vector, const T: usize, const N: usize>(
             }
         }
         let mut totals = [0f32; SIDE];
-        for column in lanes.iter().flat_map(|block| V::turned(block)) {
+        for column in lanes.iter().flat_map(|block| V::transposed(block)) {
             totals.iter_mut().zip(column).for_each(|(sum, x)| *sum += x);
         }
         for (t, out) in out.iter_mut().enumerate() {

@@ -37,14 +37,14 @@ pub(crate) trait Vector: Copy {
     /// # Safety
     /// The processor must have this level.
     #[inline(always)]
-    unsafe fn turned(block: &Block) -> Block {
+    unsafe fn transposed(block: &Block) -> Block {
         std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
     }
 }
 
 /// Rows and columns of a [`Block`].
 pub(crate) const SIDE: usize = 8;
-/// A square of values that is turned in registers.
+/// A square of values that is transposed in registers.
 pub(crate) type Block = [[f32; SIDE]; SIDE];
 
 /// Plain Rust.
@@ -126,7 +126,7 @@ mod x86 {
             Wide(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
         }
         #[inline(always)]
-        unsafe fn turned(block: &Block) -> Block {
+        unsafe fn transposed(block: &Block) -> Block {
             // SAFETY: the processor has AVX2, says the caller.
             unsafe { turn(block) }
         }
@@ -214,17 +214,17 @@ mod x86 {
                 _mm256_unpackhi_pd(high, next_high),
             ];
         }
-        let mut turned = Block::default();
+        let mut transposed = Block::default();
         for i in 0..4 {
             let left = _mm256_permute2f128_pd::<0x20>(fours[0][i], fours[1][i]);
             let right = _mm256_permute2f128_pd::<0x31>(fours[0][i], fours[1][i]);
             // SAFETY: as above.
             unsafe {
-                _mm256_storeu_ps(turned[i].as_mut_ptr(), _mm256_castpd_ps(left));
-                _mm256_storeu_ps(turned[i + 4].as_mut_ptr(), _mm256_castpd_ps(right));
+                _mm256_storeu_ps(transposed[i].as_mut_ptr(), _mm256_castpd_ps(left));
+                _mm256_storeu_ps(transposed[i + 4].as_mut_ptr(), _mm256_castpd_ps(right));
             }
         }
-        turned
+        transposed
     }
 
     impl Vector for Widest {
@@ -262,7 +262,7 @@ mod x86 {
             Widest(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
         }
         #[inline(always)]
-        unsafe fn turned(block: &Block) -> Block {
+        unsafe fn transposed(block: &Block) -> Block {
             // SAFETY: the processor has AVX-512, and so AVX2, says the caller.
             unsafe { turn(block) }
         }

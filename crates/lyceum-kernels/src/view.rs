@@ -27,7 +27,7 @@ impl<'a> View<'a> {
     }
 
     /// The transpose.
-    pub(crate) fn turned(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         View {
             rows: self.columns,
             columns: self.rows,

@@ -267,7 +267,7 @@ impl Objective for Documents<'_> {
         let batches: Vec<Batch> = { parts.iter() }
             .map(|documents| self.corpus.batch(documents))
             .collect::<Result<_>>()?;
-        let targets = batches.iter().map(|batch| batch.ids.len()).sum();
+        let targets = batches.iter().map(|batch| batch.target_ids.len()).sum();
         let packed = |batch| MicroBatch {
             learners: vec![0],
             rows: Packed { batch, targets },
@@ -337,10 +337,10 @@ impl Saver<'_> {
 fn losses(decoder: &Decoder, batch: &Batch) -> Result<Tensor> {
     let pass = Pass {
         tasks: &batch.tasks,
-        ..Pass::new(&batch.segments)
+        ..Pass::new(&batch.seq_lens)
     };
-    let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
-    decoder.losses(&hidden, &batch.ids)
+    let hidden = decoder.hidden_at(&batch.tokens, &batch.target_positions, None, &pass)?;
+    decoder.losses(&hidden, &batch.target_ids)
 }
 
 /// Held-out nats: per token, and over all tokens.
@@ -349,7 +349,7 @@ fn held_out(decoder: &Decoder, corpus: &Corpus, how: &Pretrain) -> Result<(f64, 
     for batch in corpus.held_out(how.batch_tokens)? {
         let losses = losses(decoder, &batch)?.to_vec1::<f32>()?;
         sum += losses.into_iter().map(f64::from).sum::<f64>();
-        n += batch.ids.len();
+        n += batch.target_ids.len();
     }
     Ok((sum / n as f64, sum))
 }

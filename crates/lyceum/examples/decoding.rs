@@ -122,8 +122,8 @@ fn time(name: &str, path: &Path, precision: Precision) -> Result<()> {
     let opened = start.elapsed().as_secs_f64();
     let mut cache = base.decoder.cache(1);
     let mut step = |tokens: &[u32]| -> Result<u32> {
-        let segments = SeqLens::after(&[tokens.len()], cache.lens())?;
-        let pass = Pass::new(&segments);
+        let seq_lens = SeqLens::after(&[tokens.len()], cache.lens())?;
+        let pass = Pass::new(&seq_lens);
         let hidden = base.decoder.hidden(tokens, Some(&mut cache), &pass)?;
         let last = Logits::Rows(&[tokens.len() as u32 - 1]);
         let logits = base.decoder.logits(&hidden, last)?;

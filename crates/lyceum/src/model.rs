@@ -26,13 +26,13 @@ pub struct Batch {
     /// All tokens, `[t]`.
     pub tokens: Vec<u32>,
     /// The boundaries of the packed examples.
-    pub segments: SeqLens,
-    /// Rows whose next token is a target, `[n]`.
-    pub rows: Vec<u32>,
-    /// The target ids, `[n]`.
-    pub ids: Arc<[u32]>,
-    /// The example each target belongs to, `[n]`.
-    pub owners: Vec<usize>,
+    pub seq_lens: SeqLens,
+    /// The positions in `tokens` whose next token is a target, `[n]`.
+    pub target_positions: Vec<u32>,
+    /// The token ids of the targets, `[n]`.
+    pub target_ids: Arc<[u32]>,
+    /// The index of each target's example, `[n]`.
+    pub target_seqs: Vec<usize>,
     /// The task of each example.
     pub tasks: Vec<Name>,
 }
@@ -46,13 +46,13 @@ impl Batch {
     /// Packs examples, leaving their last `unread` tokens out of what is computed.
     fn packed<'a>(examples: impl IntoIterator<Item = (&'a Tokens, Name)>, unread: usize) -> Self {
         let (mut tokens, mut lens, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut rows, mut ids, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut positions, mut ids, mut seqs) = (Vec::new(), Vec::new(), Vec::new());
         for (i, (example, task)) in examples.into_iter().enumerate() {
             // The first token has nothing before it to be predicted from.
             for at in example.from.max(1)..example.ids.len() {
-                rows.push((tokens.len() + at - 1) as u32);
+                positions.push((tokens.len() + at - 1) as u32);
                 ids.push(example.ids[at]);
-                owners.push(i);
+                seqs.push(i);
             }
             let read = example.ids.len().saturating_sub(unread);
             tokens.extend_from_slice(&example.ids[..read]);
@@ -61,10 +61,10 @@ impl Batch {
         }
         Batch {
             tokens,
-            segments: SeqLens::new(&lens),
-            rows,
-            ids: ids.into(),
-            owners,
+            seq_lens: SeqLens::new(&lens),
+            target_positions: positions,
+            target_ids: ids.into(),
+            target_seqs: seqs,
             tasks,
         }
     }
@@ -155,22 +155,22 @@ impl Model {
         self.mixture.as_deref()
     }
 
-    /// The route of a pass of `segments` through the mixture.
-    pub(crate) fn route(&self, segments: &SeqLens) -> Option<Route<'_>> {
-        Route::all(segments, self.mixture())
+    /// The route of a pass of `seq_lens` through the mixture.
+    pub(crate) fn route(&self, seq_lens: &SeqLens) -> Option<Route<'_>> {
+        Route::all(seq_lens, self.mixture())
     }
 
     /// Next-token logits `[t, v]` at every token of packed sequences.
     ///
     /// # Errors
     /// When a sequence is too long or the router cannot decide.
-    pub fn logits(&self, tokens: &[u32], segments: &SeqLens, tasks: &[Name]) -> Result<Tensor> {
+    pub fn logits(&self, tokens: &[u32], seq_lens: &SeqLens, tasks: &[Name]) -> Result<Tensor> {
         let decoder = &self.base.decoder;
-        let route = self.route(segments);
+        let route = self.route(seq_lens);
         let pass = Pass {
             tasks,
             routes: route.as_slice(),
-            ..Pass::new(segments)
+            ..Pass::new(seq_lens)
         };
         let hidden = decoder.hidden(tokens, None, &pass)?;
         decoder.logits(&hidden, Logits::All)
@@ -193,14 +193,14 @@ pub(crate) fn losses(
     probe: Option<&dyn Probe>,
     recompute: bool,
 ) -> Result<Tensor> {
-    let route = Route::all(&batch.segments, mixture);
+    let route = Route::all(&batch.seq_lens, mixture);
     let pass = Pass {
-        segments: &batch.segments,
+        seq_lens: &batch.seq_lens,
         tasks: &batch.tasks,
         routes: route.as_slice(),
         probe,
         recompute,
     };
-    let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
-    decoder.losses(&hidden, &batch.ids)
+    let hidden = decoder.hidden_at(&batch.tokens, &batch.target_positions, None, &pass)?;
+    decoder.losses(&hidden, &batch.target_ids)
 }

@@ -24,7 +24,7 @@ pub(crate) fn trained() -> Sandbox {
 fn devices_that_are_not_there() {
     let place = Sandbox::new();
     refused(&place, "list lib --device gpu", &["`gpu`", "cuda:N"]);
-    refused(&place, "list lib --device cuda", &["--features cuda"]);
+    refused(&place, "list lib --device cuda", &["the feature `cuda`"]);
 }
 
 #[test]

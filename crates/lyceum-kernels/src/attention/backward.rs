@@ -33,8 +33,8 @@ struct HeadBackward<'a> {
     /// Offset of the head in a row of keys or values.
     kv_at: usize,
     keys: Panels,
-    keys_turned: Panels,
-    values_turned: Panels,
+    keys_transposed: Panels,
+    values_transposed: Panels,
     /// Gradients of keys and values as columns `[dim, t]`: sums over the queries, transposed at the
     /// end.
     dk: Vec<f32>,
@@ -60,8 +60,8 @@ impl<'a> HeadBackward<'a> {
             h,
             kv_at,
             keys: panels(k),
-            keys_turned: panels(k.turned()),
-            values_turned: panels(v.turned()),
+            keys_transposed: panels(k.transposed()),
+            values_transposed: panels(v.transposed()),
             dk: vec![0f32; dim * t],
             dv: vec![0f32; dim * t],
             p: Vec::new(),
@@ -80,7 +80,7 @@ impl<'a> HeadBackward<'a> {
         let (level, s, h) = (self.level, self.s, self.h);
         let (width, dim, t) = (h.width(), h.dim, self.keys.k);
         let (rows, start) = (to - from, s.before + from);
-        let seen = seen(start, s.before + to, h, &self.keys_turned);
+        let seen = seen(start, s.before + to, h, &self.keys_transposed);
         let n = seen.1 - seen.0;
         let step = row_step(n);
         let (p, d, slopes) = (&mut self.p, &mut self.d, &mut self.slopes);
@@ -104,16 +104,22 @@ impl<'a> HeadBackward<'a> {
         // SAFETY: p and d have room for a row per query, dk and dv for a row of `t` per column of
         // the head, dq says the caller.
         unsafe {
-            part(level, queries, &self.keys_turned, across, over(p, step));
+            part(level, queries, &self.keys_transposed, across, over(p, step));
             weights(p, step, start, seen.0, h, Some(slopes));
-            part(level, douts, &self.values_turned, across, over(d, step));
+            part(level, douts, &self.values_transposed, across, over(d, step));
             let shares = panels(View::new(p, rows, n, step));
-            part(level, douts.turned(), &shares, down, sums(&mut self.dv));
+            part(level, douts.transposed(), &shares, down, sums(&mut self.dv));
             scores_backward(p, d, slopes, (n, step), h);
             let slope = View::new(d, rows, n, step);
             part(level, slope, &self.keys, (seen, (0, dim)), dq);
             let slope = panels(slope);
-            part(level, queries.turned(), &slope, down, sums(&mut self.dk));
+            part(
+                level,
+                queries.transposed(),
+                &slope,
+                down,
+                sums(&mut self.dk),
+            );
         }
     }
 
@@ -127,7 +133,7 @@ impl<'a> HeadBackward<'a> {
         for (sums, to) in [(&self.dk, self.s.dk), (&self.dv, self.s.dv)] {
             let (columns, mut gathered) = (View::whole(sums, dim, t), Gathered::default());
             for row in 0..t {
-                let values = gathered.row(columns.turned(), row, (0, dim));
+                let values = gathered.row(columns.transposed(), row, (0, dim));
                 // SAFETY: these columns are this call's own, says the caller.
                 unsafe {
                     let to = to.0.add(row * kv_width + self.kv_at);

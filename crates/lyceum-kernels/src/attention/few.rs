@@ -61,7 +61,7 @@ fn all_scores<T: Number>(q: &[f32], k: &[T], h: &Heads, n: usize, scores: &mut [
     for (at, k) in k.chunks(h.kv_width()).enumerate() {
         for (head, q) in q.chunks(h.dim).enumerate() {
             let product = math::dot(q, &k[h.kv_at(head)..][..h.dim]);
-            scores[head * n + at] = h.score(product).0;
+            scores[head * n + at] = h.similarity(product).0;
         }
     }
 }

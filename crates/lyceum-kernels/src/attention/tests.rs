@@ -37,13 +37,13 @@ fn naive(q: &[f32], k: &[f32], v: &[f32], h: &Heads) -> Vec<f64> {
                 f64::from(m[row * h.kv_width() + group * h.dim + c])
             };
             let q = |c: usize| f64::from(q[i * h.width() + head * h.dim + c]);
-            let score = |j: usize| -> f64 {
+            let similarity = |j: usize| -> f64 {
                 let product = (0..h.dim).map(|c| q(c) * kv(k, j, c)).sum::<f64>();
-                let score = product * f64::from(h.scale);
+                let similarity = product * f64::from(h.scale);
                 let cap = h.soft_cap.map(f64::from);
-                cap.map_or(score, |cap| cap * (score / cap).tanh())
+                cap.map_or(similarity, |cap| cap * (similarity / cap).tanh())
             };
-            let e: Vec<f64> = (from..=i).map(|j| score(j).exp()).collect();
+            let e: Vec<f64> = (from..=i).map(|j| similarity(j).exp()).collect();
             let total: f64 = e.iter().sum();
             for c in 0..h.dim {
                 let sum: f64 = e.iter().zip(from..).map(|(e, j)| e * kv(v, j, c)).sum();

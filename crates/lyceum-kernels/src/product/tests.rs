@@ -16,11 +16,16 @@ fn check(level: Level, (t, k, n): (usize, usize, usize), halves: bool, seed: u32
         bias: Some(&bias),
         rows: Some(&rows),
     };
-    let turned: Vec<f32> = (0..t * k)
+    let transposed: Vec<f32> = (0..t * k)
         .map(|i| x[i % t.max(1) * k + i / t.max(1)])
         .collect();
     let y = product(level, View::whole(&x, t, k), &panels, added);
-    let same = product(level, View::whole(&turned, k, t).turned(), &panels, added);
+    let same = product(
+        level,
+        View::whole(&transposed, k, t).transposed(),
+        &panels,
+        added,
+    );
     assert_eq!(y, same, "rows read column by column");
     for (at, y) in y.iter().enumerate() {
         let (i, j) = (at / n, at % n);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use lyceum_kernels::attention::{self as kernel, Heads, Part, Rows, Span, Stretch};
-use lyceum_kernels::rope::{self, Angles, Turn};
+use lyceum_kernels::rope::{self, Angles, Rotation};
 use lyceum_kernels::stream;
 
 use super::cache::Cache;
@@ -38,9 +38,9 @@ pub(super) struct BlockArgs<'a> {
 impl<'a> BlockArgs<'a> {
     /// The pass over the tokens whose result is wanted.
     pub(super) fn own(&self) -> Pass<'a> {
-        let segments = self.wanted.map_or(self.pass.segments, |w| &w.segments);
+        let seq_lens = self.wanted.map_or(self.pass.seq_lens, |w| &w.seq_lens);
         Pass {
-            segments,
+            seq_lens,
             ..*self.pass
         }
     }
@@ -87,7 +87,7 @@ impl Attention {
     fn project(&self, x: &[f32], args: &BlockArgs<'_>) -> Result<Projected> {
         match (self.split, self.qkv.as_slice()) {
             (Qkv::Separate, [q, k, v]) => {
-                let d = x.len() / args.pass.segments.tokens().max(1);
+                let d = x.len() / args.pass.seq_lens.tokens().max(1);
                 let own = args.wanted.map(|wanted| wanted.pick(x, d));
                 let (q, by_q) = q.forward(own.as_deref().unwrap_or(x), None, &args.own())?;
                 let (k, by_k) = k.forward(x, None, args.pass)?;
@@ -145,16 +145,16 @@ impl Attention {
         all
     }
 
-    fn turn(
+    fn rotate(
         &self,
         x: Vec<f32>,
         heads: usize,
         angles: Option<&Arc<Angles>>,
-        turn: Turn,
+        rotation: Rotation,
     ) -> Vec<f32> {
         let Some(angles) = angles else { return x };
         let mut y = vec![0.0; x.len()];
-        rope::rotate(&x, angles, (heads, self.heads.dim), turn, &mut y);
+        rope::rotate(&x, angles, (heads, self.heads.dim), rotation, &mut y);
         y
     }
 
@@ -180,11 +180,11 @@ impl Attention {
             (Some(angles), Some(wanted)) => Some(wanted.angles(angles)),
             (angles, _) => angles.cloned(),
         };
-        q = self.turn(q, heads, own.as_ref(), Turn::Forward);
-        k = self.turn(k, kv_heads, args.angles, Turn::Forward);
+        q = self.rotate(q, heads, own.as_ref(), Rotation::Forward);
+        k = self.rotate(k, kv_heads, args.angles, Rotation::Forward);
         let seen = match cache {
             Some(cache) => {
-                cache.append(layer, (&k, &v), args.pass.segments.lens());
+                cache.append(layer, (&k, &v), args.pass.seq_lens.lens());
                 let sequences = self.stretches(args);
                 let span = |(i, own): (usize, &Stretch)| {
                     cache.span(layer, i, own.rows, own.keys - own.before - own.rows)
@@ -209,11 +209,11 @@ impl Attention {
 
     /// Queries and new keys of every sequence.
     fn stretches(&self, args: &BlockArgs<'_>) -> Vec<Stretch> {
-        let lens = args.pass.segments.lens().iter();
+        let lens = args.pass.seq_lens.lens().iter();
         match args.wanted {
             None => lens.map(|&len| Stretch::whole(len)).collect(),
             Some(wanted) => {
-                let own = wanted.before.iter().zip(wanted.segments.lens().iter());
+                let own = wanted.before.iter().zip(wanted.seq_lens.lens().iter());
                 let own = lens.zip(own);
                 own.map(|(&keys, (&before, &rows))| Stretch { before, rows, keys })
                     .collect()
@@ -263,8 +263,8 @@ impl Attention {
             (Some(angles), Some(wanted)) => Some(wanted.angles(angles)),
             (angles, _) => angles.cloned(),
         };
-        dq = self.turn(dq, self.heads.heads, own.as_ref(), Turn::Back);
-        dk = self.turn(dk, self.heads.kv_heads, args.angles, Turn::Back);
+        dq = self.rotate(dq, self.heads.heads, own.as_ref(), Rotation::Back);
+        dk = self.rotate(dk, self.heads.kv_heads, args.angles, Rotation::Back);
         if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.norms, &kept.plain) {
             dq = q_norm.backward(q, &dq, None, &mut norms)?;
             dk = k_norm.backward(k, &dk, None, &mut norms)?;
@@ -276,7 +276,7 @@ impl Attention {
             [all] => {
                 if let Some(wanted) = args.wanted {
                     let width = self.heads.width();
-                    let mut full = vec![0.0; args.pass.segments.tokens() * width];
+                    let mut full = vec![0.0; args.pass.seq_lens.tokens() * width];
                     wanted.put_back(&dq, width, &mut full);
                     dq = full;
                 }
@@ -300,7 +300,7 @@ impl Attention {
         gradients: &mut [Gradients],
     ) -> Result<Option<Vec<f32>>> {
         let mut sum: Option<Vec<f32>> = None;
-        let t = args.pass.segments.tokens().max(1);
+        let t = args.pass.seq_lens.tokens().max(1);
         // q last: with some rows wanted its gradient is not one of all rows.
         for i in [1, 2, 0] {
             let (linear, by) = (&self.qkv[i], kept.qkv.get(i).and_then(Option::as_ref));

@@ -45,7 +45,7 @@ struct BlockSaved {
 /// The inputs of a pass, owned for as long as a backward pass may follow.
 #[derive(Debug)]
 pub(super) struct PassState {
-    pub(super) segments: SeqLens,
+    pub(super) seq_lens: SeqLens,
     pub(super) tasks: Vec<Name>,
     pub(super) routes: Vec<(Range<usize>, Mixture)>,
     pub(super) angles: Option<Arc<Angles>>,
@@ -66,7 +66,7 @@ impl PassState {
 
     fn pass<'a>(&'a self, routes: &'a [Route<'a>]) -> Pass<'a> {
         Pass {
-            segments: &self.segments,
+            seq_lens: &self.seq_lens,
             tasks: &self.tasks,
             routes,
             probe: None,
@@ -144,7 +144,7 @@ impl Block {
         cache: Option<&mut Cache>,
         args: &BlockArgs<'_>,
     ) -> Result<(Vec<f32>, BlockSaved)> {
-        let d = x.len() / args.pass.segments.tokens().max(1);
+        let d = x.len() / args.pass.seq_lens.tokens().max(1);
         let picked = args.wanted.map(|wanted| wanted.pick(x, d));
         let own = picked.as_deref().unwrap_or(x);
         let pass = args.own();
@@ -194,7 +194,7 @@ impl Block {
         args: &BlockArgs<'_>,
         wants_dx: bool,
     ) -> Result<Gradient> {
-        let d = x.len() / args.pass.segments.tokens().max(1);
+        let d = x.len() / args.pass.seq_lens.tokens().max(1);
         let picked = args.wanted.map(|wanted| wanted.pick(x, d));
         let own = picked.as_deref().unwrap_or(x);
         let mut backward = Backward {
@@ -306,7 +306,7 @@ impl Backward<'_> {
         beside: Cow<'_, [f32]>,
     ) -> Result<Vec<f32>> {
         let (x, wanted) = (self.x, self.args.wanted);
-        let d = x.len() / self.args.pass.segments.tokens().max(1);
+        let d = x.len() / self.args.pass.seq_lens.tokens().max(1);
         if self.block.residual == Residual::Shared {
             match wanted {
                 Some(wanted) => wanted.put_back(dh, d, &mut dnormed),

@@ -15,7 +15,7 @@ use super::config::{Config, MlpShape, Positions, Qkv, Residual};
 use super::decoder::Decoder;
 use super::mlp::Mlp;
 use super::norm::Norm;
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::mix::{Pass, SeqLens};
 use crate::ops::{self, candle};
 
@@ -94,15 +94,15 @@ impl Rectangle {
 
 impl<'a> Laid<'a> {
     fn new(config: &Config, pass: &'a Pass<'a>, device: &Device) -> Result<Self> {
-        let segments = pass.segments;
-        let (lens, past) = (segments.lens(), segments.past());
+        let seq_lens = pass.seq_lens;
+        let (lens, past) = (seq_lens.lens(), seq_lens.past());
         let held: Vec<usize> = lens.iter().zip(past.iter()).map(|(n, p)| n + p).collect();
         let queries = Rectangle::new(lens, device)?;
         let keys = Rectangle::new(&held, device)?;
         let angles = match &config.positions {
             Positions::Rotary(rope) => {
-                let angles = rope.angles(segments);
-                let shape = (segments.tokens(), 1, angles.half);
+                let angles = rope.angles(seq_lens);
+                let shape = (seq_lens.tokens(), 1, angles.half);
                 let cos = Tensor::from_vec(angles.cos, shape, device)?;
                 Some((cos, Tensor::from_vec(angles.sin, shape, device)?))
             }
@@ -110,7 +110,7 @@ impl<'a> Laid<'a> {
         };
         let windows: BTreeSet<_> = config.layers.iter().map(|layer| layer.window).collect();
         let mask = |window| {
-            let scores = mask(segments, (queries.longest, keys.longest), window);
+            let scores = mask(seq_lens, (queries.longest, keys.longest), window);
             let shape = (queries.n, 1, queries.longest, keys.longest);
             Ok((window, Tensor::from_vec(scores, shape, device)?))
         };
@@ -126,9 +126,9 @@ impl<'a> Laid<'a> {
 }
 
 /// The scores `[n, queries, keys]` that take away what a token does not see.
-fn mask(segments: &SeqLens, (queries, keys): (usize, usize), window: Option<usize>) -> Vec<f32> {
-    let sequences = segments.lens().iter().zip(segments.past().iter());
-    let mut all = Vec::with_capacity(segments.lens().len() * queries * keys);
+fn mask(seq_lens: &SeqLens, (queries, keys): (usize, usize), window: Option<usize>) -> Vec<f32> {
+    let sequences = seq_lens.lens().iter().zip(seq_lens.past().iter());
+    let mut all = Vec::with_capacity(seq_lens.lens().len() * queries * keys);
     for (_, past) in sequences {
         for row in 0..queries {
             let at = past + row;
@@ -149,9 +149,8 @@ impl Decoder {
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
         if pass.recompute {
-            return Err(Error::invalid(
-                "activation recomputation is supported on the CPU only; drop `recompute`",
-            ));
+            let text = "activation recomputation (`recompute`) is supported on the CPU only";
+            return Err(Error::invalid(text).hint(Hint::Omit("recompute")));
         }
         let index = |ids: &[u32]| Tensor::from_slice(ids, ids.len(), device);
         let mut x = ops::rows(self.tokens.tensor()?, &index(tokens)?)?.to_dtype(DType::F32)?;
@@ -166,7 +165,7 @@ impl Decoder {
             x = block.composed(layer, &x, cache.as_deref_mut(), &laid)?;
         }
         if let Some(cache) = cache {
-            cache.advance(pass.segments.lens());
+            cache.advance(pass.seq_lens.lens());
         }
         Ok(x)
     }
@@ -219,11 +218,11 @@ impl Attention {
             Some((q, k)) => [Some(q), Some(k)],
             None => [None, None],
         };
-        let q = turned(&q, q_norm, dim, laid)?;
-        let mut k = turned(&k, k_norm, dim, laid)?;
+        let q = rotated(&q, q_norm, dim, laid)?;
+        let mut k = rotated(&k, k_norm, dim, laid)?;
         let mut v = v.contiguous()?;
         if let Some(cache) = cache {
-            (k, v) = cache.append_on(layer, (&k, &v), laid.pass.segments.lens())?;
+            (k, v) = cache.append_on(layer, (&k, &v), laid.pass.seq_lens.lens())?;
         }
         let (n, rows, keys) = (laid.queries.n, laid.queries.longest, laid.keys.longest);
         // Heads that share keys come one after another, as more rows of one product.
@@ -276,8 +275,8 @@ impl Attention {
     }
 }
 
-/// q or k `[t, heads * dim]` normed and turned, where the family does so.
-fn turned(x: &Tensor, norm: Option<&Norm>, dim: usize, laid: &Laid<'_>) -> Result<Tensor> {
+/// q or k `[t, heads * dim]` normed and rotated, where the family does so.
+fn rotated(x: &Tensor, norm: Option<&Norm>, dim: usize, laid: &Laid<'_>) -> Result<Tensor> {
     let (t, width) = x.dims2()?;
     let mut x = x.contiguous()?.reshape((t, width / dim, dim))?;
     if let Some(norm) = norm {

@@ -166,7 +166,7 @@ impl Decoder {
             let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
             return ops::rows(&self.stream(tokens, None, cache, pass)?, &rows);
         }
-        let wanted = Arc::new(LogitRows::new(rows, pass.segments));
+        let wanted = Arc::new(LogitRows::new(rows, pass.seq_lens));
         let x = self.stream(tokens, Some(&wanted), cache, pass)?;
         Ok(match wanted.places(rows) {
             Some(places) => {
@@ -184,9 +184,9 @@ impl Decoder {
         mut cache: Option<&mut Cache>,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
-        let positions = pass.segments.positions();
+        let positions = pass.seq_lens.positions();
         self.check(tokens, &positions, pass)?;
-        let past = pass.segments.past();
+        let past = pass.seq_lens.past();
         let continues = match &cache {
             Some(cache) => *cache.lens() == **past,
             None => past.iter().all(|&tokens| tokens == 0),
@@ -201,11 +201,11 @@ impl Decoder {
         }
         let mut x = self.embed(tokens, &positions)?;
         let angles = match &self.config.positions {
-            Positions::Rotary(rope) => Some(Arc::new(rope.angles(pass.segments))),
+            Positions::Rotary(rope) => Some(Arc::new(rope.angles(pass.seq_lens))),
             Positions::Learned => None,
         };
         let held = Arc::new(PassState {
-            segments: pass.segments.clone(),
+            seq_lens: pass.seq_lens.clone(),
             tasks: pass.tasks.to_vec(),
             routes: { pass.routes.iter() }
                 .map(|route| (route.sequences.clone(), route.mixture.clone()))
@@ -220,7 +220,7 @@ impl Decoder {
             x = block::run((layer, block), &x, cache, (pass, &held), wanted)?;
         }
         if let Some(cache) = cache {
-            cache.advance(pass.segments.lens());
+            cache.advance(pass.seq_lens.lens());
         }
         Ok(x)
     }
@@ -283,9 +283,9 @@ impl Decoder {
             max_position_embeddings: longest,
             ..
         } = self.config;
-        if tokens.len() != pass.segments.tokens() || tokens.is_empty() {
+        if tokens.len() != pass.seq_lens.tokens() || tokens.is_empty() {
             return Err(Error::invalid(
-                "a batch must have as many tokens as its segments, and at least one",
+                "a batch must have as many tokens as its seq_lens, and at least one",
             ));
         }
         pass.check_routes()?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use lyceum_kernels::gemm::{Keep, Packed, Rounding};
+use lyceum_kernels::gemm::{Packed, Rounding};
 
 use super::chat::{Chat, Said};
 use super::checkpoint;
@@ -307,29 +307,25 @@ impl<'a> Source<'a> {
             let packed = Packed::quantised((format, bytes), (n_out, n_in), self.rounding());
             return Ok(Weight::Frozen(Arc::new(packed)));
         }
-        // What lies the other way round is turned as a whole.
-        let mut turned = None;
+        // What lies the other way round is transposed as a whole.
+        let mut whole = None;
         if transposed {
-            turned = Some(transpose(&weights.values(name)?, n_out, n_in));
+            whole = Some(transpose(&weights.values(name)?, n_out, n_in));
             (n_out, n_in) = (n_in, n_out);
         }
-        let keep = match self.precision {
-            Precision::F32 => Keep::F32,
-            Precision::Bf16 => Keep::Bf16,
-            Precision::Int8 => Keep::Int8,
-        };
         let read = |first: usize, rows: &mut [f32]| -> Result<()> {
-            match &turned {
+            match &whole {
                 Some(all) => rows.copy_from_slice(&all[first * n_in..][..rows.len()]),
                 None => weights.rows(name, first, rows)?,
             }
-            let fits = |w: &f32| keep != Keep::Int8 || w.abs() <= Packed::LARGEST_INT8;
+            let fits =
+                |w: &f32| self.precision != Precision::Int8 || w.abs() <= Packed::LARGEST_INT8;
             match rows.iter().all(fits) {
                 true => Ok(()),
                 false => Err(bad(name, "has values too large for int8")),
             }
         };
-        let packed = Packed::read((n_out, n_in), keep, read)?;
+        let packed = Packed::read((n_out, n_in), self.precision, read)?;
         Ok(Weight::Frozen(Arc::new(packed)))
     }
 

@@ -12,19 +12,19 @@ pub(super) struct LogitRows {
     /// Their rows among all tokens, rising.
     pub(super) rows: Vec<u32>,
     /// The stretches as sequences.
-    pub(super) segments: SeqLens,
+    pub(super) seq_lens: SeqLens,
     /// New tokens of each sequence before the stretch.
     pub(super) before: Vec<usize>,
 }
 
 impl LogitRows {
-    /// The shortest stretches of `segments` that hold the rows `asked`.
-    pub(super) fn new(asked: &[u32], segments: &SeqLens) -> Self {
+    /// The shortest stretches of `seq_lens` that hold the rows `asked`.
+    pub(super) fn new(asked: &[u32], seq_lens: &SeqLens) -> Self {
         let mut sorted = asked.to_vec();
         sorted.sort_unstable();
         let (mut rows, mut lens, mut past, mut before) = (vec![], vec![], vec![], vec![]);
         let (mut start, mut next) = (0, 0);
-        for (&len, &held) in segments.lens().iter().zip(segments.past().iter()) {
+        for (&len, &held) in seq_lens.lens().iter().zip(seq_lens.past().iter()) {
             let end = sorted[next..].partition_point(|row| (*row as usize) < start + len) + next;
             let own = &sorted[next..end];
             let from = own.first().map_or(start, |row| *row as usize);
@@ -37,7 +37,7 @@ impl LogitRows {
         }
         LogitRows {
             rows,
-            segments: SeqLens::known(&lens, &past),
+            seq_lens: SeqLens::known(&lens, &past),
             before,
         }
     }
@@ -81,11 +81,11 @@ mod tests {
 
     #[test]
     fn stretches_hold_what_is_asked_for() {
-        let segments = SeqLens::after(&[3, 2, 4], &[1, 0, 5]).unwrap();
-        let wanted = LogitRows::new(&[8, 1, 6], &segments);
+        let seq_lens = SeqLens::after(&[3, 2, 4], &[1, 0, 5]).unwrap();
+        let wanted = LogitRows::new(&[8, 1, 6], &seq_lens);
         assert_eq!(wanted.rows, [1, 6, 7, 8]);
         assert_eq!(
-            wanted.segments,
+            wanted.seq_lens,
             SeqLens::after(&[1, 0, 3], &[2, 0, 6]).unwrap()
         );
         assert_eq!(wanted.before, [1, 0, 1]);
@@ -96,6 +96,6 @@ mod tests {
         let mut y = vec![1.0; 9];
         wanted.put_back(&[1.0, 2.0, 3.0, 4.0], 1, &mut y);
         assert_eq!(y, [1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 3.0, 4.0, 5.0]);
-        assert!(LogitRows::new(&[], &segments).rows.is_empty());
+        assert!(LogitRows::new(&[], &seq_lens).rows.is_empty());
     }
 }

@@ -67,7 +67,7 @@ impl Mlp {
             routed.push(by);
         }
         if let (MlpShape::Fused, [both]) = (self.shape, up.as_slice()) {
-            let width = both.len() / pass.segments.tokens().max(1) / 2;
+            let width = both.len() / pass.seq_lens.tokens().max(1) / 2;
             let (mut gate, mut own) = (Vec::new(), Vec::new());
             for row in both.chunks(2 * width.max(1)) {
                 gate.extend_from_slice(&row[..width]);
@@ -111,7 +111,7 @@ impl Mlp {
             _ => return Err(Self::odd()),
         };
         if let (MlpShape::Fused, [dgate, dup]) = (self.shape, dups.as_slice()) {
-            let width = (dup.len() / pass.segments.tokens().max(1)).max(1);
+            let width = (dup.len() / pass.seq_lens.tokens().max(1)).max(1);
             let rows = dgate.chunks(width).zip(dup.chunks(width));
             dups = vec![rows.flat_map(|(g, u)| [g, u]).flatten().copied().collect()];
         }

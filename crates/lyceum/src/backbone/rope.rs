@@ -142,15 +142,15 @@ impl Rope {
         }
     }
 
-    /// The angles of every token of `segments`.
-    pub(super) fn angles(&self, segments: &SeqLens) -> Angles {
+    /// The angles of every token of `seq_lens`.
+    pub(super) fn angles(&self, seq_lens: &SeqLens) -> Angles {
         let half = self.dims / 2;
-        let n = segments.tokens() * half;
+        let n = seq_lens.tokens() * half;
         let (mut cos, mut sin) = (Vec::with_capacity(n), Vec::with_capacity(n));
-        let positions = segments.positions();
+        let positions = seq_lens.positions();
         let mut start = 0;
         let mut known: Option<(usize, (Vec<f32>, f32))> = None;
-        for &len in segments.lens().iter() {
+        for &len in seq_lens.lens().iter() {
             let own = &positions[start..start + len];
             start += len;
             let Some(&last) = own.last() else { continue };

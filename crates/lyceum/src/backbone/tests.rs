@@ -17,10 +17,10 @@ const LENS: [usize; 3] = [9, 4, 6];
 const ROWS: [u32; 6] = [3, 4, 5, 7, 14, 17];
 
 fn loss(decoder: &Decoder, recompute: bool) -> Tensor {
-    let segments = SeqLens::new(&LENS);
+    let seq_lens = SeqLens::new(&LENS);
     let pass = Pass {
         recompute,
-        ..Pass::new(&segments)
+        ..Pass::new(&seq_lens)
     };
     let v = decoder.config().vocab_size as u32;
     let token = |i: usize| (i as u32 * 7 + 3) % v;

@@ -39,7 +39,7 @@ pub enum Hint {
     },
     /// Import the experts of another tool into a library of their own.
     Import {
-        /// Where the other tool keeps them.
+        /// The folder or address at which the other tool keeps them.
         source: String,
     },
     /// Import the expert together with its base, which records the base in its card.

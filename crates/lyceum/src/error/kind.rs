@@ -1,4 +1,4 @@
-//! What an error is at heart, for code that decides by it.
+//! The kind of an error, found through context, for code that decides by it.
 
 use super::Error;
 

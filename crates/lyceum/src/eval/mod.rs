@@ -277,7 +277,7 @@ pub fn mean_losses(
         let batch = Batch::new(tokens.iter().zip(some.iter().map(|e| e.task.clone())));
         let losses = model.losses(&batch, probe)?.to_vec1::<f32>()?;
         let mut sums = vec![(0.0, 0.0); some.len()];
-        for (owner, loss) in batch.owners.iter().zip(losses) {
+        for (owner, loss) in batch.target_seqs.iter().zip(losses) {
             sums[*owner].0 += f64::from(loss);
             sums[*owner].1 += 1.0;
         }

@@ -82,13 +82,13 @@ impl Probe for RoutingProbe {
             .find_map(|part| part.parse().ok())
             .unwrap_or(0);
         let experts = self.experts.len();
-        let rows = gates.rows(pass.segments.tokens(), experts);
+        let rows = gates.rows(pass.seq_lens.tokens(), experts);
         let Ok(mut layers) = self.layers.lock() else {
             return Ok(());
         };
         let sums = layers.entry(block).or_default();
         sums.load.resize(experts, 0.0);
-        for (row, sequence) in rows.iter().zip(pass.segments.owners()) {
+        for (row, sequence) in rows.iter().zip(pass.seq_lens.seq_ids()) {
             let own = pass.tasks.get(sequence).and_then(|task| self.of.get(task));
             let weight = own.map_or(0.0, |&e| f64::from(row[e]));
             sums.own += f64::from(u8::from(weight > 0.0));

@@ -59,17 +59,17 @@ impl Model {
         tasks: &[Name],
         cache: &mut Cache,
     ) -> Result<Vec<u32>> {
-        let segments = SeqLens::after(lens, cache.lens())?;
+        let seq_lens = SeqLens::after(lens, cache.lens())?;
         let ends = lens.iter().scan(0, |end, len| {
             *end += len;
             Some(*end as u32)
         });
         let rows: Vec<u32> = ends.map(|end| end - 1).collect();
-        let route = self.route(&segments);
+        let route = self.route(&seq_lens);
         let pass = Pass {
             tasks,
             routes: route.as_slice(),
-            ..Pass::new(&segments)
+            ..Pass::new(&seq_lens)
         };
         let decoder = &self.base().decoder;
         let hidden = decoder.hidden_at(tokens, &rows, Some(cache), &pass)?;

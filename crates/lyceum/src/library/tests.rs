@@ -115,7 +115,7 @@ fn a_missing_or_stale_artifact_hints_at_deriving_it() {
         library: library.uri().to_string(),
         kind: "arrow".into(),
     };
-    assert_eq!(error.hints(), [&derive]);
+    assert_eq!(error.hints(), [derive]);
     library.put_artifact(&artifact(&expert("a", 1))).unwrap();
     assert_eq!(library.artifact(&arrow, None).unwrap().len(), 1);
     library.add(&expert("a", 2), Put::Replace).unwrap();

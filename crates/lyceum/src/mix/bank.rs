@@ -189,9 +189,9 @@ mod tests {
                     Mixing::Outputs => continue,
                     Mixing::Factors => g[e] * g[f] * down.scale as f32,
                 };
-                let low: Vec<f32> = matrix(&down.a).iter().map(|row| dot(row, x)).collect();
+                let h: Vec<f32> = matrix(&down.a).iter().map(|row| dot(row, x)).collect();
                 for (o, row) in out.iter_mut().zip(matrix(&up.b)) {
-                    *o += weight * dot(&row, &low);
+                    *o += weight * dot(&row, &h);
                 }
             }
         }
@@ -213,8 +213,8 @@ mod tests {
         };
         let site = bank.site(&Site::new(SITE)).unwrap();
         let mut got = vec![0.0; t * 5];
-        let low = site.project((&x.concat(), 5), &gates, mixing).unwrap();
-        site.spread(&low, &gates, mixing, 0, &mut got);
+        let h = site.shrink((&x.concat(), 5), &gates, mixing).unwrap();
+        site.expand(&h, &gates, mixing, 0, &mut got);
         let got: Vec<&[f32]> = got.chunks(5).collect();
         let loras: Vec<&Lora> = experts.iter().map(|m| &m[SITE]).collect();
         for i in 0..t {
@@ -249,7 +249,7 @@ mod tests {
         let site = bank.site(&Site::new(SITE)).unwrap();
         let gates = Gates::shared(&[1.0, 1.0]);
         let error = site
-            .project((&[1.0; 12], 5), &gates, Mixing::Factors)
+            .shrink((&[1.0; 12], 5), &gates, Mixing::Factors)
             .unwrap_err();
         let outputs = Hint::Set {
             option: "mixing",
@@ -267,8 +267,8 @@ mod tests {
     fn outputs(bank: &Bank, gates: &Gates) -> Vec<f32> {
         let (site, mut y) = (&bank.sites[SITE], vec![0.0; 10]);
         let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let low = site.project((&x, 5), gates, Mixing::Outputs).unwrap();
-        site.spread(&low, gates, Mixing::Outputs, 0, &mut y);
+        let h = site.shrink((&x, 5), gates, Mixing::Outputs).unwrap();
+        site.expand(&h, gates, Mixing::Outputs, 0, &mut y);
         y
     }
 

@@ -1,7 +1,7 @@
-//! The mixing law in candle's operations, for devices whose memory the kernels cannot read.
+//! The mixing rule in candle's operations, for devices whose memory the kernels cannot read.
 
 use candle_core::{Device, Tensor};
-use lyceum_kernels::delta::Slab;
+use lyceum_kernels::lora::Slab;
 
 use super::linear::Experts;
 use super::{Gates, Mixing, Pass, RoutedLinear, SiteBank, Vector, Weight};
@@ -81,7 +81,7 @@ impl RoutedLinear {
 
 impl SiteBank {
     /// The experts' update `[t, d_out]` for `x` `[t, d_in]` on any device; `trained` are the
-    /// weights of `gates` as a tensor `[t, per]`, if they can be trained.
+    /// weights of `gates` as a tensor `[t, k]`, if they can be trained.
     fn composed(
         &self,
         (x, d_out): (&Tensor, usize),
@@ -93,24 +93,24 @@ impl SiteBank {
         let (slabs, ranks) = (self.table.slabs(), self.table.ranks());
         let experts = slabs.len();
         let (down, up) = self.factors(device)?;
-        let low = x.matmul(&down.t()?)?; // [t, R]
+        let h = x.matmul(&down.t()?)?; // [t, R]
         let shares = dense(gates, trained, experts, device)?; // [t or 1, E]
         match mixing {
             Mixing::Outputs => {
                 // The scale of each expert at its own ranks: [E, R].
-                let (mut spread, mut from) = (vec![0.0; experts * ranks], 0);
-                for (row, slab) in spread.chunks_mut(ranks.max(1)).zip(slabs) {
+                let (mut expand, mut from) = (vec![0.0; experts * ranks], 0);
+                for (row, slab) in expand.chunks_mut(ranks.max(1)).zip(slabs) {
                     row[from..from + slab.rank()].fill(slab.scale());
                     from += slab.rank();
                 }
-                let spread = Tensor::from_vec(spread, (experts, ranks), device)?;
-                Ok(low.broadcast_mul(&shares.matmul(&spread)?)?.matmul(&up)?)
+                let expand = Tensor::from_vec(expand, (experts, ranks), device)?;
+                Ok(h.broadcast_mul(&shares.matmul(&expand)?)?.matmul(&up)?)
             }
             Mixing::Factors => {
-                let t = low.dims2()?.0;
+                let t = h.dims2()?.0;
                 let shares = shares.unsqueeze(2)?; // [t or 1, E, 1]
-                let low = low.reshape((t, experts, ranks / experts.max(1)))?;
-                let mean = low.broadcast_mul(&shares)?.sum_keepdim(1)?; // [t, 1, r]
+                let h = h.reshape((t, experts, ranks / experts.max(1)))?;
+                let mean = h.broadcast_mul(&shares)?.sum_keepdim(1)?; // [t, 1, r]
                 let both = mean.broadcast_mul(&shares)?.reshape((t, ranks))?;
                 let scale = slabs.first().map_or(0.0, Slab::scale);
                 Ok((both.matmul(&up)? * f64::from(scale))?)
@@ -146,17 +146,17 @@ fn dense(
     experts: usize,
     device: &Device,
 ) -> Result<Tensor> {
-    let per = gates.per();
-    let rows = gates.experts().len().checked_div(per).unwrap_or(1);
+    let k = gates.k();
+    let rows = gates.indices().len().checked_div(k).unwrap_or(1);
     let Some(weights) = trained else {
         let all = gates.rows(rows, experts).concat();
         return Ok(Tensor::from_vec(all, (rows, experts), device)?);
     };
     let mut sum: Option<Tensor> = None;
-    for i in 0..per {
+    for i in 0..k {
         let mut chosen = vec![0f32; rows * experts];
         for row in 0..rows {
-            chosen[row * experts + gates.experts()[row * per + i] as usize] = 1.0;
+            chosen[row * experts + gates.indices()[row * k + i] as usize] = 1.0;
         }
         let chosen = Tensor::from_vec(chosen, (rows, experts), device)?;
         let part = chosen.broadcast_mul(&weights.narrow(1, i, 1)?)?;

@@ -1,14 +1,14 @@
 //! A router's decision: experts and their weights.
 
-use lyceum_kernels::delta::Chosen;
+use lyceum_kernels::lora::TopK;
 
 use crate::error::{Error, Result};
 
 /// The experts of every token and their weights; or one choice for all tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gates {
-    per: usize,
-    experts: Vec<u32>,
+    k: usize,
+    indices: Vec<u32>,
     weights: Vec<f32>,
 }
 
@@ -16,25 +16,25 @@ impl Gates {
     /// One weight per expert, the same for every token.
     pub fn shared(weights: &[f32]) -> Self {
         Gates {
-            per: weights.len(),
-            experts: (0..weights.len() as u32).collect(),
+            k: weights.len(),
+            indices: (0..weights.len() as u32).collect(),
             weights: weights.to_vec(),
         }
     }
 
-    /// Each token chooses `per` experts: `experts` and `weights` are `[t, per]`. A token may
+    /// Each token chooses `k` experts: `indices` of experts and `weights` are `[t, k]`. A token may
     /// choose an expert once.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when these are no `[t, per]`, or a token chooses an expert twice.
-    pub fn chosen(per: usize, experts: Vec<u32>, weights: Vec<f32>) -> Result<Self> {
-        let (e, w) = (experts.len(), weights.len());
-        if per == 0 || e != w || e % per != 0 {
+    /// [`Error::Mismatch`] when these are no `[t, k]`, or a token chooses an expert twice.
+    pub fn chosen(k: usize, indices: Vec<u32>, weights: Vec<f32>) -> Result<Self> {
+        let (e, w) = (indices.len(), weights.len());
+        if k == 0 || e != w || e % k != 0 {
             return Err(Error::Mismatch(format!(
-                "{e} experts and {w} weights are no choice of {per} per token"
+                "{e} experts and {w} weights are no choice of {k} per token"
             )));
         }
-        for (token, own) in experts.chunks_exact(per).enumerate() {
+        for (token, own) in indices.chunks_exact(k).enumerate() {
             let mut before = own.iter().enumerate();
             let twice = before.find(|(at, expert)| own[..*at].contains(expert));
             if let Some((_, expert)) = twice {
@@ -43,21 +43,21 @@ impl Gates {
                 )));
             }
         }
-        Ok(Gates::known(per, experts, weights))
+        Ok(Gates::known(k, indices, weights))
     }
 
-    /// As [`Gates::chosen`], of what is `[t, per]` and without repetition by construction.
-    pub(crate) fn known(per: usize, experts: Vec<u32>, weights: Vec<f32>) -> Self {
+    /// As [`Gates::chosen`], of what is `[t, k]` and without repetition by construction.
+    pub(crate) fn known(k: usize, indices: Vec<u32>, weights: Vec<f32>) -> Self {
         Gates {
-            per,
-            experts,
+            k,
+            indices,
             weights,
         }
     }
 
     /// Choices per token.
-    pub fn per(&self) -> usize {
-        self.per
+    pub fn k(&self) -> usize {
+        self.k
     }
 
     /// The weights as they were given.
@@ -65,23 +65,23 @@ impl Gates {
         &self.weights
     }
 
-    /// The experts as they were given.
-    pub fn experts(&self) -> &[u32] {
-        &self.experts
+    /// The indices of the experts as they were given.
+    pub fn indices(&self) -> &[u32] {
+        &self.indices
     }
 
     /// Returns `true` if every choice is one of `experts` experts, and there is one for each of
     /// `tokens` tokens or for all.
     pub(super) fn fit(&self, tokens: usize, experts: usize) -> bool {
-        let n = self.experts.len();
-        let rows = n == self.per || n == tokens * self.per;
-        rows && n == self.weights.len() && self.experts.iter().all(|e| (*e as usize) < experts)
+        let n = self.indices.len();
+        let rows = n == self.k || n == tokens * self.k;
+        rows && n == self.weights.len() && self.indices.iter().all(|e| (*e as usize) < experts)
     }
 
-    pub(super) fn view(&self) -> Chosen<'_> {
-        Chosen {
-            per: self.per,
-            experts: &self.experts,
+    pub(super) fn view(&self) -> TopK<'_> {
+        TopK {
+            k: self.k,
+            indices: &self.indices,
             weights: &self.weights,
         }
     }
@@ -90,14 +90,14 @@ impl Gates {
     pub fn rows(&self, tokens: usize, experts: usize) -> Vec<Vec<f32>> {
         let row = |at: usize| {
             let mut row = vec![0.0; experts];
-            let own = at..at + self.per;
-            for (e, weight) in self.experts[own.clone()].iter().zip(&self.weights[own]) {
+            let own = at..at + self.k;
+            for (e, weight) in self.indices[own.clone()].iter().zip(&self.weights[own]) {
                 row[*e as usize] += weight;
             }
             row
         };
-        let shared = self.experts.len() == self.per;
-        let place = |token: usize| if shared { 0 } else { token * self.per };
+        let shared = self.indices.len() == self.k;
+        let place = |token: usize| if shared { 0 } else { token * self.k };
         (0..tokens).map(|token| row(place(token))).collect()
     }
 }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn choices_that_are_none_are_refused() {
-        for (per, experts, weights, says) in [
+        for (k, experts, weights, says) in [
             (0, vec![], vec![], "0 experts and 0 weights"),
             (2, vec![0, 1, 2], vec![0.5; 3], "3 experts and 3 weights"),
             (2, vec![0, 1], vec![0.5; 4], "2 experts and 4 weights"),
@@ -134,7 +134,7 @@ mod tests {
                 "token 0 chooses expert 7 twice",
             ),
         ] {
-            let error = Gates::chosen(per, experts, weights).unwrap_err();
+            let error = Gates::chosen(k, experts, weights).unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
         }
         assert!(Gates::chosen(2, vec![0, 1, 1, 0], vec![0.5; 4]).is_ok());

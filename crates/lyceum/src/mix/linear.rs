@@ -97,8 +97,14 @@ impl Weight {
             Weight::Frozen(w) => Ok(w.forward_then(x, Added { bias, rows }, then)),
             Weight::Plain(w, rounding) => {
                 let w = w.contiguous()?;
-                let turned = (false, true);
-                let mut y = gemm::matmul(x, &ops::values(&w)?, (t, d_in, d_out), turned, *rounding);
+                let transposed = (false, true);
+                let mut y = gemm::matmul(
+                    x,
+                    &ops::values(&w)?,
+                    (t, d_in, d_out),
+                    transposed,
+                    *rounding,
+                );
                 if let Some(bias) = bias {
                     stream::add_to_each(bias, &mut y);
                 }
@@ -129,10 +135,10 @@ impl Weight {
     pub(crate) fn gradient(&self, x: &[f32], dy: &[f32]) -> Result<Option<Vec<f32>>> {
         let (d_out, d_in) = self.shape()?;
         let t = dy.len() / d_out.max(1);
-        let turned = (true, false);
+        let transposed = (true, false);
         Ok(match (self, self.variable()) {
             (Weight::Plain(_, rounding), Some(_)) => {
-                Some(gemm::matmul(dy, x, (d_out, t, d_in), turned, *rounding))
+                Some(gemm::matmul(dy, x, (d_out, t, d_in), transposed, *rounding))
             }
             _ => None,
         })
@@ -186,7 +192,7 @@ pub(crate) struct Routed(Vec<Part>);
 #[derive(Debug)]
 struct Part {
     gates: Gates,
-    low: Vec<f32>,
+    h: Vec<f32>,
 }
 
 /// The experts of one route at one layer.
@@ -293,16 +299,16 @@ impl RoutedLinear {
             return Ok((self.weight.forward(x, bias, onto, None)?, None));
         }
         let (d_out, d_in) = self.weight.shape()?;
-        if x.len() != pass.segments.tokens() * d_in {
+        if x.len() != pass.seq_lens.tokens() * d_in {
             let text = format!("{} values for rows of {d_in} at {}", x.len(), self.site);
             return Err(Error::Mismatch(text));
         }
         let part = |own: &Experts<'_>| self.part(own, own.of(x, d_in), pass);
         let parts = experts.iter().map(part).collect::<Result<Vec<_>>>()?;
         let then = |first: usize, y: &mut [f32]| {
-            for (own, Part { gates, low }) in experts.iter().zip(&parts) {
+            for (own, Part { gates, h }) in experts.iter().zip(&parts) {
                 if let Some((first, y)) = own.within(first, y, d_out) {
-                    own.bank.spread(low, gates, own.mixing(), first, y);
+                    own.bank.expand(h, gates, own.mixing(), first, y);
                 }
             }
         };
@@ -320,9 +326,9 @@ impl RoutedLinear {
                 None => Ok(gates),
             }
         })?;
-        let low = own.bank.project((x, self.weight.d_out()?), &gates, *mixing);
-        let low = low.context(|| format!("at {}", self.site))?;
-        Ok(Part { gates, low })
+        let h = own.bank.shrink((x, self.weight.d_out()?), &gates, *mixing);
+        let h = h.context(|| format!("at {}", self.site))?;
+        Ok(Part { gates, h })
     }
 
     /// Gradients for `dy` `[t, d_out]`: that of the input, if wanted; those of the variables are
@@ -343,21 +349,21 @@ impl RoutedLinear {
         };
         let (d_out, d_in) = self.weight.shape()?;
         let experts = || experts.iter().zip(parts);
-        let back = |(own, Part { gates, low }): (&Experts<'_>, &Part)| {
+        let back = |(own, Part { gates, h }): (&Experts<'_>, &Part)| {
             let dy = own.of(dy, d_out);
-            own.bank.project_backward(low, gates, own.mixing(), dy)
+            own.bank.shrink_backward(h, gates, own.mixing(), dy)
         };
         let backs: Vec<_> = experts().map(back).collect();
         let then = |first: usize, dx: &mut [f32]| {
-            for ((own, part), (dlow, _)) in experts().zip(&backs) {
+            for ((own, part), (dh, _)) in experts().zip(&backs) {
                 if let Some((first, dx)) = own.within(first, dx, d_in) {
                     own.bank
-                        .spread_back(dlow, &part.gates, own.mixing(), first, dx);
+                        .expand_backward(dh, &part.gates, own.mixing(), first, dx);
                 }
             }
         };
         let mut dx = self.bare_backward(x, dy, Some(&then), wants_dx, gradients)?;
-        for ((own, Part { gates, low }), (dlow, dweights)) in experts().zip(&backs) {
+        for ((own, Part { gates, h }), (dh, dweights)) in experts().zip(&backs) {
             let trained = own.bank.params().is_some();
             let router = &own.route.mixture.router;
             let routed = router.params(&self.site).is_some();
@@ -365,7 +371,7 @@ impl RoutedLinear {
                 continue;
             }
             let (x, dy) = (own.of(x, d_in), own.of(dy, d_out));
-            let both = ((x, dlow.as_slice()), (low.as_slice(), dy));
+            let both = ((x, dh.as_slice()), (h.as_slice(), dy));
             gradients.extend(own.bank.backward(both.0, both.1, gates, own.mixing()));
             if routed {
                 let dx = dx.as_deref_mut();

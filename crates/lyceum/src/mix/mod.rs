@@ -1,4 +1,4 @@
-//! The mixing law: how the outputs of many experts become one, per token.
+//! The mixing rule: how the outputs of many experts become one, per token.
 //!
 //! This floor knows no architecture and no routing method. What the experts do to a frozen linear
 //! arrives in [`Pass`], a value: nothing is ever mutated. Activations are slices, row after row;
@@ -13,29 +13,18 @@ mod seq_lens;
 mod site;
 
 use candle_core::Tensor;
-use serde::{Deserialize, Serialize};
 
 pub use bank::Bank;
 pub use gates::Gates;
 pub(crate) use linear::{Gradients, Routed, Vector};
 pub use linear::{RoutedLinear, Weight};
+pub use lyceum_kernels::lora::Mixing;
 pub use pass::{Mixture, Pass, Route};
 pub use seq_lens::SeqLens;
 pub use site::SiteBank;
 
 use crate::error::Result;
 use crate::name::Site;
-
-/// Rule that combines expert outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mixing {
-    /// `sum_e g_e s_e B_e A_e x`: exact, any ranks ("merge after"; PEFT's meaning).
-    Outputs,
-    /// `s (sum_f g_f B_f) (sum_e g_e A_e) x`: averages the factors ("merge before"; MTTL's
-    /// default for Uniform and Arrow). It has cross terms; equal ranks and scales only.
-    Factors,
-}
 
 /// Decides, at each site, how much each expert contributes to each token.
 pub trait Gating: Send + Sync + std::fmt::Debug {
@@ -52,7 +41,7 @@ pub trait Gating: Send + Sync + std::fmt::Debug {
         true
     }
 
-    /// The gates for an input on any device, and their weights there as a tensor `[t, per]`, if
+    /// The gates for an input on any device, and their weights there as a tensor `[t, k]`, if
     /// they can be trained. By default the input is read back.
     ///
     /// # Errors
@@ -76,7 +65,7 @@ pub trait Gating: Send + Sync + std::fmt::Debug {
     }
 
     /// The gradient of [`Gating::params`] at `site` for those of the weights of `gates`,
-    /// `[t, per]`; that of `x` is added to `dx`, if wanted. Called only where there are params.
+    /// `[t, k]`; that of `x` is added to `dx`, if wanted. Called only where there are params.
     ///
     /// # Errors
     /// When the gradient cannot be computed.

@@ -28,10 +28,10 @@ pub struct Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// All sequences of `segments` through `mixture`; no route for the bare base.
-    pub fn all(segments: &SeqLens, mixture: impl Into<Option<&'a Mixture>>) -> Option<Self> {
+    /// All sequences of `seq_lens` through `mixture`; no route for the bare base.
+    pub fn all(seq_lens: &SeqLens, mixture: impl Into<Option<&'a Mixture>>) -> Option<Self> {
         mixture.into().map(|mixture| Route {
-            sequences: 0..segments.lens().len(),
+            sequences: 0..seq_lens.lens().len(),
             mixture,
         })
     }
@@ -44,7 +44,7 @@ impl<'a> Route<'a> {
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
     /// The packed sequences.
-    pub segments: &'a SeqLens,
+    pub seq_lens: &'a SeqLens,
     /// The task of each sequence; empty when unknown.
     pub tasks: &'a [Name],
     /// The experts, by ascending ranges of sequences that do not overlap. A sequence under no route
@@ -59,9 +59,9 @@ pub struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     /// A pass of these sequences, of unknown tasks, through the bare base.
-    pub fn new(segments: &'a SeqLens) -> Self {
+    pub fn new(seq_lens: &'a SeqLens) -> Self {
         Pass {
-            segments,
+            seq_lens,
             tasks: &[],
             routes: &[],
             probe: None,
@@ -71,7 +71,7 @@ impl<'a> Pass<'a> {
 
     /// Checks that the routes are ascending ranges of sequences of this pass.
     pub(crate) fn check_routes(&self) -> Result<()> {
-        let n = self.segments.lens().len();
+        let n = self.seq_lens.lens().len();
         let mut end = 0;
         for Range { start, end: to } in self.routes.iter().map(|route| route.sequences.clone()) {
             if start < end || to < start || to > n {
@@ -87,26 +87,26 @@ impl<'a> Pass<'a> {
 
     /// The rows of the sequences of `route` among all tokens.
     pub(super) fn rows(&self, route: &Route<'_>) -> Range<usize> {
-        let (lens, own) = (self.segments.lens(), &route.sequences);
+        let (lens, own) = (self.seq_lens.lens(), &route.sequences);
         let start = lens[..own.start].iter().sum();
         start..start + lens[own.clone()].iter().sum::<usize>()
     }
 
     /// Calls `f` with this pass limited to the sequences of `route`.
     pub(super) fn limited<T>(&self, route: &Route<'_>, f: impl FnOnce(&Pass<'_>) -> T) -> T {
-        let (n, own) = (self.segments.lens().len(), route.sequences.clone());
+        let (n, own) = (self.seq_lens.lens().len(), route.sequences.clone());
         if own == (0..n) {
             return f(self);
         }
-        let segments = self.segments.part(own.clone());
+        let seq_lens = self.seq_lens.part(own.clone());
         // Tasks are one per sequence, or unknown.
         let tasks = match self.tasks.len() == n {
             true => &self.tasks[own],
             false => &[],
         };
-        let routes = Route::all(&segments, route.mixture);
+        let routes = Route::all(&seq_lens, route.mixture);
         f(&Pass {
-            segments: &segments,
+            seq_lens: &seq_lens,
             tasks,
             routes: routes.as_slice(),
             probe: self.probe,
@@ -119,7 +119,7 @@ impl std::fmt::Debug for Pass<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ranges = self.routes.iter().map(|route| &route.sequences);
         f.debug_struct("Pass")
-            .field("segments", self.segments)
+            .field("seq_lens", self.seq_lens)
             .field("tasks", &self.tasks)
             .field("routes", &ranges.collect::<Vec<_>>())
             .finish_non_exhaustive()

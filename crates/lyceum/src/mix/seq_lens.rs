@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 /// use lyceum::mix::SeqLens;
 ///
 /// // Two sequences: two new tokens of one that begins, one new token after five earlier ones.
-/// let segments = SeqLens::after(&[2, 1], &[0, 5])?;
-/// assert_eq!(segments.positions(), [0, 1, 5]);
+/// let seq_lens = SeqLens::after(&[2, 1], &[0, 5])?;
+/// assert_eq!(seq_lens.positions(), [0, 1, 5]);
 /// # Ok::<(), lyceum::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl SeqLens {
     }
 
     /// The sequence every token belongs to, `[t]`.
-    pub fn owners(&self) -> impl Iterator<Item = usize> {
+    pub fn seq_ids(&self) -> impl Iterator<Item = usize> {
         self.lens
             .iter()
             .enumerate()
@@ -95,10 +95,10 @@ mod tests {
 
     #[test]
     fn positions_continue_after_the_past() {
-        let segments = SeqLens::after(&[2, 1], &[0, 5]).unwrap();
-        assert_eq!(segments.positions(), [0, 1, 5]);
-        assert_eq!(segments.owners().collect::<Vec<_>>(), [0, 0, 1]);
-        assert_eq!(segments.tokens(), 3);
+        let seq_lens = SeqLens::after(&[2, 1], &[0, 5]).unwrap();
+        assert_eq!(seq_lens.positions(), [0, 1, 5]);
+        assert_eq!(seq_lens.seq_ids().collect::<Vec<_>>(), [0, 0, 1]);
+        assert_eq!(seq_lens.tokens(), 3);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::delta::{Delta, Factors, Law, Slab, SlabTable};
+use lyceum_kernels::lora::{Delta, Factors, Slab, SlabTable};
 
 use super::{Gates, Mixing};
 use crate::error::{Error, Hint, Result};
@@ -115,31 +115,27 @@ impl SiteBank {
     }
 
     fn delta<'a>(&'a self, gates: &'a Gates, mixing: Mixing) -> Delta<'a> {
-        let law = match mixing {
-            Mixing::Outputs => Law::Outputs,
-            Mixing::Factors => Law::Factors,
-        };
         let factors = Factors {
             table: &self.table,
-            law,
+            mixing,
         };
         Delta::new(factors, gates.view())
     }
 
     /// Shrink: `A x` for each token's chosen experts, `x` `[t, d_in]`; the other methods call the
-    /// result `low`. `d_out`, the width of outputs, is only checked.
+    /// result `h`. `d_out`, the width of outputs, is only checked.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
     /// widths that do not fit.
-    pub fn project(
+    pub fn shrink(
         &self,
         (x, d_out): (&[f32], usize),
         gates: &Gates,
         mixing: Mixing,
     ) -> Result<Vec<f32>> {
         self.check((x.len(), d_out), gates, mixing)?;
-        Ok(self.delta(gates, mixing).project(x))
+        Ok(self.delta(gates, mixing).shrink(x))
     }
 
     /// Checks that `n` values of input, outputs of `d_out` values and `gates` fit these experts.
@@ -165,39 +161,39 @@ impl SiteBank {
     }
 
     /// Adds to `y`, the outputs of some tokens from `first` on, what the experts make of them.
-    pub fn spread(&self, low: &[f32], gates: &Gates, mixing: Mixing, first: usize, y: &mut [f32]) {
-        self.delta(gates, mixing).spread(low, first, y);
+    pub fn expand(&self, h: &[f32], gates: &Gates, mixing: Mixing, first: usize, y: &mut [f32]) {
+        self.delta(gates, mixing).expand(h, first, y);
     }
 
-    /// The gradients of `low` and of the gates' weights `[t, per]` for `dy` `[t, d_out]`.
-    pub(super) fn project_backward(
+    /// The gradients of `h` and of the gates' weights `[t, k]` for `dy` `[t, d_out]`.
+    pub(super) fn shrink_backward(
         &self,
-        low: &[f32],
+        h: &[f32],
         gates: &Gates,
         mixing: Mixing,
         dy: &[f32],
     ) -> (Vec<f32>, Vec<f32>) {
-        self.delta(gates, mixing).project_backward(low, dy)
+        self.delta(gates, mixing).shrink_backward(h, dy)
     }
 
     /// Adds to `dx`, the gradients of some tokens' inputs from `first` on, what comes through the
     /// experts.
-    pub(super) fn spread_back(
+    pub(super) fn expand_backward(
         &self,
-        dlow: &[f32],
+        dh: &[f32],
         gates: &Gates,
         mixing: Mixing,
         first: usize,
         dx: &mut [f32],
     ) {
-        self.delta(gates, mixing).spread_back(dlow, first, dx);
+        self.delta(gates, mixing).expand_backward(dh, first, dx);
     }
 
     /// The gradients of the factors as [`SiteBank::params`] has them, if they can be trained.
     pub(super) fn backward(
         &self,
-        (x, dlow): (&[f32], &[f32]),
-        (low, dy): (&[f32], &[f32]),
+        (x, dh): (&[f32], &[f32]),
+        (h, dy): (&[f32], &[f32]),
         gates: &Gates,
         mixing: Mixing,
     ) -> Option<Vec<f32>> {
@@ -207,7 +203,7 @@ impl SiteBank {
         let mut params = vec![0.0; ranks * (d_in + d_out)];
         let both = params.split_at_mut(ranks * d_in);
         self.delta(gates, mixing)
-            .factors_backward((x, dlow), (low, dy), both);
+            .factors_backward((x, dh), (h, dy), both);
         Some(params)
     }
 

@@ -49,14 +49,14 @@ pub fn routes<'a>(models: &[&'a Model]) -> Result<Vec<Route<'a>>> {
 pub fn logits(
     models: &[&Model],
     tokens: &[u32],
-    segments: &SeqLens,
+    seq_lens: &SeqLens,
     tasks: &[Name],
 ) -> Result<Tensor> {
-    let decoder = decoder(models, segments)?;
+    let decoder = decoder(models, seq_lens)?;
     let pass = Pass {
         tasks,
         routes: &routes(models)?,
-        ..Pass::new(segments)
+        ..Pass::new(seq_lens)
     };
     decoder.logits(&decoder.hidden(tokens, None, &pass)?, Logits::All)
 }
@@ -67,19 +67,19 @@ pub fn logits(
 /// # Errors
 /// As [`logits`].
 pub fn losses(models: &[&Model], batch: &Batch) -> Result<Tensor> {
-    let decoder = decoder(models, &batch.segments)?;
+    let decoder = decoder(models, &batch.seq_lens)?;
     let pass = Pass {
         tasks: &batch.tasks,
         routes: &routes(models)?,
-        ..Pass::new(&batch.segments)
+        ..Pass::new(&batch.seq_lens)
     };
-    let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, None, &pass)?;
-    decoder.losses(&hidden, &batch.ids)
+    let hidden = decoder.hidden_at(&batch.tokens, &batch.target_positions, None, &pass)?;
+    decoder.losses(&hidden, &batch.target_ids)
 }
 
 /// The decoder that the models of a batch share.
-fn decoder<'a>(models: &[&'a Model], segments: &SeqLens) -> Result<&'a Decoder> {
-    let n = segments.lens().len();
+fn decoder<'a>(models: &[&'a Model], seq_lens: &SeqLens) -> Result<&'a Decoder> {
+    let n = seq_lens.lens().len();
     match models.first() {
         Some(model) if models.len() == n => Ok(&model.base.decoder),
         _ => Err(Error::Mismatch(format!(

@@ -48,17 +48,24 @@ impl Model {
         let name = Name::new("score")?;
         let batch = Batch::packed(rest.iter().map(|tokens| (tokens, name.clone())), 1);
         let past: Vec<usize> = parents.iter().map(|&p| shared[p]).collect();
-        let segments = SeqLens::after(batch.segments.lens(), &past)?;
-        let route = self.route(&segments);
+        let seq_lens = SeqLens::after(batch.seq_lens.lens(), &past)?;
+        let route = self.route(&seq_lens);
         let pass = Pass {
             tasks: &own_tasks,
             routes: route.as_slice(),
-            ..Pass::new(&segments)
+            ..Pass::new(&seq_lens)
         };
-        let hidden = decoder.hidden_at(&batch.tokens, &batch.rows, Some(&mut cache), &pass)?;
-        let losses = decoder.losses(&hidden, &batch.ids)?.to_vec1::<f32>()?;
+        let hidden = decoder.hidden_at(
+            &batch.tokens,
+            &batch.target_positions,
+            Some(&mut cache),
+            &pass,
+        )?;
+        let losses = decoder
+            .losses(&hidden, &batch.target_ids)?
+            .to_vec1::<f32>()?;
         let mut sums = vec![0.0; rest.len()];
-        for (owner, loss) in batch.owners.iter().zip(losses) {
+        for (owner, loss) in batch.target_seqs.iter().zip(losses) {
             sums[*owner] -= f64::from(loss);
         }
         let mut sums = sums.into_iter();
@@ -84,12 +91,12 @@ impl Model {
             .zip(shared)
             .flat_map(|(g, &n)| g[0].ids[..n].to_vec())
             .collect();
-        let segments = SeqLens::new(shared);
-        let route = self.route(&segments);
+        let seq_lens = SeqLens::new(shared);
+        let route = self.route(&seq_lens);
         let pass = Pass {
             tasks,
             routes: route.as_slice(),
-            ..Pass::new(&segments)
+            ..Pass::new(&seq_lens)
         };
         let decoder = &self.base.decoder;
         decoder.hidden_at(&prefix, &[], Some(cache), &pass)?;

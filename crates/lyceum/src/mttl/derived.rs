@@ -54,8 +54,7 @@ pub(super) fn read(
             let values = eigenvalues(files, data_type)?;
             if stale(expert, &vectors, values.as_ref())? {
                 notes.push(format!(
-                    "{}: older than the expert's weights, left out; make it again with `lyceum \
-                     derive LIBRARY arrow`",
+                    "{}: older than the expert's weights, left out; derive arrow again",
                     file_name(path)
                 ));
                 continue;

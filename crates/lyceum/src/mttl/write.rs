@@ -154,8 +154,8 @@ fn weights(expert: &Expert) -> Result<Value<'static>> {
     for site in in_order(expert.loras.keys().cloned()) {
         let lora = &expert.loras[&site];
         for (half, factor) in [("a", &lora.a), ("b", &lora.b)] {
-            let turned = factor.t()?.contiguous()?;
-            let tensor = stored(&turned, turned.dims(), false)?;
+            let transposed = factor.t()?.contiguous()?;
+            let tensor = stored(&transposed, transposed.dims(), false)?;
             pairs.push((text(format!("{site}.lora_{half}")), tensor));
         }
     }

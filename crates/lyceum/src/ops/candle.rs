@@ -186,7 +186,7 @@ pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     Ok(shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)?)
 }
 
-/// The first `2 * half` values of every head of `x` `[t, heads, dim]` turned by `cos` and `sin`
+/// The first `2 * half` values of every head of `x` `[t, heads, dim]` rotated by `cos` and `sin`
 /// `[t, 1, half]`, as [`lyceum_kernels::rope::rotate`] does.
 pub(crate) fn rotate(x: &Tensor, (cos, sin): (&Tensor, &Tensor)) -> Result<Tensor> {
     let (dim, half) = (x.dim(2)?, cos.dim(2)?);

@@ -54,7 +54,7 @@ impl TrainedGates {
             found.ok_or_else(|| Error::not_found("expert", name.as_str(), []))
         };
         let chosen: Vec<u32> = pass.tasks.iter().map(index).collect::<Result<_>>()?;
-        let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
+        let experts: Vec<u32> = pass.seq_lens.seq_ids().map(|s| chosen[s]).collect();
         if n * self.owners.len() != self.vectors(site)?.elem_count() * experts.len() {
             return Err(Error::Mismatch(format!(
                 "the gates at `{site}` have another width"
@@ -101,7 +101,7 @@ impl Gating for TrainedGates {
     ) -> Result<Vec<f32>> {
         let vectors = ops::values(self.vectors(site)?)?;
         let mut dvectors = vec![0.0; vectors.len()];
-        let read = (&*vectors, gates.experts(), x);
+        let read = (&*vectors, gates.indices(), x);
         route::gate_backward(read, gates.weights(), dweights, &mut dvectors, dx);
         Ok(dvectors)
     }

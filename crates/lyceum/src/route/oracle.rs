@@ -81,14 +81,14 @@ impl Gating for Oracle {
     }
 
     fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
-        if pass.tasks.len() != pass.segments.lens().len() {
+        if pass.tasks.len() != pass.seq_lens.lens().len() {
             return Err(Error::invalid(
                 "the oracle routes by task name: name the task of every example",
             ));
         }
         let expert = |task| Ok(self.expert(task)? as u32);
         let chosen: Vec<u32> = pass.tasks.iter().map(expert).collect::<Result<_>>()?;
-        let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
+        let experts: Vec<u32> = pass.seq_lens.seq_ids().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
         Ok(Gates::known(1, experts, weights))
     }

@@ -167,37 +167,37 @@ impl Prototypes {
         site: &Site,
         n: usize,
         pass: &Pass<'_>,
-    ) -> Result<(&Directions, route::Score, f64, usize)> {
+    ) -> Result<(&Directions, route::Similarity, f64, usize)> {
         let directions = self
             .sites
             .get(site)
             .ok_or_else(|| Error::Mismatch(format!("the router has no prototypes at `{site}`")))?;
         let d = directions.width();
-        if n != pass.segments.tokens() * d {
+        if n != pass.seq_lens.tokens() * d {
             return Err(Error::Mismatch(format!(
                 "the prototypes at `{site}` have another width"
             )));
         }
-        let (score, temperature) = match self.score {
-            Score::Absolute { temperature } => (route::Score::Absolute, temperature),
+        let (similarity, temperature) = match self.score {
+            Score::Absolute { temperature } => (route::Similarity::Absolute, temperature),
             Score::Standardised { temperature } => {
-                let score = route::Score::Standardised { eps: EPS };
-                (score, temperature.unwrap_or((d as f64).sqrt()))
+                let similarity = route::Similarity::Standardised { eps: EPS };
+                (similarity, temperature.unwrap_or((d as f64).sqrt()))
             }
         };
         let here = directions.here.iter().filter(|here| **here).count();
         let k = self.top_k.unwrap_or(here).min(here);
-        Ok((directions, score, temperature, k))
+        Ok((directions, similarity, temperature, k))
     }
 }
 
 impl Gating for Prototypes {
     fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
-        let (directions, score, temperature, k) = self.at(site, x.len(), pass)?;
+        let (directions, similarity, temperature, k) = self.at(site, x.len(), pass)?;
         let to = route::Directions {
             rows: &directions.rows,
             here: &directions.here,
-            score,
+            similarity,
             temperature: temperature as f32,
         };
         let (experts, weights) = route::choose(&to, x, k);
@@ -210,11 +210,11 @@ impl Gating for Prototypes {
         x: &Tensor,
         pass: &Pass<'_>,
     ) -> Result<(Gates, Option<Tensor>)> {
-        let (directions, score, temperature, k) = self.at(site, x.elem_count(), pass)?;
+        let (directions, similarity, temperature, k) = self.at(site, x.elem_count(), pass)?;
         let (x, rows) = (x.detach(), directions.on(x.device())?.t()?);
-        let scores = match score {
-            route::Score::Absolute => x.matmul(&rows)?.abs()?,
-            route::Score::Standardised { eps } => {
+        let scores = match similarity {
+            route::Similarity::Absolute => x.matmul(&rows)?.abs()?,
+            route::Similarity::Standardised { eps } => {
                 let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
                 let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
                 let spread = (variance + f64::from(eps))?.sqrt()?;

@@ -37,7 +37,7 @@ impl Gating for Own {
             found.ok_or_else(|| Error::not_found("expert", task.as_str(), []))
         };
         let chosen: Vec<u32> = pass.tasks.iter().map(own).collect::<Result<_>>()?;
-        let experts: Vec<u32> = pass.segments.owners().map(|s| chosen[s]).collect();
+        let experts: Vec<u32> = pass.seq_lens.seq_ids().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
         Ok(Gates::known(1, experts, weights))
     }

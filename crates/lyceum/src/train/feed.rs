@@ -169,7 +169,7 @@ impl Feed {
                 .position(|&i| self.names[i] == *name)
                 .unwrap_or(0)
         };
-        let owners: Vec<usize> = batch.owners.iter().map(owner).collect();
+        let owners: Vec<usize> = batch.target_seqs.iter().map(owner).collect();
         self.check_finite(&each, &batch, part, step)?;
         let mut counts = vec![0f32; part.learners.len()];
         owners.iter().for_each(|&o| counts[o] += 1.0);
@@ -190,7 +190,7 @@ impl Feed {
         let Some(bad) = values.iter().position(|x| !x.is_finite()) else {
             return Ok(());
         };
-        let sequence = batch.owners[bad];
+        let sequence = batch.target_seqs[bad];
         let rows = part.learners.iter().zip(&part.rows);
         let row = rows
             .flat_map(|(&i, chosen)| chosen.iter().map(move |&j| (i, j)))

@@ -311,9 +311,9 @@ fn sequences_end_where_the_positions_do() {
     ] {
         let base = base_of("llama", &changed("llama", &changes));
         assert_eq!(base.decoder.config().max_position_embeddings, longest);
-        let segments = SeqLens::new(&[longest + 1]);
+        let seq_lens = SeqLens::new(&[longest + 1]);
         let tokens = vec![3; longest + 1];
-        let result = base.decoder.hidden(&tokens, None, &Pass::new(&segments));
+        let result = base.decoder.hidden(&tokens, None, &Pass::new(&seq_lens));
         assert!(result.unwrap_err().to_string().contains("positions"));
     }
 }
@@ -322,10 +322,10 @@ fn sequences_end_where_the_positions_do() {
 fn sequences_continue_what_is_in_the_cache() {
     let base = base_of("llama", &changed("llama", &json!({})));
     let hidden = |past: &[usize], cache: Option<&mut lyceum::backbone::Cache>| {
-        let segments = SeqLens::after(&[2, 1], past).unwrap();
+        let seq_lens = SeqLens::after(&[2, 1], past).unwrap();
         let result = base
             .decoder
-            .hidden(&[3, 4, 5], cache, &Pass::new(&segments));
+            .hidden(&[3, 4, 5], cache, &Pass::new(&seq_lens));
         result.map_err(|error| error.to_string())
     };
     let (mut cache, mut single) = (base.decoder.cache(2), base.decoder.cache(1));

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use candle_core::{Device, Tensor};
+use lyceum::Hint;
 use lyceum::backbone::{Base, LoadOptions, Precision};
 use lyceum::data::{Split, Tokens};
 use lyceum::generate::{GenerationConfig, ignore};
@@ -173,8 +174,13 @@ fn what_only_the_kernels_do_is_refused() {
     let job = Job::new(name.clone(), vec![name], rows.unwrap());
     let lora = LoraConfig::default();
     let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
-    assert!(error.to_string().contains("drop `recompute`"), "{error}");
+    assert!(error.to_string().contains("`recompute`"), "{error}");
+    assert_eq!(error.hints(), [Hint::Omit("recompute")]);
     let place = LoadOptions::candle(Precision::Int8, &Device::Cpu);
     let error = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap_err();
-    assert!(error.to_string().contains("--precision bf16"), "{error}");
+    let bf16 = Hint::Set {
+        option: "precision",
+        value: "bf16",
+    };
+    assert_eq!(error.hints(), [bf16]);
 }

@@ -74,11 +74,11 @@ pub(crate) fn sequences(golden: &Tensors) -> [Vec<u32>; 2] {
 /// Logits `[t, v]` of packed sequences.
 pub(crate) fn logits(base: &Base, sequences: &[Vec<u32>], mixture: Option<&Mixture>) -> Tensor {
     let lens: Vec<usize> = sequences.iter().map(Vec::len).collect();
-    let segments = SeqLens::new(&lens);
-    let routes = Route::all(&segments, mixture);
+    let seq_lens = SeqLens::new(&lens);
+    let routes = Route::all(&seq_lens, mixture);
     let pass = Pass {
         routes: routes.as_slice(),
-        ..Pass::new(&segments)
+        ..Pass::new(&seq_lens)
     };
     let hidden = base
         .decoder
@@ -188,11 +188,11 @@ fn adapters_made_by_peft_give_pefts_logits_and_gradients_at_every_site() {
         assert!(off < 1e-5, "{family}: loss {off}");
         // The same with only these rows wanted of the last block, and logits some at a time.
         let lens = both.each_ref().map(Vec::len);
-        let segments = SeqLens::new(&lens);
-        let routes = Route::all(&segments, &mixture);
+        let seq_lens = SeqLens::new(&lens);
+        let routes = Route::all(&seq_lens, &mixture);
         let pass = Pass {
             routes: routes.as_slice(),
-            ..Pass::new(&segments)
+            ..Pass::new(&seq_lens)
         };
         let hidden = base.decoder.hidden_at(&both.concat(), &wanted, None, &pass);
         let short = base.decoder.losses(&hidden.unwrap(), &ids.into()).unwrap();
@@ -230,8 +230,8 @@ fn adapters_imported_from_peft_route_as_peft_computes() {
 /// Feeds tokens `some` at a time and gives the logits of all.
 fn in_pieces(base: &Base, cache: &mut Cache, tokens: &[u32], some: usize) -> Tensor {
     let piece = |piece: &[u32], cache: &mut Cache| {
-        let segments = SeqLens::after(&[piece.len()], cache.lens()).unwrap();
-        let pass = Pass::new(&segments);
+        let seq_lens = SeqLens::after(&[piece.len()], cache.lens()).unwrap();
+        let pass = Pass::new(&seq_lens);
         let hidden = base.decoder.hidden(piece, Some(cache), &pass).unwrap();
         base.decoder.logits(&hidden, Logits::All).unwrap()
     };

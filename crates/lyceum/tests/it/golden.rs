@@ -170,7 +170,7 @@ impl Rows {
         self.examples.iter().flat_map(|e| e.ids.clone()).collect()
     }
 
-    pub(crate) fn segments(&self) -> SeqLens {
+    pub(crate) fn seq_lens(&self) -> SeqLens {
         let lens: Vec<usize> = self.examples.iter().map(|e| e.ids.len()).collect();
         SeqLens::new(&lens)
     }

@@ -72,7 +72,7 @@ fn logits_and_losses_of_every_method_equal_the_reference() {
     for (method, ..) in METHODS {
         let model = model(&library, method);
         let got = model
-            .logits(&rows.tokens(), &rows.segments(), &tasks)
+            .logits(&rows.tokens(), &rows.seq_lens(), &tasks)
             .unwrap(); // [t, v]
         let apart = golden::apart(&got, &tensors[&format!("logits.{method}")]);
         assert!(apart <= 2e-4, "{method}: logits are {apart} apart");

@@ -94,7 +94,7 @@ impl Text {
         }
     }
 
-    pub(crate) fn segments(&self) -> SeqLens {
+    pub(crate) fn seq_lens(&self) -> SeqLens {
         let lens: Vec<usize> = self.rows.iter().map(Vec::len).collect();
         SeqLens::new(&lens)
     }
@@ -106,15 +106,15 @@ impl Text {
     /// Logits of all rows together, `[t, v]`.
     pub(crate) fn logits(&self, model: &Model) -> Tensor {
         model
-            .logits(&self.tokens(), &self.segments(), &self.tasks)
+            .logits(&self.tokens(), &self.seq_lens(), &self.tasks)
             .unwrap()
     }
 
     /// Logits of row `i` alone.
     pub(crate) fn alone(&self, model: &Model, i: usize) -> Tensor {
-        let segments = SeqLens::new(&[self.rows[i].len()]);
+        let seq_lens = SeqLens::new(&[self.rows[i].len()]);
         model
-            .logits(&self.rows[i], &segments, &self.tasks[i..=i])
+            .logits(&self.rows[i], &seq_lens, &self.tasks[i..=i])
             .unwrap()
     }
 }

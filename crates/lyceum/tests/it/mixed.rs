@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
+use lyceum::Hint;
 use lyceum::data::Split;
 use lyceum::expert::Expert;
 use lyceum::lora::{Lora, LoraConfig};
@@ -147,11 +148,13 @@ fn factors_refuse_mixed_experts_and_say_what_to_do() {
     for about in ROUTERS.iter().filter(|about| about.name != "base") {
         let model = made::routed(&library, about.name, None, Mixing::Factors);
         let error = model
-            .logits(&text.tokens(), &text.segments(), &text.tasks)
+            .logits(&text.tokens(), &text.seq_lens(), &text.tasks)
             .unwrap_err();
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        let text = format!("{error} {}", source.unwrap_or_default());
-        assert!(text.contains("--mixing outputs"), "{}: {text}", about.name);
+        let outputs = Hint::Set {
+            option: "mixing",
+            value: "outputs",
+        };
+        assert_eq!(error.hints(), [outputs], "{}: {error}", about.name);
     }
 }
 

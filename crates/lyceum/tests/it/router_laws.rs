@@ -36,7 +36,7 @@ struct Seen(Mutex<BTreeMap<Site, Vec<Vec<f32>>>>);
 
 impl Probe for Seen {
     fn see(&self, site: &Site, gates: &Gates, pass: &Pass<'_>) -> lyceum::Result<()> {
-        let rows = gates.rows(pass.segments.tokens(), TASKS.len());
+        let rows = gates.rows(pass.seq_lens.tokens(), TASKS.len());
         self.0.lock().unwrap().insert(site.clone(), rows);
         Ok(())
     }

@@ -62,9 +62,9 @@ fn ordered(models: &[Model]) -> Vec<&Model> {
 }
 
 /// The rows of sequence `i` of `all`.
-fn rows(all: &Tensor, segments: &SeqLens, i: usize) -> Vec<Vec<f32>> {
-    let from: usize = segments.lens()[..i].iter().sum();
-    let own = all.narrow(0, from, segments.lens()[i]).unwrap();
+fn rows(all: &Tensor, seq_lens: &SeqLens, i: usize) -> Vec<Vec<f32>> {
+    let from: usize = seq_lens.lens()[..i].iter().sum();
+    let own = all.narrow(0, from, seq_lens.lens()[i]).unwrap();
     own.to_vec2().unwrap()
 }
 
@@ -81,12 +81,12 @@ fn batch(text: &Text) -> Batch {
 #[test]
 fn a_batch_of_many_mixtures_equals_separate_passes_bit_for_bit() {
     let (text, models) = (Text::new(&TASKS), models(&golden::base()));
-    let (segments, each) = (text.segments(), ordered(&models));
-    let got = multi::logits(&each, &text.tokens(), &segments, &text.tasks).unwrap();
+    let (seq_lens, each) = (text.seq_lens(), ordered(&models));
+    let got = multi::logits(&each, &text.tokens(), &seq_lens, &text.tasks).unwrap();
     for (i, model) in each.iter().enumerate() {
-        let got = rows(&got, &segments, i);
+        let got = rows(&got, &seq_lens, i);
         // All sequences through this one's mixture, and this sequence by itself.
-        assert_eq!(got, rows(&text.logits(model), &segments, i), "sequence {i}");
+        assert_eq!(got, rows(&text.logits(model), &seq_lens, i), "sequence {i}");
         let alone = text.alone(model, i).to_vec2::<f32>().unwrap();
         assert_eq!(got, alone, "sequence {i} alone");
     }
@@ -102,14 +102,14 @@ fn losses_of_many_mixtures_equal_those_of_separate_passes_bit_for_bit() {
         .unwrap()
         .to_vec1::<f32>()
         .unwrap();
-    assert_eq!(got.len(), batch.owners.len());
+    assert_eq!(got.len(), batch.target_seqs.len());
     for (i, model) in each.iter().enumerate() {
         let want = model
             .losses(&batch, None)
             .unwrap()
             .to_vec1::<f32>()
             .unwrap();
-        for (n, _) in { batch.owners.iter().enumerate() }.filter(|(_, owner)| **owner == i) {
+        for (n, _) in { batch.target_seqs.iter().enumerate() }.filter(|(_, owner)| **owner == i) {
             assert_eq!(got[n], want[n], "target {n} of sequence {i}");
         }
     }
@@ -120,13 +120,13 @@ fn composed_of_candles_operations_many_mixtures_equal_separate_passes() {
     let place = LoadOptions::candle(Precision::F32, &Device::Cpu);
     let base = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap();
     let (text, models) = (Text::new(&TASKS), models(&Arc::new(base)));
-    let (segments, each) = (text.segments(), ordered(&models));
-    let got = multi::logits(&each, &text.tokens(), &segments, &text.tasks).unwrap();
+    let (seq_lens, each) = (text.seq_lens(), ordered(&models));
+    let got = multi::logits(&each, &text.tokens(), &seq_lens, &text.tasks).unwrap();
     // candle's products order their sums by the shape of the whole product, so bits differ, and the
     // gates' softmax makes more of it.
     for (i, model) in each.iter().enumerate() {
-        let want = rows(&text.logits(model), &segments, i).concat();
-        let got = rows(&got, &segments, i).concat();
+        let want = rows(&text.logits(model), &seq_lens, i).concat();
+        let got = rows(&got, &seq_lens, i).concat();
         let largest = |x: &mut dyn Iterator<Item = f32>| x.fold(0.0, |a, x| f32::max(a, x.abs()));
         let apart = largest(&mut got.iter().zip(&want).map(|(a, b)| a - b));
         let apart = apart / largest(&mut want.iter().copied());
@@ -158,14 +158,14 @@ fn decoded(base: &Base, models: &[&Model], text: &Text, enters: &[usize]) -> Vec
         let tokens = { live.iter().zip(&lens) }
             .flat_map(|(&(i, done), len)| &text.rows[i][done..done + len]);
         let tokens: Vec<u32> = tokens.copied().collect();
-        let segments = SeqLens::after(&lens, cache.lens()).unwrap();
+        let seq_lens = SeqLens::after(&lens, cache.lens()).unwrap();
         let own: Vec<&Model> = live.iter().map(|&(i, _)| models[i]).collect();
         let tasks: Vec<Name> = live.iter().map(|&(i, _)| text.tasks[i].clone()).collect();
         let routes = multi::routes(&own).unwrap();
         let pass = Pass {
             tasks: &tasks,
             routes: &routes,
-            ..Pass::new(&segments)
+            ..Pass::new(&seq_lens)
         };
         let mut end = 0;
         let last = |len: &usize| {
@@ -251,12 +251,15 @@ fn gradients(
     let pass = Pass {
         routes,
         recompute,
-        ..Pass::new(&batch.segments)
+        ..Pass::new(&batch.seq_lens)
     };
     let hidden = base
         .decoder
-        .hidden_at(&batch.tokens, &batch.rows, None, &pass);
-    let losses = base.decoder.losses(&hidden.unwrap(), &batch.ids).unwrap();
+        .hidden_at(&batch.tokens, &batch.target_positions, None, &pass);
+    let losses = base
+        .decoder
+        .losses(&hidden.unwrap(), &batch.target_ids)
+        .unwrap();
     let loss = losses.sum_all().unwrap();
     let gradients = loss.backward().unwrap();
     let of = |var: &Var| gradients.get(var).cloned();
@@ -323,9 +326,9 @@ struct Seen(Mutex<BTreeMap<Site, Vec<(usize, usize)>>>);
 
 impl Probe for Seen {
     fn see(&self, site: &Site, gates: &Gates, pass: &Pass<'_>) -> lyceum::Result<()> {
-        let (tokens, names) = (pass.segments.tokens(), pass.routes[0].mixture.bank.names());
+        let (tokens, names) = (pass.seq_lens.tokens(), pass.routes[0].mixture.bank.names());
         assert_eq!(gates.rows(tokens, names.len()).len(), tokens);
-        assert_eq!(pass.tasks.len(), pass.segments.lens().len());
+        assert_eq!(pass.tasks.len(), pass.seq_lens.lens().len());
         let mut all = self.0.lock().unwrap();
         all.entry(site.clone())
             .or_default()
@@ -340,17 +343,17 @@ fn a_probe_sees_every_route_by_itself() {
     let models = models(&base);
     let routes = multi::routes(&[&models[1], &models[0], &models[6], &models[6]]).unwrap();
     assert_eq!(routes.len(), 2);
-    let (segments, seen) = (text.segments(), Seen::default());
+    let (seq_lens, seen) = (text.seq_lens(), Seen::default());
     let pass = Pass {
         tasks: &text.tasks,
         routes: &routes,
         probe: Some(&seen),
-        ..Pass::new(&segments)
+        ..Pass::new(&seq_lens)
     };
     base.decoder.hidden(&text.tokens(), None, &pass).unwrap();
     let all = seen.0.into_inner().unwrap();
     assert_eq!(all.len(), 12);
-    let lens = segments.lens();
+    let lens = seq_lens.lens();
     for (site, routes) in all {
         assert_eq!(routes, [(lens[0], 3), (lens[2] + lens[3], 5)], "{site}");
     }
@@ -360,7 +363,7 @@ fn a_probe_sees_every_route_by_itself() {
 fn routes_that_do_not_fit_are_refused() {
     let (text, base) = (Text::new(&TASKS[..3]), golden::base());
     let models = models(&base);
-    let (segments, tokens) = (text.segments(), text.tokens());
+    let (seq_lens, tokens) = (text.seq_lens(), text.tokens());
     let mixture = models[2].mixture().unwrap();
     let try_routes = |ranges: &[(usize, usize)]| {
         let route = |&(start, end): &(usize, usize)| Route {
@@ -370,7 +373,7 @@ fn routes_that_do_not_fit_are_refused() {
         let routes: Vec<Route<'_>> = ranges.iter().map(route).collect();
         let pass = Pass {
             routes: &routes,
-            ..Pass::new(&segments)
+            ..Pass::new(&seq_lens)
         };
         base.decoder.hidden(&tokens, None, &pass).map(|_| ())
     };
@@ -385,7 +388,7 @@ fn routes_that_do_not_fit_are_refused() {
         assert!(error.contains("must not overlap"), "{ranges:?}: {error}");
     }
     // One model per sequence, over one base.
-    let two = multi::logits(&[&models[0], &models[1]], &tokens, &segments, &[]);
+    let two = multi::logits(&[&models[0], &models[1]], &tokens, &seq_lens, &[]);
     assert!(
         two.unwrap_err()
             .to_string()
@@ -399,6 +402,6 @@ fn routes_that_do_not_fit_are_refused() {
     assert!(error.contains("share one base"), "{error}");
     // An oracle's sequences have tasks.
     let each = [&models[0], &models[1], &models[1]];
-    assert!(multi::logits(&each, &tokens, &segments, &[]).is_err());
-    assert!(multi::logits(&each, &tokens, &segments, &text.tasks).is_ok());
+    assert!(multi::logits(&each, &tokens, &seq_lens, &[]).is_err());
+    assert!(multi::logits(&each, &tokens, &seq_lens, &text.tasks).is_ok());
 }

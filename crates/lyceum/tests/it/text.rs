@@ -228,8 +228,8 @@ fn a_pair_longer_than_the_window_is_scored_from_its_last_tokens() {
     let got = model.score(&[std::slice::from_ref(&pair)], &[]).unwrap()[0][0];
     // The same from the logits of the 128 tokens before each target.
     let n = pair.ids.len() - pair.from;
-    let segments = lyceum::mix::SeqLens::new(&[128]);
-    let logits = model.logits(&pair.ids[..128], &segments, &[]).unwrap();
+    let seq_lens = lyceum::mix::SeqLens::new(&[128]);
+    let logits = model.logits(&pair.ids[..128], &seq_lens, &[]).unwrap();
     let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
     let want: f64 = (0..n)
         .map(|i| {

@@ -157,17 +157,17 @@ fn saved_models_compute_the_same_bits() {
     };
     phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let tokens: Vec<u32> = (0..40).map(|i| (i * 97) % 4096).collect();
-    let segments = SeqLens::new(&[15, 25]);
+    let seq_lens = SeqLens::new(&[15, 25]);
     for router in ["arrow", "phatgoose"] {
         let spec = Router::named(router).unwrap().top_k(2);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();
-        let want = values(&model.logits(&tokens, &segments, &[]).unwrap());
+        let want = values(&model.logits(&tokens, &seq_lens, &[]).unwrap());
         let out = dir.path().join(router);
         let path = dir.path().join("base");
         Model::save(&out, &library, (&base, Some(&path)), spec, Mixing::Outputs).unwrap();
         let again = Arc::new(Base::open(&path, Precision::F32).unwrap());
         let opened = Model::open(&out, again).unwrap();
-        let got = values(&opened.logits(&tokens, &segments, &[]).unwrap());
+        let got = values(&opened.logits(&tokens, &seq_lens, &[]).unwrap());
         assert!(
             want.iter()
                 .zip(&got)

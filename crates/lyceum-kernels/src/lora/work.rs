@@ -1,12 +1,12 @@
 //! The three products: onto an expert's rows, back from them, and summed over its tokens.
 
-use super::{Chosen, SlabTable};
+use super::{SlabTable, TopK};
 use crate::rows::{Work, all_dots, all_sums};
 use crate::vector::Vector;
 
 /// Runs of consecutive tokens of `from..to` that chose the same expert at `slot`.
-pub(super) fn runs(
-    chosen: Chosen<'_>,
+pub(super) fn segments(
+    chosen: TopK<'_>,
     slot: usize,
     from: usize,
     to: usize,
@@ -39,7 +39,7 @@ pub(super) enum Side {
 pub(super) struct Stack<'a> {
     pub(super) table: &'a SlabTable,
     pub(super) side: Side,
-    pub(super) chosen: Chosen<'a>,
+    pub(super) chosen: TopK<'a>,
     pub(super) first: usize,
 }
 
@@ -63,28 +63,28 @@ impl<'a> Stack<'a> {
 
     /// Runs of `t` tokens that chose the same expert at `slot`, counted from the first.
     #[inline(always)]
-    fn runs(&self, slot: usize, t: usize) -> impl Iterator<Item = (&'a [f32], usize, usize)> {
+    fn segments(&self, slot: usize, t: usize) -> impl Iterator<Item = (&'a [f32], usize, usize)> {
         let own = *self;
-        runs(own.chosen, slot, own.first, own.first + t)
+        segments(own.chosen, slot, own.first, own.first + t)
             .map(move |(expert, from, to)| (own.of(expert), from - own.first, to - own.first))
     }
 }
 
 /// `out[token, slot, rank] = rows of the chosen expert . x[token]`.
-pub(super) struct Project<'a> {
+pub(super) struct Shrink<'a> {
     pub(super) stack: Stack<'a>,
     pub(super) x: &'a [f32],
     pub(super) out: &'a mut [f32],
 }
 
-impl Work for Project<'_> {
+impl Work for Shrink<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Project { stack, x, out } = self;
+        let Shrink { stack, x, out } = self;
         let (d, width) = (stack.d(), stack.table.width());
-        let step = stack.chosen.per * width;
-        for slot in 0..stack.chosen.per {
-            for (own, from, to) in stack.runs(slot, x.len() / d) {
+        let step = stack.chosen.k * width;
+        for slot in 0..stack.chosen.k {
+            for (own, from, to) in stack.segments(slot, x.len() / d) {
                 let out = &mut out[from * step + slot * width..];
                 // SAFETY: the caller vouches for the level.
                 unsafe { all_dots::<V>(&x[from * d..to * d], own, d, out, step) };
@@ -93,23 +93,23 @@ impl Work for Project<'_> {
     }
 }
 
-/// `y[token] += sum over slot and rank of low[token, slot, rank] * rows of the chosen expert`.
-pub(super) struct Spread<'a> {
+/// `y[token] += sum over slot and rank of h[token, slot, rank] * rows of the chosen expert`.
+pub(super) struct Expand<'a> {
     pub(super) stack: Stack<'a>,
-    pub(super) low: &'a [f32],
+    pub(super) h: &'a [f32],
     pub(super) y: &'a mut [f32],
 }
 
-impl Work for Spread<'_> {
+impl Work for Expand<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Spread { stack, low, y } = self;
+        let Expand { stack, h, y } = self;
         let (d, width) = (stack.d(), stack.table.width());
-        let step = stack.chosen.per * width;
-        for slot in 0..stack.chosen.per {
-            for (own, from, to) in stack.runs(slot, y.len() / d) {
+        let step = stack.chosen.k * width;
+        for slot in 0..stack.chosen.k {
+            for (own, from, to) in stack.segments(slot, y.len() / d) {
                 let weight =
-                    |token: usize, rank: usize| low[(from + token) * step + slot * width + rank];
+                    |token: usize, rank: usize| h[(from + token) * step + slot * width + rank];
                 // SAFETY: the caller vouches for the level.
                 unsafe { all_sums::<V>(weight, (own, d), (0, d), &mut y[from * d..to * d]) };
             }
@@ -117,15 +117,15 @@ impl Work for Spread<'_> {
     }
 }
 
-/// `out[rank] += sum over an expert's tokens of low[token, slot, rank] * x[token]`, some columns.
+/// `out[rank] += sum over an expert's tokens of h[token, slot, rank] * x[token]`, some columns.
 pub(super) struct Gather<'a> {
     pub(super) d: usize,
     pub(super) width: usize,
-    pub(super) per: usize,
+    pub(super) k: usize,
     /// Runs of tokens that chose the expert: slot, first, past the last.
     pub(super) tokens: &'a [(usize, usize, usize)],
     pub(super) columns: (usize, usize),
-    pub(super) low: &'a [f32],
+    pub(super) h: &'a [f32],
     pub(super) x: &'a [f32],
     pub(super) out: &'a mut [f32],
 }
@@ -133,10 +133,10 @@ pub(super) struct Gather<'a> {
 impl Work for Gather<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Gather { d, width, per, .. } = self;
+        let Gather { d, width, k, .. } = self;
         for &(slot, from, to) in self.tokens {
-            let at = |token: usize| ((from + token) * per + slot) * width;
-            let weight = |rank: usize, token: usize| self.low[at(token) + rank];
+            let at = |token: usize| ((from + token) * k + slot) * width;
+            let weight = |rank: usize, token: usize| self.h[at(token) + rank];
             let x = (&self.x[from * d..to * d], d);
             // SAFETY: the caller vouches for the level.
             unsafe { all_sums::<V>(weight, x, self.columns, self.out) };

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::cpu::Level;
 use crate::rows::run;
 pub use slab::{Slab, SlabTable};
-use work::{Gather, Project, Side, Spread, Stack, runs};
+use work::{Expand, Gather, Shrink, Side, Stack, segments};
 
 /// Tokens per job.
 const BLOCK: usize = 32;
@@ -25,44 +25,50 @@ pub struct Factors<'a> {
     /// Each expert's factors and scale.
     pub table: &'a SlabTable,
     /// Rule that combines the experts' outputs.
-    pub law: Law,
+    pub mixing: Mixing,
 }
 
-/// Rule that combines the outputs of a token's experts.
+/// Rule that combines expert outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Law {
-    /// `sum_e g_e s_e B_e A_e x`.
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
+pub enum Mixing {
+    /// `sum_e g_e s_e B_e A_e x`: exact, any ranks ("merge after"; PEFT's meaning).
     Outputs,
-    /// `s (sum_f g_f B_f) (sum_e g_e A_e) x`; ranks and scales must be equal.
+    /// `s (sum_f g_f B_f) (sum_e g_e A_e) x`: averages the factors ("merge before"; MTTL's
+    /// default for Uniform and Arrow). It has cross terms; equal ranks and scales only.
     Factors,
 }
 
-/// The experts each token chose, and their weights.
+/// The experts of every token, as a router's top k gives them.
 #[derive(Debug, Clone, Copy)]
-pub struct Chosen<'a> {
+pub struct TopK<'a> {
     /// Choices per token.
-    pub per: usize,
-    /// The experts, `[t, per]`, or `[per]` for every token.
-    pub experts: &'a [u32],
+    pub k: usize,
+    /// The experts, `[t, k]`, or `[k]` for every token.
+    pub indices: &'a [u32],
     /// Their weights, of the same shape.
     pub weights: &'a [f32],
 }
 
-impl Chosen<'_> {
-    /// The place in `experts` and `weights` of choice `slot` of `token`.
+impl TopK<'_> {
+    /// The place in `indices` and `weights` of choice `slot` of `token`.
     #[inline(always)]
     fn at(&self, token: usize, slot: usize) -> usize {
-        let row = if self.experts.len() == self.per {
+        let row = if self.indices.len() == self.k {
             0
         } else {
             token
         };
-        row * self.per + slot
+        row * self.k + slot
     }
 
     #[inline(always)]
     fn expert(&self, token: usize, slot: usize) -> usize {
-        self.experts[self.at(token, slot)] as usize
+        self.indices[self.at(token, slot)] as usize
     }
 }
 
@@ -73,26 +79,26 @@ impl Factors<'_> {
     }
 
     /// Values kept per token.
-    fn step(&self, chosen: Chosen<'_>) -> usize {
-        chosen.per * self.width()
+    fn step(&self, chosen: TopK<'_>) -> usize {
+        chosen.k * self.width()
     }
 
-    fn check(&self, t: usize, chosen: &Chosen<'_>) {
-        let n = chosen.experts.len();
-        let tokens = n == chosen.per || n == t * chosen.per;
+    fn check(&self, t: usize, chosen: &TopK<'_>) {
+        let n = chosen.indices.len();
+        let tokens = n == chosen.k || n == t * chosen.k;
         assert!(
             tokens && n == chosen.weights.len(),
             "choices for every token"
         );
         let experts = self.table.slabs().len();
-        let known = chosen.experts.iter().all(|&e| (e as usize) < experts);
+        let known = chosen.indices.iter().all(|&e| (e as usize) < experts);
         assert!(known, "no choice beyond the experts");
-        let even = self.law == Law::Outputs || self.table.even();
+        let even = self.mixing == Mixing::Outputs || self.table.even();
         assert!(even, "factors of one rank");
     }
 
     /// One side of the factors for the tokens from `first` on.
-    fn side<'b>(&'b self, side: Side, chosen: Chosen<'b>, first: usize) -> Stack<'b> {
+    fn side<'b>(&'b self, side: Side, chosen: TopK<'b>, first: usize) -> Stack<'b> {
         Stack {
             table: self.table,
             side,
@@ -106,110 +112,107 @@ impl Factors<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct Delta<'a> {
     f: Factors<'a>,
-    chosen: Chosen<'a>,
+    chosen: TopK<'a>,
     level: Level,
 }
 
 impl<'a> Delta<'a> {
     /// Of the experts `f` what the tokens have `chosen`.
-    pub fn new(f: Factors<'a>, chosen: Chosen<'a>) -> Self {
+    pub fn new(f: Factors<'a>, chosen: TopK<'a>) -> Self {
         let level = Level::best();
         Delta { f, chosen, level }
     }
 
-    /// Every choice's `A x`, `[t, per, r]` with the largest rank, of `x` `[t, d_in]`.
-    pub fn project(&self, x: &[f32]) -> Vec<f32> {
+    /// Every choice's `A x`, `[t, k, r]` with the largest rank, of `x` `[t, d_in]`.
+    pub fn shrink(&self, x: &[f32]) -> Vec<f32> {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let d_in = f.table.widths().0;
         let t = x.len() / d_in;
         f.check(t, &chosen);
         let step = f.step(chosen);
-        let mut low = vec![0.0; t * step];
+        let mut h = vec![0.0; t * step];
         if step == 0 {
-            return low;
+            return h;
         }
         let block = |(i, (x, out)): (usize, (&[f32], &mut [f32]))| {
             let stack = f.side(Side::Down, chosen, i * BLOCK);
-            run(level, Project { stack, x, out });
+            run(level, Shrink { stack, x, out });
         };
         let blocks = x.par_chunks(BLOCK * d_in);
-        let blocks = blocks.zip(low.par_chunks_mut(BLOCK * step)).enumerate();
+        let blocks = blocks.zip(h.par_chunks_mut(BLOCK * step)).enumerate();
         match t <= BLOCK {
-            true => block((0, (x, &mut low))),
+            true => block((0, (x, &mut h))),
             false => blocks.for_each(block),
         }
-        low
+        h
     }
 
     /// Adds to `y`, the outputs `[.., d_out]` of some tokens from `first` on, what the experts make
-    /// of `low`, which [`Delta::project`] returned for all tokens.
-    pub fn spread(&self, low: &[f32], first: usize, y: &mut [f32]) {
+    /// of `h`, which [`Delta::shrink`] returned for all tokens.
+    pub fn expand(&self, h: &[f32], first: usize, y: &mut [f32]) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let step = f.step(chosen);
-        let mut mixed = rows_of(low, step, first, y.len() / f.table.widths().1).to_vec();
+        let mut mixed = rows_of(h, step, first, y.len() / f.table.widths().1).to_vec();
         for (token, mixed) in mixed.chunks_mut(step.max(1)).enumerate() {
             f.mix(chosen, first + token, mixed);
         }
-        let (stack, low) = (f.side(Side::Up, chosen, first), mixed.as_slice());
-        run(level, Spread { stack, low, y });
+        let (stack, h) = (f.side(Side::Up, chosen, first), mixed.as_slice());
+        run(level, Expand { stack, h, y });
     }
 
     /// Adds to `dx`, the gradients `[.., d_in]` of some tokens' inputs from `first` on, what comes
-    /// back through `dlow`, which [`Delta::project_backward`] returned for all tokens.
-    pub fn spread_back(&self, dlow: &[f32], first: usize, dx: &mut [f32]) {
+    /// back through `dh`, which [`Delta::shrink_backward`] returned for all tokens.
+    pub fn expand_backward(&self, dh: &[f32], first: usize, dx: &mut [f32]) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
-        let low = rows_of(dlow, f.step(chosen), first, dx.len() / f.table.widths().0);
+        let h = rows_of(dh, f.step(chosen), first, dx.len() / f.table.widths().0);
         let (stack, y) = (f.side(Side::Down, chosen, first), dx);
-        run(level, Spread { stack, low, y });
+        run(level, Expand { stack, h, y });
     }
 
-    /// For `dy` `[t, d_out]` the gradients of every choice's `A x`, which [`Delta::project`]
-    /// returned as `low`, and of the weights `[t, per]`.
-    pub fn project_backward(&self, low: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    /// For `dy` `[t, d_out]` the gradients of every choice's `A x`, which [`Delta::shrink`]
+    /// returned as `h`, and of the weights `[t, k]`.
+    pub fn shrink_backward(&self, h: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
         let d_out = f.table.widths().1;
-        let (t, per) = (dy.len() / d_out, chosen.per);
+        let (t, k) = (dy.len() / d_out, chosen.k);
         f.check(t, &chosen);
         let step = f.step(chosen);
         assert!(
-            dy.len() == t * d_out && low.len() == t * step,
+            dy.len() == t * d_out && h.len() == t * step,
             "rows of the forward pass"
         );
-        let mut dweights = vec![0.0; t * per];
-        let mut dlow = vec![0.0; t * step];
+        let mut dweights = vec![0.0; t * k];
+        let mut dh = vec![0.0; t * step];
         if step == 0 {
-            return (dlow, dweights);
+            return (dh, dweights);
         }
-        let each = dlow
+        let each = dh
             .par_chunks_mut(BLOCK * step)
             .zip(dy.par_chunks(BLOCK * d_out));
-        let each = each.zip(dweights.par_chunks_mut(BLOCK * per)).enumerate();
-        each.for_each(|(i, ((dlow, dy), dweights))| {
+        let each = each.zip(dweights.par_chunks_mut(BLOCK * k)).enumerate();
+        each.for_each(|(i, ((dh, dy), dweights))| {
             let first = i * BLOCK;
-            let out = &mut *dlow;
+            let out = &mut *dh;
             let (stack, x) = (f.side(Side::Up, chosen, first), dy);
             // The gradients of what was mixed, then of `A x`.
-            run(level, Project { stack, x, out });
-            let rows = dlow
-                .chunks_mut(step)
-                .zip(dweights.chunks_mut(per))
-                .enumerate();
-            for (token, (dlow, dweights)) in rows {
+            run(level, Shrink { stack, x, out });
+            let rows = dh.chunks_mut(step).zip(dweights.chunks_mut(k)).enumerate();
+            for (token, (dh, dweights)) in rows {
                 let token = first + token;
-                let low = &low[token * step..(token + 1) * step];
-                f.mix_backward((chosen, token), low, dlow, dweights);
+                let h = &h[token * step..(token + 1) * step];
+                f.mix_backward((chosen, token), h, dh, dweights);
             }
         });
-        (dlow, dweights)
+        (dh, dweights)
     }
 
     /// The gradients of the factors, `[R, d_in]` and `[R, d_out]`, for the inputs `x` `[t, d_in]`
-    /// and the outputs' gradients `dy` `[t, d_out]`, beside `low` and `dlow` of [`Delta::project`]
-    /// and [`Delta::project_backward`].
+    /// and the outputs' gradients `dy` `[t, d_out]`, beside `h` and `dh` of [`Delta::shrink`]
+    /// and [`Delta::shrink_backward`].
     pub fn factors_backward(
         &self,
-        (x, dlow): (&[f32], &[f32]),
-        (low, dy): (&[f32], &[f32]),
+        (x, dh): (&[f32], &[f32]),
+        (h, dy): (&[f32], &[f32]),
         (ddown, dup): (&mut [f32], &mut [f32]),
     ) {
         let (f, chosen, level) = (&self.f, self.chosen, self.level);
@@ -219,36 +222,36 @@ impl<'a> Delta<'a> {
         if step == 0 {
             return;
         }
-        let mut mixed = low.to_vec();
+        let mut mixed = h.to_vec();
         mixed
             .par_chunks_mut(step)
             .enumerate()
-            .for_each(|(t, low)| f.mix(chosen, t, low));
+            .for_each(|(t, h)| f.mix(chosen, t, h));
         rayon::join(
-            || gather(level, f, chosen, (dlow, x, d_in), ddown),
+            || gather(level, f, chosen, (dh, x, d_in), ddown),
             || gather(level, f, chosen, (&mixed, dy, d_out), dup),
         );
     }
 }
 
 /// The values of `t` tokens from `first` on, `step` a token.
-fn rows_of(low: &[f32], step: usize, first: usize, t: usize) -> &[f32] {
-    &low[first * step..(first + t) * step]
+fn rows_of(h: &[f32], step: usize, first: usize, t: usize) -> &[f32] {
+    &h[first * step..(first + t) * step]
 }
 
-/// `out[row] = sum over the tokens of the row's expert of low[token, slot, rank] * x[token]`.
+/// `out[row] = sum over the tokens of the row's expert of h[token, slot, rank] * x[token]`.
 fn gather(
     level: Level,
     f: &Factors<'_>,
-    chosen: Chosen<'_>,
-    (low, x, d): (&[f32], &[f32], usize),
+    chosen: TopK<'_>,
+    (h, x, d): (&[f32], &[f32], usize),
     out: &mut [f32],
 ) {
-    let (t, per, width) = (x.len() / d, chosen.per, f.width());
+    let (t, k, width) = (x.len() / d, chosen.k, f.width());
     let slabs = f.table.slabs();
     let mut tokens = vec![Vec::new(); slabs.len()];
-    for slot in 0..per {
-        for (expert, from, to) in runs(chosen, slot, 0, t) {
+    for slot in 0..k {
+        for (expert, from, to) in segments(chosen, slot, 0, t) {
             tokens[expert].push((slot, from, to));
         }
     }
@@ -266,10 +269,10 @@ fn gather(
                 Gather {
                     d,
                     width,
-                    per,
+                    k,
                     tokens,
                     columns,
-                    low,
+                    h,
                     x,
                     out,
                 },

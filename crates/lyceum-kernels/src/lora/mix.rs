@@ -1,56 +1,54 @@
 //! Rules that combine the outputs of a token's experts.
 
-use super::{Chosen, Factors, Law, Slab};
+use super::{Factors, Mixing, Slab, TopK};
 
 impl Factors<'_> {
-    /// Applies the mixing law to the values `low` of a token, in place.
-    pub(super) fn mix(&self, chosen: Chosen<'_>, token: usize, low: &mut [f32]) {
+    /// Applies the mixing rule to the values `h` of a token, in place.
+    pub(super) fn mix(&self, chosen: TopK<'_>, token: usize, h: &mut [f32]) {
         let width = self.width();
-        match self.law {
-            Law::Outputs => {
-                for (slot, low) in low.chunks_mut(width).enumerate() {
+        match self.mixing {
+            Mixing::Outputs => {
+                for (slot, h) in h.chunks_mut(width).enumerate() {
                     let at = chosen.at(token, slot);
-                    let by = chosen.weights[at] * self.scale_of(chosen.experts[at]);
-                    low.iter_mut().for_each(|x| *x *= by);
+                    let by = chosen.weights[at] * self.scale_of(chosen.indices[at]);
+                    h.iter_mut().for_each(|x| *x *= by);
                 }
             }
-            Law::Factors => {
+            Mixing::Factors => {
                 for rank in 0..width {
                     let weight = |slot| chosen.weights[chosen.at(token, slot)];
-                    let mean: f32 = (0..chosen.per)
-                        .map(|s| weight(s) * low[s * width + rank])
-                        .sum();
-                    for slot in 0..chosen.per {
-                        low[slot * width + rank] = self.scale() * weight(slot) * mean;
+                    let mean: f32 = (0..chosen.k).map(|s| weight(s) * h[s * width + rank]).sum();
+                    for slot in 0..chosen.k {
+                        h[slot * width + rank] = self.scale() * weight(slot) * mean;
                     }
                 }
             }
         }
     }
 
-    /// The gradients of [`Factors::mix`]: `dmixed` becomes those of `low`; those of the weights go
+    /// The gradients of [`Factors::mix`]: `dmixed` becomes those of `h`; those of the weights go
     /// to `dweights`.
     pub(super) fn mix_backward(
         &self,
-        (chosen, token): (Chosen<'_>, usize),
-        low: &[f32],
+        (chosen, token): (TopK<'_>, usize),
+        h: &[f32],
         dmixed: &mut [f32],
         dweights: &mut [f32],
     ) {
         let width = self.width();
-        match self.law {
-            Law::Outputs => {
+        match self.mixing {
+            Mixing::Outputs => {
                 for (slot, dweight) in dweights.iter_mut().enumerate() {
                     let (at, own) = (chosen.at(token, slot), slot * width..(slot + 1) * width);
-                    let scale = self.scale_of(chosen.experts[at]);
-                    let pairs = low[own.clone()].iter().zip(&dmixed[own.clone()]);
+                    let scale = self.scale_of(chosen.indices[at]);
+                    let pairs = h[own.clone()].iter().zip(&dmixed[own.clone()]);
                     *dweight = scale * pairs.map(|(x, d)| x * d).sum::<f32>();
                     let by = scale * chosen.weights[at];
                     dmixed[own].iter_mut().for_each(|d| *d *= by);
                 }
             }
-            Law::Factors => {
-                let (scale, slots) = (self.scale(), 0..chosen.per);
+            Mixing::Factors => {
+                let (scale, slots) = (self.scale(), 0..chosen.k);
                 dweights.fill(0.0);
                 for rank in 0..width {
                     let weight = |slot| chosen.weights[chosen.at(token, slot)];
@@ -60,10 +58,10 @@ impl Factors<'_> {
                             .map(|s| weight(s) * of[s * width + rank])
                             .sum()
                     };
-                    let (mean, dmean) = (sum(low), scale * sum(dmixed));
+                    let (mean, dmean) = (sum(h), scale * sum(dmixed));
                     for (slot, dweight) in dweights.iter_mut().enumerate() {
                         let at = slot * width + rank;
-                        *dweight += scale * dmixed[at] * mean + low[at] * dmean;
+                        *dweight += scale * dmixed[at] * mean + h[at] * dmean;
                         dmixed[at] = weight(slot) * dmean;
                     }
                 }

@@ -4,17 +4,17 @@ use crate::values::{apart, values};
 use proptest::prelude::*;
 
 /// Adds to `y` what the experts make of `x`; returns what the backward pass wants.
-fn forward(f: &Factors<'_>, chosen: Chosen<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
+fn forward(f: &Factors<'_>, chosen: TopK<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
     forward_at(&Delta::new(*f, chosen), x, y)
 }
 
 fn forward_at(delta: &Delta<'_>, x: &[f32], y: &mut [f32]) -> Vec<f32> {
-    let low = delta.project(x);
+    let h = delta.shrink(x);
     // In parts, as a product finishes its rows.
     for (i, y) in y.chunks_mut(5 * delta.f.table.widths().1).enumerate() {
-        delta.spread(&low, 5 * i, y);
+        delta.expand(&h, 5 * i, y);
     }
-    low
+    h
 }
 
 /// Outputs computed besides the gradients of the weights.
@@ -25,41 +25,41 @@ struct Wanted<'a> {
 
 fn backward_at(
     delta: &Delta<'_>,
-    (x, low): (&[f32], &[f32]),
+    (x, h): (&[f32], &[f32]),
     dy: &[f32],
     wanted: Wanted<'_>,
 ) -> Vec<f32> {
-    let (dlow, dweights) = delta.project_backward(low, dy);
+    let (dh, dweights) = delta.shrink_backward(h, dy);
     for (i, dx) in wanted
         .dx
         .chunks_mut(7 * delta.f.table.widths().0)
         .enumerate()
     {
-        delta.spread_back(&dlow, 7 * i, dx);
+        delta.expand_backward(&dh, 7 * i, dx);
     }
-    delta.factors_backward((x, &dlow), (low, dy), wanted.factors);
+    delta.factors_backward((x, &dh), (h, dy), wanted.factors);
     dweights
 }
 
-/// Experts of these ranks, all of one scale for [`Law::Factors`].
+/// Experts of these ranks, all of one scale for [`Mixing::Factors`].
 struct Made {
     down: Vec<f32>,
     up: Vec<f32>,
     starts: Vec<usize>,
     scales: Vec<f32>,
     widths: (usize, usize),
-    law: Law,
+    mixing: Mixing,
 }
 
 impl Made {
-    fn new(ranks: &[usize], widths: (usize, usize), law: Law, seed: u32) -> Self {
+    fn new(ranks: &[usize], widths: (usize, usize), mixing: Mixing, seed: u32) -> Self {
         let mut starts = vec![0];
         ranks
             .iter()
             .for_each(|rank| starts.push(starts[starts.len() - 1] + rank));
         let rows = starts[ranks.len()];
         let scale = |e: usize| {
-            if law == Law::Outputs {
+            if mixing == Mixing::Outputs {
                 0.5 + e as f32
             } else {
                 0.7
@@ -71,7 +71,7 @@ impl Made {
             starts,
             scales: (0..ranks.len()).map(scale).collect(),
             widths,
-            law,
+            mixing,
         }
     }
 
@@ -100,24 +100,24 @@ impl Made {
     }
 
     fn factors<'a>(&self, table: &'a SlabTable) -> Factors<'a> {
-        let law = self.law;
-        Factors { table, law }
+        let mixing = self.mixing;
+        Factors { table, mixing }
     }
 
     /// The formula in f64 for one token: what is added, with gates `g` of its experts.
     fn formula(&self, choices: &[(usize, f64)], x: &[f64]) -> Vec<f64> {
         let (d_in, d_out) = self.widths;
         let rank = |e: usize| self.starts[e + 1] - self.starts[e];
-        let low = |e: usize, r: usize| -> f64 {
+        let h = |e: usize, r: usize| -> f64 {
             let row = &self.down[(self.starts[e] + r) * d_in..][..d_in];
             row.iter().zip(x).map(|(a, x)| f64::from(*a) * x).sum()
         };
         let mut y = vec![0.0; d_out];
         for &(e, g) in choices {
             for r in 0..rank(e) {
-                let mixed = match self.law {
-                    Law::Outputs => g * low(e, r),
-                    Law::Factors => g * choices.iter().map(|(f, g)| g * low(*f, r)).sum::<f64>(),
+                let mixed = match self.mixing {
+                    Mixing::Outputs => g * h(e, r),
+                    Mixing::Factors => g * choices.iter().map(|(f, g)| g * h(*f, r)).sum::<f64>(),
                 };
                 let row = &self.up[(self.starts[e] + r) * d_out..][..d_out];
                 for (y, b) in y.iter_mut().zip(row) {
@@ -131,39 +131,39 @@ impl Made {
 
 /// Choices of `t` tokens, or one row of them for all.
 struct Choices {
-    per: usize,
-    experts: Vec<u32>,
+    k: usize,
+    indices: Vec<u32>,
     weights: Vec<f32>,
 }
 
 impl Choices {
-    fn new(experts: usize, per: usize, rows: usize, seed: u32) -> Self {
-        let draw = values(rows * per, seed);
+    fn new(experts: usize, k: usize, rows: usize, seed: u32) -> Self {
+        let draw = values(rows * k, seed);
         let pick = |x: &f32| ((x + 1.0) * 0.5 * experts as f32) as u32 % experts as u32;
         Choices {
-            per,
-            experts: draw.iter().map(pick).collect(),
-            weights: values(rows * per, seed + 1),
+            k,
+            indices: draw.iter().map(pick).collect(),
+            weights: values(rows * k, seed + 1),
         }
     }
 
-    fn chosen(&self) -> Chosen<'_> {
+    fn chosen(&self) -> TopK<'_> {
         let Choices {
-            per,
-            experts,
+            k,
+            indices,
             weights,
         } = self;
-        Chosen {
-            per: *per,
-            experts,
+        TopK {
+            k: *k,
+            indices,
             weights,
         }
     }
 
     fn with(&self, weights: Vec<f32>) -> Self {
         Choices {
-            per: self.per,
-            experts: self.experts.clone(),
+            k: self.k,
+            indices: self.indices.clone(),
             weights,
         }
     }
@@ -171,8 +171,8 @@ impl Choices {
     fn of(&self, token: usize) -> Vec<(usize, f64)> {
         let chosen = self.chosen();
         let at = |slot| chosen.at(token, slot);
-        (0..self.per)
-            .map(|s| (self.experts[at(s)] as usize, f64::from(self.weights[at(s)])))
+        (0..self.k)
+            .map(|s| (self.indices[at(s)] as usize, f64::from(self.weights[at(s)])))
             .collect()
     }
 }
@@ -214,9 +214,9 @@ impl Case<'_> {
         .collect()
     }
 
-    /// Checks the gradients of the objective along random directions; `low` is what the forward
+    /// Checks the gradients of the objective along random directions; `h` is what the forward
     /// pass returned.
-    fn check_gradients(&self, delta: &Delta<'_>, low: &[f32], seed: u32) {
+    fn check_gradients(&self, delta: &Delta<'_>, h: &[f32], seed: u32) {
         let Case {
             made,
             choices,
@@ -234,22 +234,22 @@ impl Case<'_> {
             dx: &mut dx,
             factors: (&mut ddown, &mut dup),
         };
-        let mut dweights = backward_at(delta, (x, low), w, wanted);
-        if choices.weights.len() == choices.per {
+        let mut dweights = backward_at(delta, (x, h), w, wanted);
+        if choices.weights.len() == choices.k {
             // One row of weights serves every token.
-            let rows = dweights.chunks(choices.per);
-            dweights = (0..choices.per)
+            let rows = dweights.chunks(choices.k);
+            dweights = (0..choices.k)
                 .map(|i| rows.clone().map(|row| row[i]).sum())
                 .collect();
         }
-        let (level, law) = (delta.level, made.law);
+        let (level, mixing) = (delta.level, made.mixing);
         let near =
             |what: &str, gradient: &[f32], of: &[f32], seed, at: &dyn Fn(Vec<f32>) -> f64| {
                 let (got, want) = slopes(gradient, of, seed, at);
                 let bound = 1e-3 * (1.0 + want.abs());
                 assert!(
                     (got - want).abs() < bound,
-                    "{level:?} {law:?} {what}: {got} {want}"
+                    "{level:?} {mixing:?} {what}: {got} {want}"
                 );
             };
         let with = |made: &Made| Case { made, ..*self }.objective();
@@ -289,10 +289,10 @@ fn slopes(gradient: &[f32], of: &[f32], seed: u32, at: &dyn Fn(Vec<f32>) -> f64)
     (got, want)
 }
 
-fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed: u32) {
-    let made = Made::new(ranks, (37, 41), law, seed);
+fn check(ranks: &[usize], mixing: Mixing, (k, t): (usize, usize), shared: bool, seed: u32) {
+    let made = Made::new(ranks, (37, 41), mixing, seed);
     let rows = if shared { 1 } else { t };
-    let choices = Choices::new(ranks.len(), per, rows, seed + 2);
+    let choices = Choices::new(ranks.len(), k, rows, seed + 2);
     let (x, start) = (values(t * 37, seed + 4), values(t * 41, seed + 5));
     let table = made.table();
     let (f, chosen) = (made.factors(&table), choices.chosen());
@@ -306,10 +306,10 @@ fn check(ranks: &[usize], law: Law, (per, t): (usize, usize), shared: bool, seed
     for level in levels() {
         let mut y = start.clone();
         let delta = Delta { f, chosen, level };
-        let low = forward_at(&delta, &x, &mut y);
+        let h = forward_at(&delta, &x, &mut y);
         assert!(apart(&y, &want) < 1e-4, "{level:?}: {}", apart(&y, &want));
-        assert_eq!(low.len(), t * f.step(chosen));
-        case.check_gradients(&delta, &low, seed + 7);
+        assert_eq!(h.len(), t * f.step(chosen));
+        case.check_gradients(&delta, &h, seed + 7);
     }
 }
 
@@ -317,24 +317,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn outputs_and_gradients_equal_the_formula(
-        ranks in proptest::collection::vec(0usize..7, 1..6), per in 1usize..4, t in 1usize..70,
+        ranks in proptest::collection::vec(0usize..7, 1..6), k in 1usize..4, t in 1usize..70,
         shared: bool, seed in 0u32..1000,
     ) {
-        check(&ranks, Law::Outputs, (per, t), shared, seed);
+        check(&ranks, Mixing::Outputs, (k, t), shared, seed);
     }
 
     #[test]
     fn averaged_factors_and_gradients_equal_the_formula(
-        rank in 1usize..7, experts in 1usize..6, per in 1usize..4, t in 1usize..70, shared: bool,
+        rank in 1usize..7, experts in 1usize..6, k in 1usize..4, t in 1usize..70, shared: bool,
         seed in 0u32..1000,
     ) {
-        check(&vec![rank; experts], Law::Factors, (per, t), shared, seed);
+        check(&vec![rank; experts], Mixing::Factors, (k, t), shared, seed);
     }
 }
 
 #[test]
 fn neither_threads_nor_the_batch_change_a_bit() {
-    let made = Made::new(&[4, 3, 0, 5], (300, 290), Law::Outputs, 1);
+    let made = Made::new(&[4, 3, 0, 5], (300, 290), Mixing::Outputs, 1);
     let (t, choices) = (77, Choices::new(4, 2, 77, 3));
     let (x, w) = (values(t * 300, 5), values(t * 290, 6));
     let table = made.table();
@@ -346,23 +346,23 @@ fn neither_threads_nor_the_batch_change_a_bit() {
             .unwrap();
         pool.install(|| {
             let mut y = vec![0.0; t * 290];
-            let low = forward(&f, chosen, &x, &mut y);
+            let h = forward(&f, chosen, &x, &mut y);
             let (mut dx, mut a, mut b) =
                 (vec![0.0; t * 300], vec![0.0; 12 * 300], vec![0.0; 12 * 290]);
             let wanted = Wanted {
                 dx: &mut dx,
                 factors: (&mut a, &mut b),
             };
-            let dweights = backward_at(&Delta::new(f, chosen), (&x, &low), &w, wanted);
-            [y, low, dx, a, b, dweights]
+            let dweights = backward_at(&Delta::new(f, chosen), (&x, &h), &w, wanted);
+            [y, h, dx, a, b, dweights]
         })
     };
     let one = all(1);
     assert_eq!(one, all(3));
     for token in [0, 31, 32, 76] {
-        let own = Chosen {
-            per: 2,
-            experts: &choices.experts[token * 2..token * 2 + 2],
+        let own = TopK {
+            k: 2,
+            indices: &choices.indices[token * 2..token * 2 + 2],
             weights: &choices.weights[token * 2..token * 2 + 2],
         };
         let mut y = vec![0.0; 290];
@@ -373,10 +373,10 @@ fn neither_threads_nor_the_batch_change_a_bit() {
 
 #[test]
 fn nothing_chosen_adds_nothing() {
-    let made = Made::new(&[2], (5, 6), Law::Outputs, 1);
-    let chosen = Chosen {
-        per: 0,
-        experts: &[],
+    let made = Made::new(&[2], (5, 6), Mixing::Outputs, 1);
+    let chosen = TopK {
+        k: 0,
+        indices: &[],
         weights: &[],
     };
     let (mut y, table) = (vec![1.0; 12], made.table());
