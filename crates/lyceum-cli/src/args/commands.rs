@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lyceum::backbone::Precision;
+use lyceum::transform;
 
 use super::model::{BaseArgs, DataArgs, MembersArgs, ModelArgs, PrecisionArg, QuantizeArg, kept};
 use super::values::{at_least_one, task, weight};
@@ -116,7 +117,7 @@ pub(crate) struct TrainArgs {
 pub(crate) struct DeriveArgs {
     /// The library
     pub(crate) uri: String,
-    /// `arrow` or `phatgoose`
+    #[arg(help = transforms())]
     pub(crate) kind: String,
     #[command(flatten)]
     pub(crate) members: MembersArgs,
@@ -142,6 +143,13 @@ pub(crate) struct DeriveArgs {
     /// Seed of the data order; 42 when absent (phatgoose)
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+}
+
+/// Help for the kind of artifact, with a clause per transform.
+fn transforms() -> String {
+    let clause = |about: &transform::About| format!("{} ({})", about.kind, about.what);
+    let clauses: Vec<String> = transform::TRANSFORMS.iter().map(clause).collect();
+    clauses.join(", ")
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use lyceum::lora::LoraConfig;
 use lyceum::train::{
     Differing, Plan, TaskGroup, TrainConfig, Trained, TrainedExpert, Trainer, checkpoints_of_user,
 };
-use lyceum::transform::{self, ClusterTasks, Phatgoose};
+use lyceum::transform::{self, ClusterTasks, Derive, Phatgoose};
 
 use super::{done, model};
 use crate::args::{DeriveArgs, TrainArgs};
@@ -150,14 +150,14 @@ fn show_trained(trained: &Trained, library: &Library, format: Format) -> Result<
 
 pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Result<()> {
     let library = model::members(&Library::open(&args.uri)?, &args.members)?;
-    let derived = match args.kind.as_str() {
-        "arrow" => {
-            none_of_gates(args)?;
-            transform::arrow(&library)?
+    let derived = match transform::about(&args.kind)?.derive {
+        Derive::Weights(derive) => {
+            none_of_training(args)?;
+            derive(&library)?
         }
-        "phatgoose" => {
+        Derive::Training(derive) => {
             let standard = Phatgoose::default();
-            let how = Phatgoose {
+            let config = Phatgoose {
                 steps: args.steps.unwrap_or(standard.steps),
                 lr: args.lr.unwrap_or(standard.lr),
                 warmup: args.warmup.unwrap_or(standard.warmup),
@@ -172,10 +172,14 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
             };
             let base = model::base_with(&args.base, options, device)?;
             let data = model::data(args.data.data.as_deref())?;
-            let mut bar = Bar::stoppable("phatgoose", "loss");
-            transform::phatgoose(&base, &library, &data, &how, &mut bar)?
+            let mut bar = Bar::stoppable(&args.kind, "loss");
+            let with = transform::Training {
+                base: &base,
+                data: &data,
+                config: &config,
+            };
+            derive(&library, &with, &mut bar)?
         }
-        other => bail!("`{other}` cannot be derived; there are arrow and phatgoose"),
     };
     let all = library.names()?.len();
     done(
@@ -188,8 +192,8 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
     )
 }
 
-/// Checks that nothing is set that only trained gates have.
-fn none_of_gates(args: &DeriveArgs) -> Result<()> {
+/// Checks that nothing is set that only training has.
+fn none_of_training(args: &DeriveArgs) -> Result<()> {
     let given = [
         ("--steps", args.steps.is_some()),
         ("--lr", args.lr.is_some()),
@@ -199,8 +203,8 @@ fn none_of_gates(args: &DeriveArgs) -> Result<()> {
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((flag, _)) => bail!(
-            "{flag} is a setting of phatgoose, whose gates are trained; arrow's prototypes follow \
-             from the weights alone"
+            "{flag} is a setting of training; {} artifacts follow from the weights alone",
+            args.kind
         ),
         None => Ok(()),
     }

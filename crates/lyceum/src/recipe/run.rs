@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::report::{Provenance, Report, Source, Stage};
 use crate::route::Role;
 use crate::train::{TaskGroup, Trainer, checkpoints_of_user};
-use crate::transform::{arrow, cluster, cluster_tasks, phatgoose, write_clusters};
+use crate::transform::{self, Derive, TRANSFORMS, cluster, cluster_tasks, write_clusters};
 
 /// The library of one expert per task; downstream, methods are compared over it alone, as the
 /// tutorial does.
@@ -240,21 +240,27 @@ impl Run<'_> {
         let needed: Vec<_> = { self.recipe.methods.iter() }
             .map(|method| Ok(method.spec()?.about().artifact))
             .collect::<Result<_>>()?;
-        let needs = |kind: &str| needed.contains(&Some(kind));
-        let (needs_arrow, needs_gates) = (needs("arrow"), needs("phatgoose"));
-        if needs_arrow {
-            self.timed(format!("derive arrow ({label})"), "", |_| {
-                Ok(((), arrow(library)?.is_empty()))
-            })?;
-        }
-        if needs_gates {
-            let (base, data) = (self.base.clone(), self.data.clone());
-            let mut how = self.recipe.phatgoose.clone();
-            how.checkpoints = checkpoints_of_user();
-            self.timed(format!("derive phatgoose ({label})"), "loss", |progress| {
-                let derived = phatgoose(&base, library, &data, &how, progress)?;
-                Ok(((), derived.is_empty()))
-            })?;
+        let (base, data) = (self.base.clone(), self.data.clone());
+        let mut config = self.recipe.phatgoose.clone();
+        config.checkpoints = checkpoints_of_user();
+        let training = transform::Training {
+            base: &base,
+            data: &data,
+            config: &config,
+        };
+        for about in TRANSFORMS
+            .iter()
+            .filter(|about| needed.contains(&Some(about.kind)))
+        {
+            let stage = format!("derive {} ({label})", about.kind);
+            match about.derive {
+                Derive::Weights(derive) => {
+                    self.timed(stage, "", |_| Ok(((), derive(library)?.is_empty())))?;
+                }
+                Derive::Training(derive) => self.timed(stage, "loss", |progress| {
+                    Ok(((), derive(library, &training, progress)?.is_empty()))
+                })?,
+            }
         }
         Ok(())
     }
