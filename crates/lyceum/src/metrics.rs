@@ -58,8 +58,8 @@ impl std::fmt::Display for Estimate {
 }
 
 impl RunKey {
-    /// The figure that `values`, one per example, make.
-    pub fn row(&self, task: &str, metric: &str, values: &[f64]) -> Metric {
+    /// Returns the metric of `values`, one per example.
+    pub fn metric(&self, task: &str, metric: &str, values: &[f64]) -> Metric {
         let (mean, stderr) = mean_stderr(values);
         Metric {
             method: self.method.clone(),
@@ -277,7 +277,7 @@ mod tests {
             library: library.into(),
             mixing: "outputs".into(),
         };
-        subject.row("mean", "rouge-l", &[1.0, 3.0])
+        subject.metric("mean", "rouge-l", &[1.0, 3.0])
     }
 
     #[test]

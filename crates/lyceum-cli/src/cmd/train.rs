@@ -201,9 +201,15 @@ fn none_of_training(args: &DeriveArgs) -> Result<()> {
         ("--batch", args.batch.is_some()),
         ("--seed", args.seed.is_some()),
     ];
+    let trained: Vec<&str> = transform::TRANSFORMS
+        .iter()
+        .filter(|about| matches!(about.derive, Derive::Training(_)))
+        .map(|about| about.kind)
+        .collect();
     match given.iter().find(|(_, given)| *given) {
         Some((flag, _)) => bail!(
-            "{flag} is a setting of training; {} artifacts follow from the weights alone",
+            "{flag} is a setting of training ({}); {} artifacts follow from the weights alone",
+            trained.join(", "),
             args.kind
         ),
         None => Ok(()),

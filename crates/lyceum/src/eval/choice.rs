@@ -144,7 +144,7 @@ impl Answers {
     pub fn figures(&self, subject: &RunKey, task: &str) -> Vec<Metric> {
         let row = |(metric, score): Accuracy| {
             let values: Vec<f64> = self.0.iter().map(score).collect();
-            subject.row(task, metric, &values)
+            subject.metric(task, metric, &values)
         };
         ACCURACIES.map(row).into()
     }

@@ -109,8 +109,8 @@ impl Predictions {
     /// ROUGE-L of `subject` by task, in the order of their names, then `mean` over all rows.
     pub fn figures(&self, subject: &RunKey) -> Vec<Metric> {
         let tasks: BTreeSet<&Name> = self.0.iter().map(|p| &p.task).collect();
-        let row = |task: &Name| subject.row(task.as_str(), METRIC, &self.scores(Some(task)));
-        let mean = subject.row("mean", METRIC, &self.scores(None));
+        let row = |task: &Name| subject.metric(task.as_str(), METRIC, &self.scores(Some(task)));
+        let mean = subject.metric("mean", METRIC, &self.scores(None));
         tasks.into_iter().map(row).chain([mean]).collect()
     }
 

@@ -352,7 +352,9 @@ impl Run<'_> {
         let longest = self.base.decoder.config().max_position_embeddings;
         let longest = longest.min(self.recipe.train.max_input);
         let means = mean_losses(model, &self.test, longest, Some(&probe))?;
-        self.report.rows.push(subject.row("mean", "loss", &means));
+        self.report
+            .rows
+            .push(subject.metric("mean", "loss", &means));
         // Only what decides by token has something to show.
         if crate::route::about(&subject.method)?.role == Role::PerToken {
             let name = format!("{} {}", subject.name, subject.mixing);

@@ -259,7 +259,7 @@ mod tests {
                 library: library.into(),
                 ..RunKey::default()
             };
-            report.rows.push(subject.row("arc-easy", "acc", &values));
+            report.rows.push(subject.metric("arc-easy", "acc", &values));
         }
         report.chance.insert("arc-easy".into(), 0.25);
         let all = charts(&report);

@@ -44,7 +44,7 @@ impl Scores {
         metric: &str,
         values: impl IntoIterator<Item = f64>,
     ) -> Self {
-        Scores::of(&subject.row(task, metric, &[]), values)
+        Scores::of(&subject.metric(task, metric, &[]), values)
     }
 
     /// The values behind `row`.
@@ -299,7 +299,7 @@ mod tests {
         let mut report = Report::new("t".into(), super::super::provenance_for_tests());
         for (method, library, values) in measured {
             let (subject, metric) = row(method, library, "rouge-l");
-            report.rows.push(subject.row("mean", &metric, values));
+            report.rows.push(subject.metric("mean", &metric, values));
             report.scores(&subject, "mean", &metric, values.iter().copied());
         }
         report

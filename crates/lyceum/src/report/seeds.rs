@@ -183,7 +183,7 @@ mod tests {
                 ..RunKey::default()
             };
             let values = [mean - 1.0, mean + 1.0];
-            report.rows.push(subject.row("mean", "rouge-l", &values));
+            report.rows.push(subject.metric("mean", "rouge-l", &values));
             report.scores(&subject, "mean", "rouge-l", values);
         }
         report.chance.insert("mean".into(), 0.0);

@@ -128,7 +128,7 @@ mod tests {
                 method: method.into(),
                 ..RunKey::default()
             };
-            report.rows.push(subject.row("mean", "rouge-l", values));
+            report.rows.push(subject.metric("mean", "rouge-l", values));
             report.scores(&subject, "mean", "rouge-l", values.iter().copied());
         }
         let story = report.story();
