@@ -16,7 +16,7 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
         .map(|row| Ok(base.tokenizer.training(row, 1024)?))
         .collect::<Result<Vec<Tokens>>>()?;
     let batch = Batch::new(tokens.iter().zip(rows.iter().map(|row| row.task.clone())));
-    let mut models = BTreeMap::from([("base", Model::new(base.clone(), None))]);
+    let mut models = BTreeMap::from([("base", Model::new(base.clone()))]);
     for router in ["oracle", "uniform", "arrow", "phatgoose"] {
         models.insert(router, work.routed(&base, router, 10)?);
     }

@@ -13,7 +13,7 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
     let base = work.base("neo-words")?;
     let prompts = inputs::prompts(&base, work)?;
     let arrow = work.routed(&base, "arrow", 10)?;
-    let base = Model::new(base, None);
+    let base = Model::new(base);
     turns::serve(|variant| {
         let model = match variant {
             "base" => &base,

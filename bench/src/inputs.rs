@@ -66,14 +66,14 @@ impl Work {
 /// Eight rows of 256 tokens under the vocabulary of `neo-words`, the last 32 of each targets.
 pub(crate) fn equal(work: &Work) -> Result<Vec<Example>> {
     let data = Dataset::open(&work.dir.join("equal.jsonl"))?;
-    Ok(data.select(None, Split::Train)?)
+    Ok(data.split(Split::Train)?)
 }
 
 /// The training rows of a turn on real tasks, a seeded choice from all ten. Padding makes 2.6
 /// tokens of one here; over all rows, in batches of 16, it makes 2.8. (The first 16 drawn have one
 /// row of 787 tokens and would be padded to four times their own.)
 pub(crate) fn ragged() -> Result<Vec<Example>> {
-    let mut rows = assets::tasks()?.select(None, Split::Train)?;
+    let mut rows = assets::tasks()?.split(Split::Train)?;
     Rng::new(42).shuffle(&mut rows);
     let chosen = rows.into_iter().skip(RAGGED_BATCH);
     Ok(chosen.take(RAGGED_BATCH * RAGGED_STEPS).collect())

@@ -18,7 +18,7 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
         .collect::<Result<Vec<Tokens>>>()?;
     let batch = Batch::new(tokens.iter().zip(rows.iter().map(|row| row.task.clone())));
     let prompt = tokens[0].ids[..16].to_vec();
-    let model = Model::new(base, None);
+    let model = Model::new(base);
     turns::serve(|variant| match variant {
         "forward" => Ok(Done {
             amount: batch.tokens.len() as f64,

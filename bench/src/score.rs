@@ -16,8 +16,8 @@ pub(crate) fn serve(work: &Work, full: bool) -> Result<()> {
     let arrow = work.routed(&neo, "arrow", 10)?;
     let embedded = Arc::new(assets::base(work.precision)?);
     let (few, many) = inputs::questions(full)?;
-    let neo = Model::new(neo, None);
-    let embedded = Model::new(embedded, None);
+    let neo = Model::new(neo);
+    let embedded = Model::new(embedded);
     turns::serve(|variant| {
         let (model, questions) = match variant {
             "neo" => (&neo, &few),

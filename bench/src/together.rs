@@ -32,7 +32,7 @@ pub(crate) fn serve() -> Result<()> {
     let config = TrainConfig::default().steps(STEPS);
     let jobs = { data.tasks().into_iter() }
         .map(|task| {
-            let mut rows = data.select(Some(std::slice::from_ref(&task)), Split::Train)?;
+            let mut rows = data.select(std::slice::from_ref(&task), Split::Train)?;
             rows.truncate(STEPS * config.batch);
             Ok(Job::new(task.clone(), vec![task], rows))
         })

@@ -55,7 +55,7 @@ mod tests {
         let data = super::tasks().unwrap();
         assert_eq!(data.tasks().len(), 10);
         for (split, rows) in [(Train, 1000), (Validation, 120), (Test, 200)] {
-            assert_eq!(data.select(None, split).unwrap().len(), rows);
+            assert_eq!(data.split(split).unwrap().len(), rows);
         }
     }
 }

@@ -50,7 +50,7 @@ pub use candle_core::{Device, Tensor};
 pub use error::{Context, Error, ErrorKind, Hint, Refusal, Result};
 pub use name::{Name, Site};
 
-/// The README's Rust, compiled.
+/// The README's program, run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -90,12 +90,20 @@ pub struct Model {
 }
 
 impl Model {
-    /// A model over `base`; no mixture is the base alone.
-    pub fn new(base: Arc<Base>, mixture: Option<Mixture>) -> Self {
+    /// Returns `base` alone.
+    pub fn new(base: Arc<Base>) -> Self {
         Model {
             base,
-            mixture: mixture.map(Arc::new),
+            mixture: None,
             notes: Vec::new(),
+        }
+    }
+
+    /// Returns `base` with `mixture` in every pass.
+    pub fn with_mixture(base: Arc<Base>, mixture: Mixture) -> Self {
+        Model {
+            mixture: Some(Arc::new(mixture)),
+            ..Model::new(base)
         }
     }
 
@@ -110,8 +118,10 @@ impl Model {
         spec: &Router,
         mixing: Mixing,
     ) -> Result<Self> {
-        let mixture = spec.mixture(library, &base.host(), mixing)?;
-        let mut model = Model::new(base, mixture);
+        let mut model = match spec.mixture(library, &base.host(), mixing)? {
+            Some(mixture) => Model::with_mixture(base, mixture),
+            None => Model::new(base),
+        };
         model.notes = model.trained_elsewhere(library)?;
         Ok(model)
     }

@@ -176,8 +176,11 @@ fn examples(args: &EvalArgs) -> Result<(Vec<Example>, Dataset)> {
     if let Some(task) = stray.filter(|task| is_arc_easy(Path::new(task.as_str()))) {
         bail!("`{task}` is no task of the data; did you mean --eval-task arc-easy?");
     }
-    let chosen = Some(args.tasks.as_slice()).filter(|tasks| !tasks.is_empty());
-    Ok((data.select(chosen, split)?, data))
+    let rows = match args.tasks.as_slice() {
+        [] => data.split(split)?,
+        tasks => data.select(tasks, split)?,
+    };
+    Ok((rows, data))
 }
 
 impl Task {

@@ -175,7 +175,7 @@ impl Chosen<'_> {
                 let text = format!("the router `base` uses no expert: {library} is not read");
                 out::say(&text);
             }
-            let model = Model::new(base(args)?, None);
+            let model = Model::new(base(args)?);
             return Ok(Opened {
                 model,
                 library: None,

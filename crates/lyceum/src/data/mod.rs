@@ -94,7 +94,7 @@ pub struct Example {
 ///
 /// let rows = br#"{"source":"2 + 2 =","target":"4","task_name":"sums","split":"test"}"#;
 /// let data = Dataset::from_jsonl(rows, "sums.jsonl")?;
-/// let test = data.select(None, Split::Test)?;
+/// let test = data.split(Split::Test)?;
 /// assert_eq!((test[0].task.as_str(), test[0].target.as_str()), ("sums", "4"));
 /// # Ok::<(), lyceum::Error>(())
 /// ```
@@ -165,14 +165,21 @@ impl Dataset {
         all.into_iter().cloned().collect()
     }
 
-    /// The rows of `tasks` (all when absent) in `split`, in file order.
+    /// Returns the rows of `split`, in file order.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a task without such rows.
+    pub fn split(&self, split: Split) -> Result<Vec<Example>> {
+        self.select(&self.tasks(), split)
+    }
+
+    /// Returns the rows of `tasks` in `split`, in file order.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown task, [`Error::Invalid`] for a task without such rows.
-    pub fn select(&self, tasks: Option<&[Name]>, split: Split) -> Result<Vec<Example>> {
+    pub fn select(&self, tasks: &[Name], split: Split) -> Result<Vec<Example>> {
         let known = self.tasks();
-        let wanted = tasks.unwrap_or(&known);
-        for task in wanted {
+        for task in tasks {
             if !known.contains(task) {
                 let names = known.iter().map(Name::as_str);
                 return Err(Error::not_found("task", task.as_str(), names));
@@ -189,8 +196,28 @@ impl Dataset {
         let chosen = self
             .examples
             .iter()
-            .filter(|e| e.split == split && wanted.contains(&e.task));
+            .filter(|e| e.split == split && tasks.contains(&e.task));
         Ok(chosen.cloned().collect())
+    }
+
+    /// Keeps the first `n` rows of each task in each split.
+    ///
+    /// ```
+    /// use lyceum::prelude::*;
+    ///
+    /// let few = lyceum::assets::tasks()?.take_per_task(4);
+    /// assert_eq!(few.split(Split::Test)?.len(), 4 * few.tasks().len());
+    /// # Ok::<(), lyceum::Error>(())
+    /// ```
+    #[must_use]
+    pub fn take_per_task(mut self, n: usize) -> Self {
+        let mut seen = std::collections::BTreeMap::<_, usize>::new();
+        self.examples.retain(|e| {
+            let count = seen.entry((e.task.clone(), e.split)).or_default();
+            *count += 1;
+            *count <= n
+        });
+        self
     }
 
     /// Hex SHA-256 over all rows.
@@ -216,22 +243,16 @@ mod tests {
         let task = Name::new("t_1").unwrap();
         assert_eq!(data.tasks(), std::slice::from_ref(&task));
         let rows = data
-            .select(Some(std::slice::from_ref(&task)), Split::Validation)
+            .select(std::slice::from_ref(&task), Split::Validation)
             .unwrap();
         assert_eq!(
             (rows[0].target.as_str(), rows[0].references.len()),
             ("x", 2)
         );
-        let error = data
-            .select(Some(&[task]), Split::Test)
-            .unwrap_err()
-            .to_string();
+        let error = data.select(&[task], Split::Test).unwrap_err().to_string();
         assert!(error.contains("t_1") && error.contains("test"), "{error}");
         let unknown = [Name::new("t_2").unwrap()];
-        let error = data
-            .select(Some(&unknown), Split::Test)
-            .unwrap_err()
-            .to_string();
+        let error = data.select(&unknown, Split::Test).unwrap_err().to_string();
         assert!(error.contains("did you mean t_1"), "{error}");
     }
 

@@ -73,7 +73,7 @@ pub const ACCURACIES: [Accuracy; 3] = [
 /// use lyceum::prelude::*;
 /// use lyceum::progress::NoProgress;
 ///
-/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?));
 /// let questions = &lyceum::assets::arc_easy()?[..4];
 /// let answers = eval::multiple_choice(&model, questions, 16, &mut NoProgress)?;
 /// println!("acc {}, acc_norm {}", answers.acc(), answers.acc_norm());

@@ -51,8 +51,8 @@ pub struct Prediction {
 /// use lyceum::prelude::*;
 /// use lyceum::progress::NoProgress;
 ///
-/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?), None);
-/// let test = lyceum::assets::tasks()?.select(None, Split::Test)?;
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?));
+/// let test = lyceum::assets::tasks()?.split(Split::Test)?;
 /// let config = GenerationConfig::default().max_new_tokens(4);
 /// let texts = eval::rouge_l(&model, &test[..2], &config, &mut NoProgress)?;
 /// println!("ROUGE-L {}: {:?}", texts.rouge_l(), texts.rows()[0].text);

@@ -194,7 +194,7 @@ impl Model {
     /// use lyceum::prelude::*;
     ///
     /// let base = Arc::new(lyceum::assets::base(Precision::F32)?);
-    /// let model = Model::new(base, None);
+    /// let model = Model::new(base);
     /// let config = GenerationConfig::default().max_new_tokens(8);
     /// let mut streamed = String::new();
     /// let all = model.generate(&["Question: what do bees make?\nAnswer:".into()], &config, |chunk| {

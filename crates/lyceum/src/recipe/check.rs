@@ -104,7 +104,7 @@ impl Recipe {
     pub fn check_over(&self, base: &Base, data: &Dataset) -> Result<()> {
         let tasks = self.tasks_of(data);
         for split in [Split::Train, Split::Test] {
-            data.select(Some(&tasks), split)?;
+            data.select(&tasks, split)?;
         }
         let n = tasks.len();
         for method in &self.methods {

@@ -62,7 +62,7 @@ pub fn run(
     }
     crate::file::probe(out)?;
     let tasks = recipe.tasks_of(&data);
-    let test = data.select(Some(&tasks), Split::Test)?;
+    let test = data.select(&tasks, Split::Test)?;
     let mut run = Run {
         report: Report::new(recipe.title.clone(), provenance(recipe, &base)?),
         inputs: Inputs::new(recipe, &base, &test, &questions)?,

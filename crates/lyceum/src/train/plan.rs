@@ -109,7 +109,7 @@ impl Trainer {
                 let name = name.clone();
                 plan.differing.push(Differing { name, what });
             }
-            let examples = data.select(Some(tasks), Split::Train)?;
+            let examples = data.select(tasks, Split::Train)?;
             plan.jobs.push(Job {
                 origin: origin.clone(),
                 ..Job::new(name.clone(), tasks.clone(), examples)

@@ -103,7 +103,7 @@ pub fn phatgoose(
         let expert = library.expert(&name)?;
         expert.check_base(&base.host())?;
         let tasks = expert.card.tasks.clone();
-        let examples = data.select(Some(&tasks), Split::Train)?;
+        let examples = data.select(&tasks, Split::Train)?;
         jobs.push(Job::new(name.clone(), tasks, examples));
         experts.push(expert);
     }

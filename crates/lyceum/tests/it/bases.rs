@@ -280,7 +280,7 @@ fn stop_tokens_and_chat_templates_are_read() {
     let golden = tensors(&folder("llama").join("golden.safetensors"));
     let [long, _] = sequences(&golden);
     let greedy: Vec<i64> = golden["greedy"].to_vec1().unwrap();
-    let model = lyceum::model::Model::new(Arc::new(base), None);
+    let model = lyceum::model::Model::new(Arc::new(base));
     let how = GenerationConfig::default().max_new_tokens(12).batch_size(1);
     let told = model
         .generate_tokens(&[long[..5].to_vec()], &[], &how, ignore)

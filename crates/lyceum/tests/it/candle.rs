@@ -64,7 +64,7 @@ fn every_family_computes_the_same() {
     for family in lyceum::backbone::families() {
         let pair = families::places().map(|place| {
             let base = families::placed(family, None, place);
-            Model::new(Arc::new(base), None)
+            Model::new(Arc::new(base))
         });
         let text = Text {
             rows: vec![vec![3, 14, 15, 9, 2, 6, 5], vec![2, 7], vec![1, 8, 2, 8, 1]],
@@ -79,8 +79,7 @@ fn matrices_in_bf16_change_logits_by_no_more_than_their_rounding() {
     let text = Text::new(&["t1", "t2"]);
     let place = LoadOptions::candle(Precision::Bf16, &Device::Cpu);
     let base = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap();
-    let [exact, rounded] =
-        [composed(), Arc::new(base)].map(|base| text.logits(&Model::new(base, None)));
+    let [exact, rounded] = [composed(), Arc::new(base)].map(|base| text.logits(&Model::new(base)));
     let apart = golden::apart(&exact, &rounded);
     let size = golden::apart(&exact, &exact.zeros_like().unwrap());
     assert!(apart > 0.0 && apart < 0.03 * size, "{apart} of {size}");
@@ -138,7 +137,7 @@ fn experts_and_gates_train_the_same() {
         .iter()
         .map(|name| {
             let own = std::slice::from_ref(name);
-            let mut rows = tasks.select(Some(own), Split::Train).unwrap();
+            let mut rows = tasks.select(own, Split::Train).unwrap();
             rows.truncate(8);
             Job::new(name.clone(), vec![name.clone()], rows)
         })
@@ -170,7 +169,7 @@ fn experts_and_gates_train_the_same() {
 fn what_only_the_kernels_do_is_refused() {
     let again = TrainConfig::default().recompute(true).steps(1);
     let name = golden::name("color_of");
-    let rows = golden::tasks().select(Some(std::slice::from_ref(&name)), Split::Train);
+    let rows = golden::tasks().select(std::slice::from_ref(&name), Split::Train);
     let job = Job::new(name.clone(), vec![name], rows.unwrap());
     let lora = LoraConfig::default();
     let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();

@@ -299,7 +299,7 @@ fn a_trained_llama_tells_the_stories_its_authors_program_tells() {
     llama2c::convert(&read("stories260K.bin"), &read("tok512.bin"), dir.path()).unwrap();
     let base = Arc::new(Base::open(dir.path(), Precision::F32).unwrap());
     let stories: Vec<Story> = serde_json::from_slice(&read("stories.json")).unwrap();
-    let model = lyceum::model::Model::new(base.clone(), None);
+    let model = lyceum::model::Model::new(base.clone());
     // All of them together: batching changes nothing.
     let prompts: Vec<Vec<u32>> = stories.iter().map(|s| s.prompt.clone()).collect();
     let config = GenerationConfig::default().max_new_tokens(256);

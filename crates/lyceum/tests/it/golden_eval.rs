@@ -13,7 +13,7 @@ use crate::golden_routing::{METHODS, model};
 #[test]
 fn greedy_texts_and_rouge_of_every_method_equal_the_reference() {
     let said = golden::json("routed.json");
-    let examples = golden::tasks().select(None, Split::Test).unwrap();
+    let examples = golden::tasks().split(Split::Test).unwrap();
     let library = golden::library();
     let config = GenerationConfig::default().max_new_tokens(8);
     for (method, ..) in METHODS {
@@ -89,7 +89,7 @@ fn multiple_choice_equals_the_reference() {
         })
         .collect();
     assert_eq!(questions.len(), 24);
-    let model = Model::new(golden::base(), None);
+    let model = Model::new(golden::base());
     let answers = multiple_choice(&model, &questions, 5, &mut NoProgress).unwrap();
     let mut answers = answers.into_rows();
     let cut = as_the_reference_cuts(&model, &questions, &mut answers);

@@ -36,7 +36,7 @@ fn gradients_of_every_lora_tensor_equal_the_reference() {
         router: Arc::new(Fixed::new(&[1.0])),
         mixing: Mixing::Outputs,
     };
-    let model = Model::new(golden::base(), Some(mixture));
+    let model = Model::with_mixture(golden::base(), mixture);
     let rows = golden::Rows::new(&trace, "");
     let tasks = vec![expert.card.name.clone(); rows.examples.len()];
     let losses = model.losses(&rows.batch(&tasks), None).unwrap();
@@ -70,7 +70,7 @@ fn recorded(
 ) -> (Vec<Example>, Vec<Vec<usize>>) {
     let data = golden::tasks();
     let examples = data
-        .select(Some(std::slice::from_ref(task)), Split::Train)
+        .select(std::slice::from_ref(task), Split::Train)
         .unwrap();
     let tokenizer = &golden::base().tokenizer;
     let ours: Vec<Tokens> = examples

@@ -130,12 +130,12 @@ fn oracle_and_uniform_over_mixed_experts_equal_dense_merges() {
     let library = made::library(&experts);
     let oracle = made::routed(&library, "oracle", None, Mixing::Outputs);
     for (i, expert) in experts.iter().enumerate() {
-        let dense = Model::new(made::merged_base(&[(expert, 1.0)]), None);
+        let dense = Model::new(made::merged_base(&[(expert, 1.0)]));
         let apart = golden::apart(&text.alone(&oracle, i), &text.alone(&dense, i));
         assert!(apart < 2e-4, "{}: {apart} apart", expert.card.name);
     }
     let thirds: Vec<(&Expert, f64)> = experts.iter().map(|e| (e, 1.0 / 3.0)).collect();
-    let dense = text.logits(&Model::new(made::merged_base(&thirds), None));
+    let dense = text.logits(&Model::new(made::merged_base(&thirds)));
     let uniform = made::routed(&library, "uniform", None, Mixing::Outputs);
     let apart = golden::apart(&text.logits(&uniform), &dense);
     assert!(apart < 2e-4, "uniform: {apart} apart");
@@ -363,7 +363,7 @@ fn experts_of_mixed_ranks_are_trained_and_kept() {
     let task = golden::name("color_of");
     let data = golden::tasks();
     let examples = data
-        .select(Some(std::slice::from_ref(&task)), Split::Train)
+        .select(std::slice::from_ref(&task), Split::Train)
         .unwrap();
     let job = Job::new(task.clone(), vec![task.clone()], examples);
     let how = TrainConfig::default().steps(2);

@@ -221,11 +221,11 @@ fn experts_train_over_quantised_matrices_as_over_the_same_values_in_f32() {
     let alone = logits(&quantised, &tokens[..1], None);
     let both = logits(&quantised, &tokens, None).narrow(0, 0, 5).unwrap();
     assert!(apart(&alone, &both) < 1e-5);
-    let model = lyceum::model::Model::new(Arc::new(quantised), None);
+    let model = lyceum::model::Model::new(Arc::new(quantised));
     let how = GenerationConfig::default().max_new_tokens(8).batch_size(32);
     let told =
         |base: lyceum::model::Model| base.generate_tokens(&tokens, &[], &how, ignore).unwrap();
-    let want = told(lyceum::model::Model::new(Arc::new(plain), None));
+    let want = told(lyceum::model::Model::new(Arc::new(plain)));
     assert_eq!(told(model), want);
 }
 

@@ -109,8 +109,8 @@ fn permuting_experts_permutes_gates_and_changes_no_logit() {
 fn one_expert_with_weight_one_is_plain_lora() {
     let text = Text::new(&["t1", "t1"]);
     let expert = made::expert("a", 1, LoraConfig::default());
-    let plain = text.logits(&Model::new(made::merged_base(&[(&expert, 1.0)]), None));
-    let bare = text.logits(&Model::new(golden::base(), None));
+    let plain = text.logits(&Model::new(made::merged_base(&[(&expert, 1.0)])));
+    let bare = text.logits(&Model::new(golden::base()));
     let library = made::library(std::slice::from_ref(&expert));
     assert!(
         golden::apart(&plain, &bare) > 0.1,
@@ -142,7 +142,7 @@ fn zero_b_is_the_bare_base() {
     };
     let experts: Vec<Expert> = experts(["a", "b", "c"]).into_iter().map(zeroed).collect();
     let library = made::library(&experts);
-    let bare = text.logits(&Model::new(golden::base(), None));
+    let bare = text.logits(&Model::new(golden::base()));
     for (router, top_k) in routers() {
         for mixing in MIXINGS {
             let model = made::routed(&library, router, top_k, mixing);

@@ -395,7 +395,7 @@ fn routes_that_do_not_fit_are_refused() {
             .contains("2 models for 3 sequences")
     );
     let path = golden::path("gpt-neo-tiny");
-    let other = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()), None);
+    let other = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()));
     let error = multi::routes(&[&models[0], &other])
         .unwrap_err()
         .to_string();

@@ -70,7 +70,7 @@ fn a_strangers_model_says_what_transformers_says() {
     let texts: Vec<Text> =
         serde_json::from_value(golden::json("smollm2/golden.json")["texts"].clone()).unwrap();
     assert_eq!(texts.len(), 5);
-    let model = Model::new(base.clone(), None);
+    let model = Model::new(base.clone());
     same_logits(&model, &texts);
     let how = GenerationConfig::default().max_new_tokens(48).batch_size(5);
     let prompts: Vec<Vec<u32>> = texts.iter().map(|t| t.ids.clone()).collect();
@@ -140,7 +140,7 @@ fn arc_easy_has_the_figures_of_lm_eval() {
     let mut questions = crate::shipped::arc_easy();
     questions.truncate(400);
     let mut base = Base::open(&path, Precision::F32).unwrap();
-    let plain = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()), None);
+    let plain = Model::new(Arc::new(Base::open(&path, Precision::F32).unwrap()));
     let answers = multiple_choice(&plain, &questions, 16, &mut NoProgress).unwrap();
     assert_eq!(answers.rows().len(), 400);
     let worst = apart(answers.rows(), &said["no_bos"]);
@@ -153,13 +153,8 @@ fn arc_easy_has_the_figures_of_lm_eval() {
     base.tokenizer.add_bos(true).unwrap();
     assert_eq!(base.tokenizer.start(), [1]);
     questions.truncate(WITH_BOS);
-    let answers = multiple_choice(
-        &Model::new(Arc::new(base), None),
-        &questions,
-        16,
-        &mut NoProgress,
-    )
-    .unwrap();
+    let answers =
+        multiple_choice(&Model::new(Arc::new(base)), &questions, 16, &mut NoProgress).unwrap();
     let worst = apart(answers.rows(), &said["bos"]);
     assert!(worst <= 1e-3, "with BOS: {worst}");
 }
@@ -179,7 +174,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
     let tasks: Vec<Name> = names.iter().map(|name| Name::new(name).unwrap()).collect();
     let all = crate::shipped::tasks();
     let rows = |task: &Name| -> Vec<Example> {
-        let own = all.select(Some(std::slice::from_ref(task)), Split::Train);
+        let own = all.select(std::slice::from_ref(task), Split::Train);
         own.unwrap().into_iter().take(ROWS).collect()
     };
     let data = Dataset {
@@ -210,7 +205,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
         };
         data.examples.chunks(ROWS).map(mean).collect()
     };
-    let before = losses(&Model::new(base.clone(), None));
+    let before = losses(&Model::new(base.clone()));
     for (router, k) in [("oracle", None), ("arrow", Some(1)), ("phatgoose", Some(2))] {
         let spec = Router::named(router).unwrap().top_k(k);
         let model = Model::routed(base.clone(), &library, &spec, Mixing::Outputs).unwrap();

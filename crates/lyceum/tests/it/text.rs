@@ -193,7 +193,7 @@ fn an_option_without_a_token_of_its_own_is_an_error() {
 
 #[test]
 fn a_question_that_cannot_be_scored_is_named() {
-    let model = Model::new(golden::base(), None);
+    let model = Model::new(golden::base());
     let question = |query: &str, choices: [&str; 2]| Question {
         query: query.into(),
         choices: choices.map(String::from).into(),
@@ -220,7 +220,7 @@ fn a_question_that_cannot_be_scored_is_named() {
 
 #[test]
 fn a_pair_longer_than_the_window_is_scored_from_its_last_tokens() {
-    let model = Model::new(golden::base(), None);
+    let model = Model::new(golden::base());
     let tokenizer = &model.base().tokenizer;
     let long = "the cat sat on it. ".repeat(60);
     let pair = tokenizer.continuation(&long, " and", 128).unwrap();
@@ -364,7 +364,7 @@ fn a_long_text_that_cannot_be_cut_is_refused() {
 
 #[test]
 fn an_evaluation_stops_when_it_is_told_to() {
-    let model = Model::new(golden::base(), None);
+    let model = Model::new(golden::base());
     let stop = |step: &Step| {
         assert!(step.done <= 2, "{step:?}");
         match step.done {
@@ -387,7 +387,7 @@ fn an_evaluation_stops_when_it_is_told_to() {
     let answers = multiple_choice(&model, &all[..2], 1, &mut { stop }).unwrap();
     assert_eq!(answers.rows().len(), 2);
     // Text is reported every few batches.
-    let rows = golden::tasks().select(None, Split::Train).unwrap();
+    let rows = golden::tasks().split(Split::Train).unwrap();
     let config = GenerationConfig::default().max_new_tokens(1).batch_size(1);
     let mut first = |_: &Step| ControlFlow::Break(());
     let why = rouge_l(&model, &rows[..9], &config, &mut first).unwrap_err();

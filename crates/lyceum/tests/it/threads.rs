@@ -54,7 +54,7 @@ fn threads_over_one_base_get_what_each_gets_alone() {
 #[test]
 fn a_sink_that_breaks_off_ends_every_text_where_it_is() {
     let text = Text::new(&["t1", "t2", "t3"]);
-    let model = Model::new(crate::golden::base(), None);
+    let model = Model::new(crate::golden::base());
     let config = GenerationConfig::default().max_new_tokens(12);
     let prompts: Vec<Prompt> = text.rows.iter().cloned().map(Prompt::from).collect();
     let whole = model.generate(&prompts, &config, ignore).unwrap();

@@ -36,7 +36,7 @@ fn how() -> TrainConfig {
 fn jobs(data: &Dataset) -> Vec<Job> {
     let job = |task: Name| {
         let tasks = vec![task.clone()];
-        let examples = data.select(Some(&tasks), Split::Train).unwrap();
+        let examples = data.select(&tasks, Split::Train).unwrap();
         Job::new(task, tasks, examples)
     };
     data.tasks().into_iter().map(job).collect()
