@@ -1,10 +1,10 @@
-//! candle's operations, which a GPU runs, equal the kernels: here both run on the CPU.
+//! candle's operations on the [device of the tests](crate::device) equal the kernels.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use lyceum::Hint;
-use lyceum::backbone::{Base, LoadOptions, Precision};
+use lyceum::backbone::{Base, Precision};
 use lyceum::data::{Split, Tokens};
 use lyceum::generate::{GenerationConfig, ignore};
 use lyceum::lora::LoraConfig;
@@ -14,19 +14,11 @@ use lyceum::progress::NoProgress;
 use lyceum::route::{ROUTERS, Router};
 use lyceum::train::{self, Job, TrainConfig};
 
+use crate::device;
 use crate::families;
 use crate::golden;
 use crate::made::{self, Text};
 use crate::mixed;
-
-/// The tiny base in candle's operations.
-fn composed() -> Arc<Base> {
-    static BASE: LazyLock<Arc<Base>> = LazyLock::new(|| {
-        let place = LoadOptions::candle(Precision::F32, &Device::Cpu);
-        Arc::new(Base::open(&golden::path("gpt-neo-tiny"), place).unwrap())
-    });
-    BASE.clone()
-}
 
 /// Questions of two options whose beginnings are shared.
 fn groups(text: &Text) -> Vec<Vec<Tokens>> {
@@ -62,7 +54,7 @@ fn same(what: &str, [one, other]: &[Model; 2], text: &Text) {
 #[test]
 fn every_family_computes_the_same() {
     for family in lyceum::backbone::families() {
-        let pair = families::places().map(|place| {
+        let pair = [Precision::F32.into(), device::options(Precision::F32)].map(|place| {
             let base = families::placed(family, None, place);
             Model::new(Arc::new(base))
         });
@@ -77,9 +69,10 @@ fn every_family_computes_the_same() {
 #[test]
 fn matrices_in_bf16_change_logits_by_no_more_than_their_rounding() {
     let text = Text::new(&["t1", "t2"]);
-    let place = LoadOptions::candle(Precision::Bf16, &Device::Cpu);
+    let place = device::options(Precision::Bf16);
     let base = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap();
-    let [exact, rounded] = [composed(), Arc::new(base)].map(|base| text.logits(&Model::new(base)));
+    let [exact, rounded] =
+        [device::base(), Arc::new(base)].map(|base| text.logits(&Model::new(base)));
     let apart = golden::apart(&exact, &rounded);
     let size = golden::apart(&exact, &exact.zeros_like().unwrap());
     assert!(apart > 0.0 && apart < 0.03 * size, "{apart} of {size}");
@@ -102,7 +95,7 @@ fn every_router_mixes_the_same() {
             for (top_k, mixing) in ways.flat_map(|k| mixings.iter().map(move |how| (k, *how))) {
                 let top_k = top_k.filter(|_| about.takes("top_k"));
                 let spec = Router::of(about).top_k(top_k);
-                let pair = [golden::base(), composed()]
+                let pair = [golden::base(), device::base()]
                     .map(|base| Model::routed(base, &library, &spec, mixing).unwrap());
                 same(
                     &format!("{} {top_k:?} {mixing:?}", about.name),
@@ -122,8 +115,9 @@ fn trained_alike(losses: [&[f64]; 2], tensors: [Vec<Tensor>; 2]) {
         assert!((a - b).abs() < 1e-4, "losses {a} {b}");
     }
     for (a, b) in tensors[0].iter().zip(&tensors[1]) {
+        let [a, b] = [a, b].map(golden::on_cpu);
         let square = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap();
-        let share = (square(&(a - b).unwrap()) / square(b)).unwrap();
+        let share = (square(&(&a - &b).unwrap()) / square(&b)).unwrap();
         let share = share.to_scalar::<f32>().unwrap().sqrt();
         assert!(share < 1e-2, "{share} of their size apart");
     }
@@ -151,7 +145,7 @@ fn experts_and_gates_train_the_same() {
         (experts, gates)
     };
     let (experts, gates) = train(golden::base());
-    let (placed, placed_gates) = train(composed());
+    let (placed, placed_gates) = train(device::base());
     for (one, other) in experts.iter().zip(&placed) {
         let factors = [one, other].map(|(expert, _)| {
             let loras = expert.loras.values();
@@ -172,10 +166,11 @@ fn what_only_the_kernels_do_is_refused() {
     let rows = golden::tasks().select(std::slice::from_ref(&name), Split::Train);
     let job = Job::new(name.clone(), vec![name], rows.unwrap());
     let lora = LoraConfig::default();
-    let error = train::experts(&composed(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
+    let error =
+        train::experts(&device::base(), &[job], &lora, &again, &mut NoProgress).unwrap_err();
     assert!(error.to_string().contains("`recompute`"), "{error}");
     assert_eq!(error.hints(), [Hint::Omit("recompute")]);
-    let place = LoadOptions::candle(Precision::Int8, &Device::Cpu);
+    let place = device::options(Precision::Int8);
     let error = Base::open(&golden::path("gpt-neo-tiny"), place).unwrap_err();
     let bf16 = Hint::Set {
         option: "precision",

@@ -19,8 +19,7 @@ pub(crate) const TOKENIZER: &str = r#"{"version": "1.0", "added_tokens": [], "mo
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
 pub(crate) fn folder(family: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
-    root.join(family)
+    crate::golden::path("families").join(family)
 }
 
 pub(crate) fn tensors(path: &Path) -> Tensors {

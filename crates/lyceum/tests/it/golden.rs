@@ -19,10 +19,12 @@ use lyceum::name::Site;
 use lyceum::store::Put;
 use serde_json::Value;
 
+/// A file of the goldens. Cargo names the crate's folder when it runs the tests; a binary that is
+/// run elsewhere (`bench/gpu`) is told.
 pub(crate) fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name)
+    let root = std::env::var_os("CARGO_MANIFEST_DIR");
+    let root = root.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(root).join("tests/golden").join(name)
 }
 
 pub(crate) fn tensors(name: &str) -> BTreeMap<String, Tensor> {
@@ -176,11 +178,17 @@ impl Rows {
     }
 }
 
+/// A copy on the CPU.
+pub(crate) fn on_cpu(tensor: &Tensor) -> Tensor {
+    tensor.to_device(&Device::Cpu).unwrap()
+}
+
 /// Largest absolute difference.
 pub(crate) fn apart(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
-    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
-    let values = difference.to_vec1::<f32>().unwrap();
+    let difference = (on_cpu(a) - on_cpu(b)).unwrap().abs().unwrap();
+    let values = difference.flatten_all().unwrap();
+    let values = values.to_vec1::<f32>().unwrap();
     assert!(values.iter().all(|x| x.is_finite()));
     values.into_iter().fold(0.0, f32::max)
 }
@@ -192,7 +200,8 @@ pub(crate) fn relative(a: &Tensor, b: &Tensor) -> f64 {
         let square = t.sqr().unwrap().sum_all().unwrap();
         f64::from(square.to_scalar::<f32>().unwrap()).sqrt()
     };
-    let (difference, size) = (norm(&(a - b).unwrap()), norm(b));
+    let difference = norm(&(on_cpu(a) - on_cpu(b)).unwrap());
+    let size = norm(b);
     assert!(difference.is_finite() && size > 0.0);
     difference / size
 }

@@ -1,5 +1,8 @@
 //! Scores equal the references': generated text by ROUGE-L, multiple choice by log-likelihood.
 
+use std::sync::Arc;
+
+use lyceum::backbone::Base;
 use lyceum::data::{Question, Split};
 use lyceum::eval::{Answer, multiple_choice, rouge_l};
 use lyceum::generate::GenerationConfig;
@@ -12,13 +15,17 @@ use crate::golden_routing::{METHODS, model};
 
 #[test]
 fn greedy_texts_and_rouge_of_every_method_equal_the_reference() {
+    check_texts_and_rouge(&golden::base());
+}
+
+pub(crate) fn check_texts_and_rouge(base: &Arc<Base>) {
     let said = golden::json("routed.json");
     let examples = golden::tasks().split(Split::Test).unwrap();
     let library = golden::library();
     let config = GenerationConfig::default().max_new_tokens(8);
     for (method, ..) in METHODS {
         let got = rouge_l(
-            &model(&library, method),
+            &model(base, &library, method),
             &examples,
             &config,
             &mut NoProgress,
@@ -76,6 +83,10 @@ fn as_the_reference_cuts(model: &Model, questions: &[Question], answers: &mut [A
 
 #[test]
 fn multiple_choice_equals_the_reference() {
+    check_multiple_choice(&golden::base());
+}
+
+pub(crate) fn check_multiple_choice(base: &Arc<Base>) {
     let said = golden::json("multiple_choice.json");
     let said = said.as_array().unwrap();
     let questions: Vec<Question> = said
@@ -89,7 +100,7 @@ fn multiple_choice_equals_the_reference() {
         })
         .collect();
     assert_eq!(questions.len(), 24);
-    let model = Model::new(golden::base());
+    let model = Model::new(base.clone());
     let answers = multiple_choice(&model, &questions, 5, &mut NoProgress).unwrap();
     let mut answers = answers.into_rows();
     let cut = as_the_reference_cuts(&model, &questions, &mut answers);

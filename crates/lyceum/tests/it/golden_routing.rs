@@ -1,6 +1,10 @@
 //! Logits and losses of every routing method equal MTTL's on one batch, in f32.
 
+use std::sync::Arc;
+
 use lyceum::Name;
+use lyceum::backbone::Base;
+use lyceum::library::Library;
 use lyceum::mix::Mixing;
 use lyceum::model::Model;
 use lyceum::route::Router;
@@ -53,16 +57,20 @@ pub(crate) const METHODS: &[Method] = &[
     ),
 ];
 
-/// The model of one of [`METHODS`] over the golden experts.
-pub(crate) fn model(library: &lyceum::library::Library, method: &str) -> Model {
+/// `base` under one of [`METHODS`] over the golden experts.
+pub(crate) fn model(base: &Arc<Base>, library: &Library, method: &str) -> Model {
     let row = METHODS.iter().find(|row| row.0 == method).unwrap();
     let spec = Router::named(row.1).unwrap();
     let spec = spec.top_k(row.2).temperature(row.3);
-    Model::routed(golden::base(), library, &spec, row.4).unwrap()
+    Model::routed(base.clone(), library, &spec, row.4).unwrap()
 }
 
 #[test]
 fn logits_and_losses_of_every_method_equal_the_reference() {
+    check_logits_and_losses(&golden::base());
+}
+
+pub(crate) fn check_logits_and_losses(base: &Arc<Base>) {
     let tensors = golden::tensors("routed_logits.safetensors");
     let rows = golden::Rows::new(&tensors, "");
     let said = golden::json("routed.json");
@@ -70,7 +78,7 @@ fn logits_and_losses_of_every_method_equal_the_reference() {
     assert_eq!(said["scores"].as_object().unwrap().len(), METHODS.len());
     let library = golden::library();
     for (method, ..) in METHODS {
-        let model = model(&library, method);
+        let model = model(base, &library, method);
         let got = model
             .logits(&rows.tokens(), &rows.seq_lens(), &tasks)
             .unwrap(); // [t, v]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
 use lyceum::Name;
+use lyceum::backbone::Base;
 use lyceum::data::{Example, Split, Tokens};
 use lyceum::lora::{Lora, LoraConfig};
 use lyceum::mix::{Bank, Mixing, Mixture};
@@ -18,6 +19,10 @@ use crate::golden;
 
 #[test]
 fn gradients_of_every_lora_tensor_equal_the_reference() {
+    check_gradients(&golden::base());
+}
+
+pub(crate) fn check_gradients(base: &Arc<Base>) {
     let trace = golden::tensors("grad_trace.safetensors");
     let expert = golden::experts().pop().unwrap();
     assert_eq!(expert.card.name.as_str(), "who_has");
@@ -36,7 +41,7 @@ fn gradients_of_every_lora_tensor_equal_the_reference() {
         router: Arc::new(Fixed::new(&[1.0])),
         mixing: Mixing::Outputs,
     };
-    let model = Model::with_mixture(golden::base(), mixture);
+    let model = Model::with_mixture(base.clone(), mixture);
     let rows = golden::Rows::new(&trace, "");
     let tasks = vec![expert.card.name.clone(); rows.examples.len()];
     let losses = model.losses(&rows.batch(&tasks), None).unwrap();
@@ -100,6 +105,10 @@ fn losses_agree(what: &str, got: &[f64], want: &[f64]) {
 
 #[test]
 fn eighteen_training_steps_equal_the_reference() {
+    check_training_steps(&golden::base());
+}
+
+pub(crate) fn check_training_steps(base: &Arc<Base>) {
     let trace = golden::tensors("train_trace.safetensors");
     let said = golden::json("train_trace.json");
     let task = golden::name("color_of");
@@ -112,7 +121,7 @@ fn eighteen_training_steps_equal_the_reference() {
         ..Job::new(task.clone(), vec![task], examples)
     };
     let how = TrainConfig::default().lr(1e-2).steps(18);
-    let (expert, losses) = experts(&golden::base(), &[job], &lora, &how, &mut NoProgress)
+    let (expert, losses) = experts(base, &[job], &lora, &how, &mut NoProgress)
         .unwrap()
         .pop()
         .unwrap();
@@ -129,6 +138,15 @@ fn eighteen_training_steps_equal_the_reference() {
 
 #[test]
 fn fifteen_phatgoose_steps_per_expert_equal_the_reference() {
+    for (site, got, want) in phatgoose_gates(&golden::base()) {
+        let apart = golden::apart(&got, &want);
+        assert!(apart <= 1e-3, "{site}: gates are {apart} apart");
+    }
+}
+
+/// Trains the recorded steps, whose losses must be the recorded ones. Returns the gates of every
+/// expert and site, each beside the recorded one.
+pub(crate) fn phatgoose_gates(base: &Arc<Base>) -> Vec<(String, Tensor, Tensor)> {
     let trace = golden::tensors("phatgoose_trace.safetensors");
     let said = golden::json("phatgoose_trace.json");
     let experts = golden::experts();
@@ -145,15 +163,17 @@ fn fifteen_phatgoose_steps_per_expert_equal_the_reference() {
         })
         .collect();
     let how = TrainConfig::default().lr(1e-2).steps(15);
-    let trained = gates(&golden::base(), &experts, &jobs, &how, &mut NoProgress).unwrap();
+    let trained = gates(base, &experts, &jobs, &how, &mut NoProgress).unwrap();
     assert_eq!(trained.len(), 4);
+    let mut pairs = Vec::new();
     for (expert, (vectors, losses)) in experts.iter().zip(&trained) {
         let name = expert.card.name.as_str();
         losses_agree(name, losses, &golden::floats(&said["losses"][name]));
         assert_eq!(vectors.len(), 12);
         for (site, got) in vectors {
-            let apart = golden::apart(got, &trace[&format!("{name}.gate.{site}")]);
-            assert!(apart <= 1e-3, "{name} at {site}: gates are {apart} apart");
+            let want = trace[&format!("{name}.gate.{site}")].clone();
+            pairs.push((format!("{name} at {site}"), got.clone(), want));
         }
     }
+    pairs
 }

@@ -14,6 +14,7 @@ mod candle;
 mod checkpoints;
 mod config_fields;
 mod data;
+mod device;
 mod families;
 mod faults;
 mod floors;
