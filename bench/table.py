@@ -1,10 +1,10 @@
-"""The table of docs/numbers.md, made from bench/results.json."""
+"""The tables of docs/numbers.md, made from bench/results.json and bench/gpu.json."""
 
 import statistics
 
 from steps import PRECISIONS
 
-BEGIN, END = "<!-- bench/run writes from here", "<!-- to here -->"
+END = "<!-- to here -->"
 
 
 def figure(results, step, variant):
@@ -79,8 +79,9 @@ def table(results, ways):
     rounds = {len(r) for step in results["steps"].values() for r in step["rates"].values()}
     threads = {step["threads"] for step in results["steps"].values()}
     commits = sorted({step["commit"] for step in results["steps"].values()})
+    gpu = f"{about['gpu']}, beside " if about.get("gpu") else ""
     lines = [
-        f"{about['processor']} (family, model {about['family']}; {', '.join(about['flags'])}), "
+        f"{gpu}{about['processor']} (family, model {about['family']}; {', '.join(about['flags'])}), "
         f"{about['cores']} cores; threads {'/'.join(map(str, sorted(threads)))} on both sides; "
         f"{versions}. Medians of {'/'.join(map(str, sorted(rounds)))} alternating turns. "
         f"Lyceum at {', '.join(commits)}.",
@@ -89,17 +90,16 @@ def table(results, ways):
         rows = [text for text in (row(results, way) for way in rows) if text]
         if rows:
             lines += section(title, rows)
-    lines += memory(results)
+    if not gpu:
+        lines += memory(results)
     lines += ["", f"Differences between the sides' values, as a share of their spread: {apart(results)}."]
     return "\n".join(lines)
 
 
-def write_table(results, ways, path):
-    text = table(results, ways)
-    if path is not None:
-        page = path.read_text()
-        before, rest = page.split(BEGIN, 1)
-        comment, rest = rest.split("\n", 1)
-        after = rest.split(END, 1)[1]
-        path.write_text(f"{before}{BEGIN}{comment}\n\n{text}\n\n{END}{after}")
-    return text
+def write_section(path, writer, text):
+    """Puts `text` between the two comments of a page, the first of which names its writer."""
+    begin = f"<!-- {writer} writes from here"
+    before, rest = path.read_text().split(begin, 1)
+    comment, rest = rest.split("\n", 1)
+    after = rest.split(END, 1)[1]
+    path.write_text(f"{before}{begin}{comment}\n\n{text}\n\n{END}{after}")

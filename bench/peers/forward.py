@@ -1,12 +1,10 @@
 """Losses of 8 x 256 tokens: transformers' base, PEFT with one adapter, PEFT's Arrow."""
 
-import sys
-
 import torch
 from peft import PeftModel
 
 from arrow import arrow
-from turns import base, ids, padded, serve, target_losses
+from turns import OPTIONS, base, ids, padded, serve, target_losses
 
 
 def main(work):
@@ -45,4 +43,4 @@ def main(work):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*OPTIONS.words)

@@ -1,17 +1,15 @@
 """Greedy generation, 8 prompts of 200 tokens and 64 new ones: transformers, PEFT's Arrow."""
 
-import sys
-
 import torch
 
 from arrow import arrow
-from turns import base, ids, serve
+from turns import DEVICE, OPTIONS, base, ids, serve
 
 NEW = 64
 
 
 def main(work):
-    prompts = torch.tensor(ids(work)["prompts"])
+    prompts = torch.tensor(ids(work)["prompts"], device=DEVICE)
     models = {"base": base(f"{work}/neo-words"), "arrow": arrow(work)}
 
     @torch.inference_mode()
@@ -34,4 +32,4 @@ def main(work):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*OPTIONS.words)

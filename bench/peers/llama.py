@@ -1,10 +1,8 @@
 """A Llama of 1.2 billion parameters in transformers: losses of 2 x 256 tokens, decoding."""
 
-import sys
-
 import torch
 
-from turns import base, ids, padded, serve, target_losses
+from turns import OPTIONS, base, ids, padded, serve, target_losses
 
 NEW = 32
 
@@ -36,4 +34,4 @@ def main(work):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*OPTIONS.words)

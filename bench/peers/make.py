@@ -1,6 +1,6 @@
 """Writes what both sides read: bases with random weights, LoRA adapters, rows of equal length.
 
-    make.py WORK BENCH
+    make.py WORK BENCH neo|llama
 
 Everything is drawn from fixed seeds. `WORK/neo-words` and `WORK/neo` are one model under two
 tokenizers: words that stand for ids, so that rows have an exact length, and the embedded base's.
@@ -81,14 +81,17 @@ def rows(path, count=8, source=224, target=31):
             out.write(json.dumps(row) + "\n")
 
 
-def main(work, bench):
-    neo = f"{bench}/configs/gpt-neo-125M.json"
-    base(f"{work}/neo-words", neo)
+def llama(work, bench):
+    base(f"{work}/llama-1b", f"{bench}/configs/llama-1b.json")
+
+
+def neo(work, bench):
+    path = f"{bench}/configs/gpt-neo-125M.json"
+    base(f"{work}/neo-words", path)
     shutil.copytree(f"{work}/neo-words", f"{work}/neo", copy_function=os.link)
     # `bench/run` puts the embedded base's there.
     os.remove(f"{work}/neo/tokenizer.json")
-    base(f"{work}/llama-1b", f"{bench}/configs/llama-1b.json")
-    with open(neo) as file:
+    with open(path) as file:
         config = json.load(file)
     for i in range(ADAPTERS):
         adapter(f"{work}/adapters/e{i:03}", config, 100 + i)
@@ -96,4 +99,5 @@ def main(work, bench):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    work, bench, model = sys.argv[1:]
+    {"neo": neo, "llama": llama}[model](work, bench)

@@ -1,10 +1,8 @@
 """Multiple choice by transformers: every option a row that repeats its question, padded."""
 
-import sys
-
 import torch
 
-from turns import base, ids, padded, serve
+from turns import OPTIONS, base, ids, padded, serve
 
 BATCH = 16
 
@@ -34,4 +32,4 @@ def main(work, assets, full):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*OPTIONS.words)

@@ -1,12 +1,11 @@
 """LoRA training steps by PEFT in bf16: on equal rows, or on real tasks padded to the longest."""
 
 import statistics
-import sys
 
 import torch
 from peft import PeftModel
 
-from turns import base, ids, padded, serve, target_losses
+from turns import OPTIONS, base, ids, padded, serve, target_losses
 
 
 def main(work, data):
@@ -43,4 +42,4 @@ def main(work, data):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*OPTIONS.words)

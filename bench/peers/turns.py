@@ -1,7 +1,7 @@
 """Turns: a line in, a measurement out, as `bench/src/turns.rs` does for Lyceum."""
 
+import argparse
 import json
-import os
 import resource
 import sys
 import time
@@ -10,12 +10,26 @@ import torch
 from transformers import AutoModelForCausalLM
 
 
-DTYPE = {"bf16": torch.bfloat16, "f32": torch.float32}[os.environ.get("BENCH_PRECISION", "bf16")]
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
+
+
+def options():
+    """The options that all peers share, and the words of one."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--precision", choices=DTYPES, default="bf16")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+OPTIONS = options()
+DEVICE = torch.device(OPTIONS.device)
 
 
 def base(path):
-    """A causal model in the precision asked for, as transformers loads it."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=DTYPE).eval()
+    """A causal model in the precision and on the device asked for, as transformers loads it."""
+    dtype = DTYPES[OPTIONS.precision]
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(DEVICE).eval()
 
 
 def ids(work):
@@ -32,7 +46,7 @@ def padded(rows, pad=0):
         tokens.append(own + [pad] * more)
         mask.append([1] * len(own) + [0] * more)
         labels.append([-100] * row["from"] + own[row["from"] :] + [-100] * more)
-    return torch.tensor(tokens), torch.tensor(mask), torch.tensor(labels)
+    return [torch.tensor(rows, device=DEVICE) for rows in (tokens, mask, labels)]
 
 
 def target_losses(logits, labels):
@@ -51,6 +65,8 @@ def serve(variants):
         turn = variants[line.strip()]
         started = time.perf_counter()
         amount, check = turn()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - started
         check = check() if callable(check) else check
         print(json.dumps({"seconds": seconds, "amount": amount, "check": check}), flush=True)

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use lyceum::artifact::Artifact;
 use lyceum::assets;
-use lyceum::backbone::{Base, Precision};
+use lyceum::backbone::{Base, LoadOptions, Precision};
 use lyceum::data::{Dataset, Example, Question, Split, Tokens};
 use lyceum::library::Library;
 use lyceum::mix::Mixing;
@@ -31,12 +31,18 @@ pub(crate) const RAGGED_STEPS: usize = 2;
 pub(crate) struct Work {
     pub(crate) dir: PathBuf,
     pub(crate) precision: Precision,
+    pub(crate) device: Device,
 }
 
 impl Work {
+    /// How bases are opened.
+    pub(crate) fn options(&self) -> LoadOptions {
+        LoadOptions::new(self.precision, &self.device)
+    }
+
     /// A base of the work folder.
     pub(crate) fn base(&self, name: &str) -> Result<Arc<Base>> {
-        let base = Base::open(&self.dir.join(name), self.precision)?;
+        let base = Base::open(&self.dir.join(name), self.options())?;
         Ok(Arc::new(base))
     }
 

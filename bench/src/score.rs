@@ -14,7 +14,7 @@ use crate::turns::{self, Done};
 pub(crate) fn serve(work: &Work, full: bool) -> Result<()> {
     let neo = work.base("neo")?;
     let arrow = work.routed(&neo, "arrow", 10)?;
-    let embedded = Arc::new(assets::base(work.precision)?);
+    let embedded = Arc::new(assets::base(work.options())?);
     let (few, many) = inputs::questions(full)?;
     let neo = Model::new(neo);
     let embedded = Model::new(embedded);

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use lyceum::assets;
-use lyceum::backbone::Precision;
+use lyceum::backbone::{LoadOptions, Precision};
 use lyceum::data::Split;
 use lyceum::lora::LoraConfig;
 use lyceum::progress::{Progress, Step};
 use lyceum::train::{Job, TrainConfig, experts};
 
+use crate::inputs::Work;
 use crate::turns::{self, Done};
 
 /// Steps of every expert in a turn.
@@ -26,8 +27,9 @@ impl Progress for Count {
     }
 }
 
-pub(crate) fn serve() -> Result<()> {
-    let base = Arc::new(assets::base(Precision::F32)?);
+pub(crate) fn serve(work: &Work) -> Result<()> {
+    let options = LoadOptions::new(Precision::F32, &work.device);
+    let base = Arc::new(assets::base(options)?);
     let data = assets::tasks()?;
     let config = TrainConfig::default().steps(STEPS);
     let jobs = { data.tasks().into_iter() }
