@@ -13,5 +13,6 @@ pub use crate::model::Model;
 pub use crate::name::{Name, Site};
 pub use crate::progress::{NoProgress, Progress, Step};
 pub use crate::route::Router;
+pub use crate::store::Session;
 pub use crate::train::{TaskGroup, TrainConfig, Trained, Trainer};
 pub use crate::transform;

@@ -4,17 +4,18 @@ use std::path::Path;
 
 use anyhow::Result;
 use lyceum::backbone::{BaseInfo, Precision};
-use lyceum::store::{Wanted, fetched};
+use lyceum::store::{Wanted, fetched_with};
 
-use crate::out::{Format, show as print, warn};
+use super::Settings;
+use crate::out::{show as print, warn};
 
-pub(crate) fn show(dir: Option<&Path>, all: bool, format: Format) -> Result<()> {
+pub(crate) fn show(dir: Option<&Path>, all: bool, settings: &Settings) -> Result<()> {
     let summary = match dir {
-        Some(dir) => BaseInfo::open(&fetched(dir, Wanted::Base)?)?,
+        Some(dir) => BaseInfo::open(&fetched_with(dir, Wanted::Base, &settings.session)?)?,
         None => BaseInfo::of(&lyceum::assets::base(Precision::F32)?)?,
     };
     warn(&summary.notes);
-    print(format, &summary, |base| text(base, all))
+    print(settings.format, &summary, |base| text(base, all))
 }
 
 fn text(base: &BaseInfo, all: bool) -> String {

@@ -1,13 +1,14 @@
 //! cache show, clear, limit: what was fetched from remote places and is kept on this machine.
 
 use anyhow::{Context, Result};
-use lyceum::store::{Cache, Usage};
+use lyceum::store::Usage;
 
+use super::Settings;
 use crate::args::CacheCommand;
-use crate::out::{Format, show, size};
+use crate::out::{show, size};
 
-pub(crate) fn cache(command: &CacheCommand, format: Format) -> Result<()> {
-    let cache = Cache::of_user();
+pub(crate) fn cache(command: &CacheCommand, settings: &Settings) -> Result<()> {
+    let (cache, format) = (settings.session.cache(), settings.format);
     let cache = cache.context("there is no folder for a cache here; set LYCEUM_CACHE to one")?;
     match command {
         CacheCommand::Show => show(format, &cache.usage()?, text),

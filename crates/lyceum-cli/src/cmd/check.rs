@@ -7,21 +7,24 @@ use candle_core::Device;
 use lyceum::Error;
 use lyceum::check::{self, Findings};
 use lyceum::library::Library;
-use lyceum::store::{Wanted, fetched};
+use lyceum::store::{Session, Wanted, fetched_with};
 
-use super::model;
+use super::{Settings, model};
 use crate::args::BaseArgs;
 use crate::hint;
-use crate::out::{Format, NotClean, show, size};
+use crate::out::{NotClean, show, size};
 
-pub(crate) fn check(uri: &str, base: &BaseArgs, format: Format) -> Result<()> {
-    let base = base.base.as_ref().map(|_| model::base(base, &Device::Cpu));
+pub(crate) fn check(uri: &str, base: &BaseArgs, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let cpu = settings.on(Device::Cpu);
+    let base = base.base.as_ref().map(|_| model::base(base, &cpu));
     let base = base.transpose()?;
     let host = base.map(|base| base.host());
-    let checked = Library::open(uri).and_then(|library| check::check(&library, host.as_ref()));
+    let checked =
+        Library::open_with(uri, session).and_then(|library| check::check(&library, host.as_ref()));
     let found = match checked {
         Ok(found) => found,
-        Err(error) => match unreadable(uri)? {
+        Err(error) => match unreadable(uri, session)? {
             Some(found) => found,
             None if damaged(&error) => Findings {
                 problems: vec![error.chain()],
@@ -78,9 +81,9 @@ fn damaged(error: &Error) -> bool {
 }
 
 /// Everything wrong with a folder of MTTL's that cannot be opened whole.
-fn unreadable(uri: &str) -> Result<Option<Findings>> {
+fn unreadable(uri: &str, session: &Session) -> Result<Option<Findings>> {
     let path = Path::new(uri.strip_prefix("local://").unwrap_or(uri));
-    let Ok(dir) = fetched(path, Wanted::Experts) else {
+    let Ok(dir) = fetched_with(path, Wanted::Experts, session) else {
         return Ok(None);
     };
     if dir.join("library.json").exists() || !lyceum::mttl::is_library(&dir) {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
 use lyceum::data::{Dataset, Example, Question, Split};
 use lyceum::eval;
 use lyceum::generate::GenerationConfig;
@@ -16,11 +15,12 @@ use lyceum::progress::{Progress, Step};
 use lyceum::recipe::{downstream_name, is_arc_easy};
 use lyceum::report::paired::Scores;
 use lyceum::report::{Provenance, Report, Source, Stage};
+use lyceum::store::Session;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::routed::{self, Chosen, Opened};
-use super::{library, model};
+use super::{Settings, library, model};
 use crate::args::EvalArgs;
 use crate::out::{Bar, Format, say, show};
 
@@ -57,7 +57,8 @@ struct Found {
     predictions: String,
 }
 
-pub(crate) fn eval(args: &EvalArgs, device: &Device, format: Format) -> Result<()> {
+pub(crate) fn eval(args: &EvalArgs, settings: &Settings) -> Result<()> {
+    let format = settings.format;
     // What was asked for is checked, and what is to be written tried, before a model is opened.
     let chosen = routed::chosen(&args.model)?;
     if let (true, Some(questions)) = (chosen.is_oracle(), &args.eval_task) {
@@ -70,8 +71,8 @@ pub(crate) fn eval(args: &EvalArgs, device: &Device, format: Format) -> Result<(
     if let Some(out) = &args.out {
         prepare(out)?;
     }
-    let (task, source) = task(args)?;
-    let opened = chosen.open(device, args.add_bos)?;
+    let (task, source) = task(args, &settings.session)?;
+    let opened = chosen.open(settings, args.add_bos)?;
     let subject = chosen.subject();
     let found = task.evaluate(&opened.model, &subject)?;
     found.cut.sentences().iter().for_each(|text| say(text));
@@ -112,7 +113,7 @@ fn prepare(out: &Path) -> Result<()> {
 }
 
 /// The rows or questions to evaluate, with their source.
-fn task(args: &EvalArgs) -> Result<(Task, Source)> {
+fn task(args: &EvalArgs, session: &Session) -> Result<(Task, Source)> {
     let limit = args.limit.unwrap_or(usize::MAX);
     let embedded = || PathBuf::from("embedded");
     let source = |what: &str, place: PathBuf, fingerprint: String| Source {
@@ -135,7 +136,7 @@ fn task(args: &EvalArgs) -> Result<(Task, Source)> {
             source("questions", place, fingerprint),
         ));
     }
-    let (rows, data) = examples(args)?;
+    let (rows, data) = examples(args, session)?;
     let place = args.data.data.clone().unwrap_or_else(embedded);
     let config = GenerationConfig::default()
         .max_new_tokens(args.max_new)
@@ -165,11 +166,11 @@ fn questions(path: &Path) -> Result<Vec<Question>> {
     Err(error).context("--eval-task takes arc-easy, or a JSONL file of query, choices, gold")
 }
 
-fn examples(args: &EvalArgs) -> Result<(Vec<Example>, Dataset)> {
+fn examples(args: &EvalArgs, session: &Session) -> Result<(Vec<Example>, Dataset)> {
     if args.metric != "rouge-l" {
         bail!("metric `{}` is not known; there is rouge-l", args.metric);
     }
-    let data = model::data(args.data.data.as_deref())?;
+    let data = model::data(args.data.data.as_deref(), session)?;
     let split: Split = args.split.parse()?;
     let known = data.tasks();
     let stray = args.tasks.iter().find(|task| !known.contains(task));

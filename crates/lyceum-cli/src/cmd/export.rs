@@ -4,13 +4,14 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use lyceum::library::Library;
+use lyceum::store::Session;
 
 use super::done;
 use crate::args::FormatArg;
 use crate::out::say;
 
-pub(crate) fn export(uri: &str, out: &Path, to: FormatArg) -> Result<()> {
-    let library = Library::open(uri)?;
+pub(crate) fn export(uri: &str, out: &Path, to: FormatArg, session: &Session) -> Result<()> {
+    let library = Library::open_with(uri, session)?;
     let n = library.names()?.len();
     if n == 0 {
         bail!("library {uri} holds no expert");

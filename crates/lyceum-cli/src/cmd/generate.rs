@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Device;
 use lyceum::Name;
 use lyceum::backbone::{Base, Chat, Message};
 use lyceum::generate::{GenerationConfig, Prompt};
 use lyceum::model::Model;
 
+use super::Settings;
 use super::model::reading;
 use super::routed::check_generate;
 use crate::args::GenerateArgs;
@@ -84,9 +84,10 @@ impl GenerateArgs {
     }
 }
 
-pub(crate) fn generate(args: &GenerateArgs, device: &Device, format: Format) -> Result<()> {
+pub(crate) fn generate(args: &GenerateArgs, settings: &Settings) -> Result<()> {
+    let format = settings.format;
     check_generate(&args.model, args.task_name.as_deref())?;
-    let model = reading(&args.model, device, args.add_bos)?;
+    let model = reading(&args.model, settings, args.add_bos)?;
     let ids = args.ids(model.base())?;
     let max_new = room(&model, ids.len(), args.max_new);
     let mut prompt = Prompt::from(ids);

@@ -7,9 +7,10 @@ use lyceum::check::{Weighed, weigh};
 use lyceum::library::{self, Library, Taking};
 use lyceum::mttl::Refused;
 use lyceum::peft::{BaseTensors, Beside};
-use lyceum::store::{Wanted, fetched};
+use lyceum::store::{Wanted, fetched_with};
 use serde::Serialize;
 
+use super::Settings;
 use crate::args::ImportArgs;
 use crate::out::{Format, NotClean, say, show};
 
@@ -42,9 +43,10 @@ impl LeftOut {
     }
 }
 
-pub(crate) fn import(args: &ImportArgs, format: Format) -> Result<()> {
-    let dir = args.base.as_ref().map(|dir| fetched(dir, Wanted::Base));
-    let dir = dir.transpose()?;
+pub(crate) fn import(args: &ImportArgs, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let fetch = |dir| fetched_with(dir, Wanted::Base, session);
+    let dir = args.base.as_deref().map(fetch).transpose()?;
     let base = dir.as_ref().map(|dir| Base::open(dir, Precision::F32));
     let host = base.transpose()?.map(|base| base.host());
     let tensors = dir.as_ref().map(|dir| OwnTensors::open(dir)).transpose()?;
@@ -54,10 +56,11 @@ pub(crate) fn import(args: &ImportArgs, format: Format) -> Result<()> {
             tensors: tensors.as_ref().map(|own| own as &dyn BaseTensors),
         },
         name: args.name.clone(),
+        session: session.clone(),
     };
     let mut contents = library::contents(&args.source, &taking)?;
     if !contents.experts.is_empty() || !contents.removed.is_empty() {
-        let library = Library::prepare(&args.destination)?;
+        let library = Library::prepare_with(&args.destination, session)?;
         library::take_in(&mut contents, &library)?;
     }
     let refused: Vec<LeftOut> = contents.refused.iter().map(LeftOut::of).collect();

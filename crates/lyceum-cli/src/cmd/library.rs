@@ -6,16 +6,16 @@ use anyhow::Result;
 use lyceum::Name;
 use lyceum::expert::Card;
 use lyceum::library::{Entry, Library};
-use lyceum::store::Put;
+use lyceum::store::{Put, Session};
 use lyceum::transform::{self, Mbc};
 use serde_json::json;
 
-use super::{done, model};
+use super::{Settings, done, model};
 use crate::args::{ClusterArgs, CopyArgs, ListArgs, RestoreArgs};
 use crate::out::{Bar, Format, say, show};
 
-fn open(uri: &str, at: Option<u64>) -> Result<Library> {
-    let library = Library::open(uri)?;
+fn open(uri: &str, at: Option<u64>, session: &Session) -> Result<Library> {
+    let library = Library::open_with(uri, session)?;
     match at {
         Some(version) => Ok(library.at(version)?),
         None => Ok(library),
@@ -64,8 +64,9 @@ impl Row {
     }
 }
 
-pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
-    let library = open(&args.uri, args.at)?;
+pub(crate) fn list(args: &ListArgs, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let library = open(&args.uri, args.at, session)?;
     let mut entries = match args.removed {
         true => library.removed()?,
         false => library.entries()?,
@@ -118,8 +119,14 @@ pub(crate) fn list(args: &ListArgs, format: Format) -> Result<()> {
     })
 }
 
-pub(crate) fn show_expert(uri: &str, at: Option<u64>, name: &str, format: Format) -> Result<()> {
-    let library = open(uri, at)?;
+pub(crate) fn show_expert(
+    uri: &str,
+    at: Option<u64>,
+    name: &str,
+    settings: &Settings,
+) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let library = open(uri, at, session)?;
     let name = Name::new(name)?;
     let entry = library.entry(&name)?;
     let expert = library.expert(&name)?;
@@ -141,8 +148,9 @@ pub(crate) fn show_expert(uri: &str, at: Option<u64>, name: &str, format: Format
     })
 }
 
-pub(crate) fn history(uri: &str, limit: usize, format: Format) -> Result<()> {
-    let versions = Library::open(uri)?.history(limit)?;
+pub(crate) fn history(uri: &str, limit: usize, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let versions = Library::open_with(uri, session)?.history(limit)?;
     let versions: Vec<serde_json::Value> = versions
         .iter()
         .map(|m| {
@@ -175,13 +183,14 @@ pub(crate) fn history(uri: &str, limit: usize, format: Format) -> Result<()> {
     })
 }
 
-pub(crate) fn copy(args: &CopyArgs, format: Format) -> Result<()> {
+pub(crate) fn copy(args: &CopyArgs, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
     let names = named(&args.names)?;
     let only = (!names.is_empty()).then_some(names.as_slice());
     let how = put(args.replace);
     let (from, to) = (
-        open(&args.source, args.at)?,
-        Library::prepare(&args.destination)?,
+        open(&args.source, args.at, session)?,
+        Library::prepare_with(&args.destination, session)?,
     );
     let mut bar = Bar::new("copy", "");
     let copied = from.copy(&to, only, how, |done, all| bar.at(done, all))?;
@@ -203,8 +212,9 @@ fn put(replace: bool) -> Put {
     }
 }
 
-pub(crate) fn remove(uri: &str, names: &[String], format: Format) -> Result<()> {
-    let (library, names) = (Library::open(uri)?, named(names)?);
+pub(crate) fn remove(uri: &str, names: &[String], settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let (library, names) = (Library::open_with(uri, session)?, named(names)?);
     // All or none.
     for name in &names {
         library.entry(name)?;
@@ -219,8 +229,9 @@ pub(crate) fn remove(uri: &str, names: &[String], format: Format) -> Result<()> 
     done(format, &text)
 }
 
-pub(crate) fn restore(uri: &str, names: &[String], format: Format) -> Result<()> {
-    let (library, names) = (Library::open(uri)?, named(names)?);
+pub(crate) fn restore(uri: &str, names: &[String], settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let (library, names) = (Library::open_with(uri, session)?, named(names)?);
     for name in &names {
         library.restore(name).map_err(|error| match error {
             lyceum::Error::Exists { .. } => anyhow::anyhow!(
@@ -233,8 +244,9 @@ pub(crate) fn restore(uri: &str, names: &[String], format: Format) -> Result<()>
     done(format, &format!("restored {} experts", names.len()))
 }
 
-pub(crate) fn restore_at(args: &RestoreArgs, version: u64, format: Format) -> Result<()> {
-    let (library, names) = (Library::open(&args.uri)?, named(&args.names)?);
+pub(crate) fn restore_at(args: &RestoreArgs, version: u64, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let (library, names) = (Library::open_with(&args.uri, session)?, named(&args.names)?);
     let how = put(args.replace);
     let before = library.version();
     let now: Vec<Name> = library.entries()?.into_keys().collect();
@@ -269,13 +281,15 @@ fn joined(names: &[Name]) -> String {
     names.join(", ")
 }
 
-pub(crate) fn rename(uri: &str, from: &str, to: &str, format: Format) -> Result<()> {
-    Library::open(uri)?.rename(&Name::new(from)?, &Name::new(to)?)?;
+pub(crate) fn rename(uri: &str, from: &str, to: &str, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    Library::open_with(uri, session)?.rename(&Name::new(from)?, &Name::new(to)?)?;
     done(format, &format!("renamed {from} to {to}"))
 }
 
-pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, format: Format) -> Result<()> {
-    let purged = Library::open(uri)?.purge(grace, dry_run)?;
+pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let purged = Library::open_with(uri, session)?.purge(grace, dry_run)?;
     show(format, &purged, |purged| {
         let (would, least) = match dry_run {
             true => ("would give", "at least "),
@@ -290,8 +304,9 @@ pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, format: Format) -
     })
 }
 
-pub(crate) fn cluster(args: &ClusterArgs, format: Format) -> Result<()> {
-    let library = model::members(&Library::open(&args.uri)?, &args.members)?;
+pub(crate) fn cluster(args: &ClusterArgs, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
+    let library = model::members(&Library::open_with(&args.uri, session)?, &args.members)?;
     let out = args.out.as_path();
     let how = Mbc {
         k: args.k,

@@ -8,11 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use lyceum::Name;
 use lyceum::mix::SeqLens;
 
-use super::routed;
+use super::{Settings, routed};
 use crate::args::ModelArgs;
 
 pub(crate) fn logits(
-    (args, device): (&ModelArgs, &Device),
+    (args, settings): (&ModelArgs, &Settings),
     tasks: Option<&Path>,
     input: &Path,
     out: &Path,
@@ -50,7 +50,7 @@ pub(crate) fn logits(
         let (named, rows) = (tasks.len(), ids.len());
         bail!("--task-names names {named} tasks for {rows} rows");
     }
-    let model = chosen.open(device, None)?.model;
+    let model = chosen.open(settings, None)?.model;
     let (mut packed, mut lens) = (Vec::new(), Vec::new());
     for (row, mask) in ids.iter().zip(&mask) {
         let before = packed.len();

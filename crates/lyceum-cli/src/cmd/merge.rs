@@ -10,11 +10,12 @@ use lyceum::merge::{Knobs, MergeSpec, Truncation, Weights, merge as merge_expert
 use lyceum::store::Put;
 use serde::Serialize;
 
-use super::model;
+use super::{Settings, model};
 use crate::args::{MembersArgs, MergeArgs};
 use crate::out::{Format, say, show};
 
-pub(crate) fn merge(args: &MergeArgs, format: Format) -> Result<()> {
+pub(crate) fn merge(args: &MergeArgs, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
     let weights: Weights = args.weights.iter().cloned().collect();
     if weights.len() != args.weights.len() {
         anyhow::bail!("--weights names an expert twice");
@@ -28,7 +29,7 @@ pub(crate) fn merge(args: &MergeArgs, format: Format) -> Result<()> {
     };
     let spec = MergeSpec::new(&args.method, knobs)?;
     let name = Name::new(&args.name)?;
-    let library = Library::open(&args.uri)?;
+    let library = Library::open_with(&args.uri, session)?;
     let experts = chosen(&library, &args.members, &name)?;
     let merged = merge_experts(&experts, &spec, &name)?;
     let mut warnings: Vec<String> = spec.caution().into_iter().collect();
@@ -42,7 +43,7 @@ pub(crate) fn merge(args: &MergeArgs, format: Format) -> Result<()> {
         false => (args.library.as_deref(), Put::New),
     };
     let uri = uri.unwrap_or(&args.uri);
-    Library::prepare(uri)?
+    Library::prepare_with(uri, session)?
         .add(&merged, put)
         .with_context(|| format!("adding the merged expert to {uri}"))?;
     let report = Report {

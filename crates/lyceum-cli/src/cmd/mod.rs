@@ -18,77 +18,107 @@ mod train;
 
 use anyhow::Result;
 
+use candle_core::Device;
+use lyceum::store::Session;
+
 use crate::args::{BaseCommand, Cli, Command, Common, FormatArg};
 use crate::out::{self, Format, show};
+
+/// What the flags of every command ask for.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The cache, the credentials and the use of the network.
+    pub(crate) session: Session,
+    /// The device of the base.
+    pub(crate) device: Device,
+    /// The format of results.
+    pub(crate) format: Format,
+}
+
+impl Settings {
+    fn new(common: &Common) -> Result<Self> {
+        Ok(Settings {
+            session: Session::from_env().with_offline(common.offline),
+            device: lyceum::device::device(&common.device)?,
+            format: common.format.printed(),
+        })
+    }
+
+    /// The same, with the base on `device`.
+    pub(crate) fn on(&self, device: Device) -> Self {
+        Settings {
+            device,
+            ..self.clone()
+        }
+    }
+}
 
 /// Runs what was asked for.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let asked = cli.common.format;
-    let format = asked.printed();
     let written = matches!(asked, FormatArg::Mttl | FormatArg::Peft);
     if written && !matches!(cli.command, Command::Export { .. }) {
         anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
     }
-    let device = lyceum::device::device(&cli.common.device)?;
-    configure(&cli.common)?;
+    threads(&cli.common)?;
+    let settings = &Settings::new(&cli.common)?;
     match cli.command {
         Command::Completions { shell } => manual::completions(shell),
-        Command::Man { out } => manual::pages(&out, format),
-        Command::Cache { command } => cache::cache(&command, format),
-        Command::Run(args) => run::run(&args, &device, format),
-        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out, &device),
+        Command::Man { out } => manual::pages(&out, settings.format),
+        Command::Cache { command } => cache::cache(&command, settings),
+        Command::Run(args) => run::run(&args, settings),
+        Command::Pretrain { recipe, out, root } => {
+            run::pretrain(&recipe, &root, &out, &settings.device)
+        }
         Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),
-        Command::Train(args) => train::train(&args, &device, format),
-        Command::Merge(args) => merge::merge(&args, format),
-        Command::Derive(args) => train::derive(&args, &device, format),
-        Command::List(args) => library::list(&args, format),
-        Command::Show { uri, name, at } => library::show_expert(&uri, at, &name, format),
-        Command::History { uri, limit } => library::history(&uri, limit, format),
-        Command::Copy(args) => library::copy(&args, format),
+        Command::Train(args) => train::train(&args, settings),
+        Command::Merge(args) => merge::merge(&args, settings),
+        Command::Derive(args) => train::derive(&args, settings),
+        Command::List(args) => library::list(&args, settings),
+        Command::Show { uri, name, at } => library::show_expert(&uri, at, &name, settings),
+        Command::History { uri, limit } => library::history(&uri, limit, settings),
+        Command::Copy(args) => library::copy(&args, settings),
         Command::Remove {
             uri,
             names,
             restore: false,
-        } => library::remove(&uri, &names, format),
-        Command::Remove { uri, names, .. } => library::restore(&uri, &names, format),
+        } => library::remove(&uri, &names, settings),
+        Command::Remove { uri, names, .. } => library::restore(&uri, &names, settings),
         Command::Restore(args) => match args.at {
-            None => library::restore(&args.uri, &args.names, format),
-            Some(version) => library::restore_at(&args, version, format),
+            None => library::restore(&args.uri, &args.names, settings),
+            Some(version) => library::restore_at(&args, version, settings),
         },
-        Command::Rename { uri, from, to } => library::rename(&uri, &from, &to, format),
+        Command::Rename { uri, from, to } => library::rename(&uri, &from, &to, settings),
         Command::Purge {
             uri,
             grace,
             dry_run,
-        } => library::purge(&uri, grace, dry_run, format),
-        Command::Cluster(args) => library::cluster(&args, format),
-        Command::Import(args) => import::import(&args, format),
-        Command::Export { uri, out } => export::export(&uri, &out, asked),
-        Command::Check { uri, base } => check::check(&uri, &base, format),
-        Command::Eval(args) => eval::eval(&args, &device, format),
-        Command::Save { model, out } => model::save(&model, &out),
+        } => library::purge(&uri, grace, dry_run, settings),
+        Command::Cluster(args) => library::cluster(&args, settings),
+        Command::Import(args) => import::import(&args, settings),
+        Command::Export { uri, out } => export::export(&uri, &out, asked, &settings.session),
+        Command::Check { uri, base } => check::check(&uri, &base, settings),
+        Command::Eval(args) => eval::eval(&args, settings),
+        Command::Save { model, out } => model::save(&model, &out, settings),
         Command::Base {
             command: BaseCommand::Show { dir, all },
-        } => base::show(dir.as_deref(), all, format),
-        Command::Generate(args) => generate::generate(&args, &device, format),
+        } => base::show(dir.as_deref(), all, settings),
+        Command::Generate(args) => generate::generate(&args, settings),
         Command::Logits {
             model,
             task_names,
             input,
             out,
-        } => logits::logits((&model, &device), task_names.as_deref(), &input, &out),
+        } => logits::logits((&model, settings), task_names.as_deref(), &input, &out),
     }
 }
 
-/// Applies the options that hold for the whole process.
-fn configure(common: &Common) -> Result<()> {
+/// Sets the number of threads, which is one for the whole process.
+fn threads(common: &Common) -> Result<()> {
     if let Some(threads) = common.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .build_global()?;
-    }
-    if common.offline {
-        lyceum::store::go_offline();
     }
     Ok(())
 }

@@ -11,15 +11,15 @@ use lyceum::expert::BaseMatch;
 use lyceum::library::Library;
 use lyceum::model::Model;
 use lyceum::recipe::is_arc_easy;
-use lyceum::store::{Wanted, fetched};
+use lyceum::store::{Session, Wanted, fetched_with};
 
-use super::routed;
+use super::{Settings, routed};
 use crate::args::{BaseArgs, MembersArgs, ModelArgs};
 use crate::out;
 
-/// The base asked for, or the one shipped, to compute on `device`.
-pub(crate) fn base(args: &BaseArgs, device: &Device) -> Result<Arc<Base>> {
-    base_with(args, Options::default(), device)
+/// The base asked for, or the one shipped, to compute on the device of `settings`.
+pub(crate) fn base(args: &BaseArgs, settings: &Settings) -> Result<Arc<Base>> {
+    base_with(args, Options::default(), settings)
 }
 
 /// Arguments that select and open a base.
@@ -32,10 +32,14 @@ pub(crate) struct Options {
 }
 
 /// The same, with options.
-pub(crate) fn base_with(args: &BaseArgs, options: Options, device: &Device) -> Result<Arc<Base>> {
-    let place = LoadOptions::new(args.kept(), device);
+pub(crate) fn base_with(
+    args: &BaseArgs,
+    options: Options,
+    settings: &Settings,
+) -> Result<Arc<Base>> {
+    let place = LoadOptions::new(args.kept(), &settings.device);
     let mut base = match &args.base {
-        Some(dir) => opened(dir, place)?,
+        Some(dir) => opened(dir, place, &settings.session)?,
         None => {
             out::say("using the embedded base (--base DIR for another)");
             lyceum::assets::base(place)?
@@ -66,18 +70,18 @@ pub(crate) fn accepts(allow_other_base: bool) -> BaseMatch {
 }
 
 /// Opens a base and says what its owner may not expect.
-pub(crate) fn opened(path: &Path, place: LoadOptions) -> Result<Base> {
-    let base = Base::open(&fetched(path, Wanted::Base)?, place)?;
+pub(crate) fn opened(path: &Path, place: LoadOptions, session: &Session) -> Result<Base> {
+    let base = Base::open(&fetched_with(path, Wanted::Base, session)?, place)?;
     out::warn(&base.notes);
     Ok(base)
 }
 
 /// The data asked for, or the tasks shipped. What was left out of it is said.
-pub(crate) fn data(path: Option<&Path>) -> Result<Dataset> {
+pub(crate) fn data(path: Option<&Path>, session: &Session) -> Result<Dataset> {
     let Some(path) = path else {
         return Ok(lyceum::assets::tasks()?);
     };
-    let data = Dataset::open(path)?;
+    let data = Dataset::open_with(path, session)?;
     for note in &data.notes {
         out::say(&format!("{}: {note}", path.display()));
     }
@@ -94,8 +98,12 @@ pub(crate) fn questions(path: &Path) -> Result<Vec<Question>> {
 
 /// The model asked for: a saved one, the base alone, or a router over a library; `add_bos` chooses
 /// whether texts begin with the base's beginning-of-text token.
-pub(crate) fn reading(args: &ModelArgs, device: &Device, add_bos: Option<bool>) -> Result<Model> {
-    Ok(routed::chosen(args)?.open(device, add_bos)?.model)
+pub(crate) fn reading(
+    args: &ModelArgs,
+    settings: &Settings,
+    add_bos: Option<bool>,
+) -> Result<Model> {
+    Ok(routed::chosen(args)?.open(settings, add_bos)?.model)
 }
 
 /// The experts of `library` that count.
@@ -110,7 +118,7 @@ pub(crate) fn members(library: &Library, args: &MembersArgs) -> Result<Library> 
     chosen.map_err(hint)
 }
 
-pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {
+pub(crate) fn save(args: &ModelArgs, out: &Path, settings: &Settings) -> Result<()> {
     ensure!(
         args.model.is_none(),
         "--model is saved already; copy its folder, or save a router over a library"
@@ -121,12 +129,12 @@ pub(crate) fn save(args: &ModelArgs, out: &Path) -> Result<()> {
         "there is nothing to save of the base alone; give --library and --router (oracle, uniform, \
          arrow or phatgoose)"
     );
-    let library = chosen.library()?;
+    let library = chosen.library(&settings.session)?;
     let options = Options {
         accepts: accepts(args.allow_other_base),
         ..Options::default()
     };
-    let base = base_with(&args.base, options, &Device::Cpu)?;
+    let base = base_with(&args.base, options, &settings.on(Device::Cpu))?;
     Model::save(
         out,
         &library,

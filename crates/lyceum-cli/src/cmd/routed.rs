@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
 use lyceum::backbone::Base;
 use lyceum::library::Library;
 use lyceum::metrics::RunKey;
 use lyceum::mix::Mixing;
 use lyceum::model::{Model, Saved};
 use lyceum::route::{self, Role, Router, with_setting};
+use lyceum::store::Session;
 
+use super::Settings;
 use super::model::{self, Options};
 use crate::args::{BaseArgs, ModelArgs};
 use crate::out;
@@ -139,14 +140,14 @@ impl Chosen<'_> {
     ///
     /// # Errors
     /// When none was named, or it cannot be opened.
-    pub(crate) fn library(&self) -> Result<Library> {
+    pub(crate) fn library(&self, session: &Session) -> Result<Library> {
         if let Some((dir, saved)) = &self.saved {
             return Ok(saved.library(dir)?);
         }
         let uri = self.args.library.as_deref();
         let name = self.spec.about().name;
         let uri = uri.with_context(|| format!("router `{name}` needs --library"))?;
-        model::members(&Library::open(uri)?, &self.args.members)
+        model::members(&Library::open_with(uri, session)?, &self.args.members)
     }
 
     /// Opens base and library; `add_bos` chooses whether texts begin with the base's
@@ -154,21 +155,25 @@ impl Chosen<'_> {
     ///
     /// # Errors
     /// When one of them cannot be opened or they do not belong together.
-    pub(crate) fn open(&self, device: &Device, add_bos: Option<bool>) -> Result<Opened> {
+    pub(crate) fn open(&self, settings: &Settings, add_bos: Option<bool>) -> Result<Opened> {
         let options = Options {
             accepts: model::accepts(self.args.allow_other_base),
             add_bos,
         };
-        let base = |args: &BaseArgs| model::base_with(args, options, device);
+        let base = |args: &BaseArgs| model::base_with(args, options, settings);
         let opened = match &self.saved {
             Some((dir, saved)) => self.open_saved(dir, saved, base)?,
-            None => self.open_routed(base)?,
+            None => self.open_routed(base, &settings.session)?,
         };
         out::warn(opened.model.notes());
         Ok(opened)
     }
 
-    fn open_routed(&self, base: impl Fn(&BaseArgs) -> Result<Arc<Base>>) -> Result<Opened> {
+    fn open_routed(
+        &self,
+        base: impl Fn(&BaseArgs) -> Result<Arc<Base>>,
+        session: &Session,
+    ) -> Result<Opened> {
         let args = &self.args.base;
         if self.is_base() {
             if let Some(library) = &self.args.library {
@@ -181,7 +186,7 @@ impl Chosen<'_> {
                 library: None,
             });
         }
-        let library = self.library()?;
+        let library = self.library(session)?;
         let base = base(args)?;
         let model = Model::routed(base, &library, &self.spec, self.mixing)?;
         Ok(Opened {

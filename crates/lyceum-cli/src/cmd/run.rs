@@ -11,11 +11,12 @@ use lyceum::report::chart::{Chart, Kind, Lines};
 use lyceum::report::{self, Report};
 use lyceum_pretrain::{Pretrain, PretrainState};
 
-use super::model;
+use super::{Settings, model};
 use crate::args::RunArgs;
 use crate::out::{Bar, Format, Stages, say, show};
 
-pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()> {
+pub(crate) fn run(args: &RunArgs, settings: &Settings) -> Result<()> {
+    let (session, format) = (&settings.session, settings.format);
     let mut recipe = Recipe::read(&args.recipe)?;
     if let Some(base) = &args.base {
         recipe.base.clone_from(base);
@@ -28,9 +29,10 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     }
     // Whatever can be known beforehand is known before the base is opened.
     lyceum::file::probe(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
-    let place = LoadOptions::new(recipe.precision, device);
+    let place = LoadOptions::new(recipe.precision, &settings.device);
     let embedded = Path::new("embedded");
-    let data = model::data(Some(recipe.data.as_path()).filter(|path| *path != embedded))?;
+    let data = Some(recipe.data.as_path()).filter(|path| *path != embedded);
+    let data = model::data(data, session)?;
     let mut questions = match &recipe.downstream {
         Some(path) => model::questions(path).context("the recipe's `downstream`")?,
         None => Vec::new(),
@@ -38,17 +40,18 @@ pub(crate) fn run(args: &RunArgs, device: &Device, format: Format) -> Result<()>
     questions.truncate(recipe.downstream_limit.unwrap_or(usize::MAX));
     let base = match recipe.base == embedded {
         true => lyceum::assets::base(place)?,
-        false => model::opened(&recipe.base, place)?,
+        false => model::opened(&recipe.base, place, session)?,
     };
     model::doubts(&base);
     let mut progress = Stages {
         quiet: format == Format::Json,
     };
-    let report = recipe::run(
+    let report = recipe::run_with(
         &recipe,
         (Arc::new(base), data, questions),
         &args.out,
         &mut progress,
+        session,
     )?;
     show(format, &report, |report| {
         let means = { report.rows.iter() }.filter(|r| r.task == "mean" && r.metric == "rouge-l");

@@ -1,22 +1,20 @@
 //! Training experts and deriving artifacts.
 
 use anyhow::{Result, bail};
-use candle_core::Device;
 use lyceum::Name;
 use lyceum::data::Dataset;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
-use lyceum::train::{
-    Differing, Plan, TaskGroup, TrainConfig, Trained, TrainedExpert, Trainer, checkpoints_of_user,
-};
+use lyceum::train::{Differing, Plan, TaskGroup, TrainConfig, Trained, TrainedExpert, Trainer};
 use lyceum::transform::{self, ClusterTasks, Derive, Phatgoose};
 
-use super::{done, model};
+use super::{Settings, done, model};
 use crate::args::{DeriveArgs, TrainArgs};
 use crate::out::{Bar, Format, say, show};
 
-pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result<()> {
-    let data = model::data(args.data.data.as_deref())?;
+pub(crate) fn train(args: &TrainArgs, settings: &Settings) -> Result<()> {
+    let session = &settings.session;
+    let data = model::data(args.data.data.as_deref(), session)?;
     let groups = groups(args, &data)?;
     let lora = LoraConfig::default()
         .rank(args.rank)
@@ -31,14 +29,14 @@ pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result
         .recompute(args.recompute);
     // A place that cannot be written is told before the base is opened; until an expert is
     // finished nothing is left there.
-    let library = Library::prepare(&args.library)?;
-    let base = model::base(&args.base, device)?;
+    let library = Library::prepare_with(&args.library, session)?;
+    let base = model::base(&args.base, settings)?;
     let mut trainer = Trainer::new(&base)
         .lora(lora)
         .config(config)
         .replace(args.replace)
         .mixed_bases(args.mixed_bases);
-    if let Some(dir) = checkpoints_of_user() {
+    if let Some(dir) = session.checkpoints() {
         trainer = trainer.checkpoints(dir);
     }
     let plan = trainer.plan(&groups, &data, &library)?;
@@ -46,7 +44,7 @@ pub(crate) fn train(args: &TrainArgs, device: &Device, format: Format) -> Result
     let mut bar = Bar::stoppable("train", "loss");
     let trained = plan.run(&mut bar);
     drop(bar);
-    show_trained(&trained?, &library, format)
+    show_trained(&trained?, &library, settings.format)
 }
 
 /// The experts asked for, each with its tasks.
@@ -148,8 +146,9 @@ fn show_trained(trained: &Trained, library: &Library, format: Format) -> Result<
     })
 }
 
-pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Result<()> {
-    let library = model::members(&Library::open(&args.uri)?, &args.members)?;
+pub(crate) fn derive(args: &DeriveArgs, settings: &Settings) -> Result<()> {
+    let session = &settings.session;
+    let library = model::members(&Library::open_with(&args.uri, session)?, &args.members)?;
     let derived = match transform::about(&args.kind)?.derive {
         Derive::Weights(derive) => {
             none_of_training(args)?;
@@ -164,14 +163,14 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
                 batch: args.batch.unwrap_or(standard.batch),
                 max_input: args.data.max_input,
                 seed: args.seed.unwrap_or(standard.seed),
-                checkpoints: checkpoints_of_user(),
+                checkpoints: session.checkpoints(),
             };
             let options = model::Options {
                 accepts: model::accepts(args.allow_other_base),
                 ..model::Options::default()
             };
-            let base = model::base_with(&args.base, options, device)?;
-            let data = model::data(args.data.data.as_deref())?;
+            let base = model::base_with(&args.base, options, settings)?;
+            let data = model::data(args.data.data.as_deref(), session)?;
             let mut bar = Bar::stoppable(&args.kind, "loss");
             let with = transform::Training {
                 base: &base,
@@ -183,7 +182,7 @@ pub(crate) fn derive(args: &DeriveArgs, device: &Device, format: Format) -> Resu
     };
     let all = library.names()?.len();
     done(
-        format,
+        settings.format,
         &format!(
             "derived {} for {} of {all} experts",
             args.kind,

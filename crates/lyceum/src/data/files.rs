@@ -10,6 +10,7 @@ use super::layout::{Layout, Listing};
 use super::row::Rows;
 use super::{Split, arrow, parquet, source, walk};
 use crate::error::{Error, Result};
+use crate::store::{Address, Session};
 
 /// A file of rows.
 #[derive(Debug)]
@@ -91,9 +92,9 @@ impl File {
 ///
 /// # Errors
 /// When there is nothing, or it holds none.
-pub(super) fn find(path: &Path) -> Result<Found> {
+pub(super) fn find(path: &Path, session: &Session) -> Result<Found> {
     if let Some(address) = crate::store::hub_at(path)? {
-        let (folder, layout) = fetched(&address)?;
+        let (folder, layout) = fetched(&address, session)?;
         return found(layout, |path| folder.join(path), None);
     }
     let metadata = match std::fs::metadata(path) {
@@ -186,11 +187,11 @@ fn cached(folder: &Path) -> Result<PathBuf> {
 }
 
 #[cfg(feature = "remote")]
-fn fetched(address: &crate::store::Address) -> Result<(PathBuf, Layout)> {
-    super::hub::fetch(address)
+fn fetched(address: &Address, session: &Session) -> Result<(PathBuf, Layout)> {
+    super::hub::fetch(address, session)
 }
 
 #[cfg(not(feature = "remote"))]
-fn fetched(address: &crate::store::Address) -> Result<(PathBuf, Layout)> {
+fn fetched(address: &Address, _: &Session) -> Result<(PathBuf, Layout)> {
     Err(crate::store::without(address))
 }

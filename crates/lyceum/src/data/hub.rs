@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use super::layout::{Layout, Listing};
 use crate::error::{Error, Result};
-use crate::store::{Address, Snapshot};
+use crate::store::{Address, Session, Snapshot};
 
 /// The folder the data at `address` was fetched to, and its files in it.
 ///
 /// # Errors
 /// When there is no such data set, its README cannot be understood, or a file cannot be fetched.
-pub(super) fn fetch(address: &Address) -> Result<(PathBuf, Layout)> {
+pub(super) fn fetch(address: &Address, session: &Session) -> Result<(PathBuf, Layout)> {
     let Address::Hub {
         dataset,
         owner,
@@ -30,7 +30,7 @@ pub(super) fn fetch(address: &Address) -> Result<(PathBuf, Layout)> {
         revision: revision.clone(),
         path: String::new(),
     };
-    let snapshot = Snapshot::open(&whole)?;
+    let snapshot = Snapshot::open(&whole, session)?;
     let paths: Vec<&str> = snapshot.paths().collect();
     let read = |path: &str| {
         let file = snapshot.fetch([path])?.join(path);

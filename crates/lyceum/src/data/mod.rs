@@ -38,6 +38,7 @@ pub use tokens::{Tokenizer, Tokens};
 use self::row::Rows;
 use crate::error::{Error, Result};
 use crate::name::Name;
+use crate::store::Session;
 
 /// Why a file is refused; the entry point adds which.
 type Why<T> = std::result::Result<T, String>;
@@ -119,7 +120,15 @@ impl Dataset {
     /// # Errors
     /// When a file is missing or a row malformed; the error names file, row and field.
     pub fn open(path: &Path) -> Result<Self> {
-        let found = files::find(path)?;
+        Dataset::open_with(path, &Session::from_env())
+    }
+
+    /// As [`Dataset::open`], with the cache and the credentials of `session`.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open_with(path: &Path, session: &Session) -> Result<Self> {
+        let found = files::find(path, session)?;
         let mut rows = Rows::default();
         for file in &found.files {
             file.read(found.loose, &mut rows)?;

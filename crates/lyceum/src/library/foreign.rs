@@ -9,7 +9,7 @@ use crate::expert::{Expert, TargetBase};
 use crate::mttl::{self, Contents, Refused};
 use crate::name::Name;
 use crate::peft::{self, Beside, Found, Imported};
-use crate::store::{Memory, Wanted, fetched};
+use crate::store::{Memory, Session, Wanted, fetched_with};
 
 /// Options of an import.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Taking<'a> {
     pub base: Beside<'a>,
     /// The name of a single adapter; its folder's when absent.
     pub name: Option<Name>,
+    /// The cache and the credentials by which a repository of a hub is fetched.
+    pub session: Session,
 }
 
 /// Reads the experts another tool keeps at `source`: a folder, or a repository of a hub. Those that
@@ -26,7 +28,7 @@ pub struct Taking<'a> {
 /// # Errors
 /// When there is nothing of the kind, or a name is given and there are several.
 pub fn contents(source: &Path, how: &Taking<'_>) -> Result<Contents> {
-    let folder = fetched(source, Wanted::Experts)?;
+    let folder = fetched_with(source, Wanted::Experts, &how.session)?;
     if folder.is_file() {
         let text = format!("{} is a file: name the folder it lies in", source.display());
         return Err(Error::invalid(text));
@@ -230,14 +232,19 @@ fn held(expert: &Expert, library: &Library) -> &'static str {
 ///
 /// # Errors
 /// When there is but it cannot be read whole.
-pub(super) fn open(uri: &str) -> Result<Option<Library>> {
+pub(super) fn open(uri: &str, session: &Session) -> Result<Option<Library>> {
     let path = Path::new(uri.strip_prefix("local://").unwrap_or(uri));
     let local = !uri.contains("://") || uri.starts_with("local://");
     let here = local && (mttl::is_library(path) || path.join(peft::CONFIG).is_file());
     if !here && !uri.starts_with("hf://") {
         return Ok(None);
     }
-    let mut contents = contents(path, &Taking::default())?;
+    let how = Taking {
+        base: Beside::default(),
+        name: None,
+        session: session.clone(),
+    };
+    let mut contents = contents(path, &how)?;
     if let Some(refused) = contents.refused.pop() {
         return Err(Error::At {
             context: refused.what,

@@ -9,7 +9,7 @@ use super::blob::Objects;
 use super::snapshot::Snapshot;
 use super::{Access, Library, foreign};
 use crate::error::{Context, Error, Hint, Refusal, Result};
-use crate::store::{self, Put, Store};
+use crate::store::{self, Put, Session, Store};
 
 /// The key that makes a place a library.
 pub(super) const MARKER: &str = "library.json";
@@ -43,7 +43,15 @@ impl Library {
     /// # Errors
     /// When the place cannot be written safely.
     pub fn create(uri: &str) -> Result<Self> {
-        let library = Library::prepare(uri)?;
+        Library::create_with(uri, &Session::from_env())
+    }
+
+    /// As [`Library::create`], with the cache and the credentials of `session`.
+    ///
+    /// # Errors
+    /// As [`Library::create`].
+    pub fn create_with(uri: &str, session: &Session) -> Result<Self> {
+        let library = Library::prepare_with(uri, session)?;
         library.make()?;
         Ok(library)
     }
@@ -55,8 +63,15 @@ impl Library {
     /// # Errors
     /// When the place cannot be written safely.
     pub fn prepare(uri: &str) -> Result<Self> {
-        let store = store::open(uri)?;
-        Library::prepared(store)
+        Library::prepare_with(uri, &Session::from_env())
+    }
+
+    /// As [`Library::prepare`], with the cache and the credentials of `session`.
+    ///
+    /// # Errors
+    /// As [`Library::prepare`].
+    pub fn prepare_with(uri: &str, session: &Session) -> Result<Self> {
+        Library::prepared(store::open_with(uri, session)?)
     }
 
     /// As [`Library::prepare`], in `store`.
@@ -110,7 +125,15 @@ impl Library {
     /// # Errors
     /// When there is none, or its format is not known.
     pub fn open(uri: &str) -> Result<Self> {
-        let store = store::open(uri)?;
+        Library::open_with(uri, &Session::from_env())
+    }
+
+    /// As [`Library::open`], with the cache and the credentials of `session`.
+    ///
+    /// # Errors
+    /// As [`Library::open`].
+    pub fn open_with(uri: &str, session: &Session) -> Result<Self> {
+        let store = store::open_with(uri, session)?;
         let missing = match store.get(MARKER) {
             Ok(marker) => return Library::marked(store, Access::Write, &marker),
             Err(error) => error,
@@ -126,7 +149,7 @@ impl Library {
         if !offline && !matches!(missing, Error::NotFound { .. }) {
             return Err(missing);
         }
-        match foreign::open(uri)? {
+        match foreign::open(uri, session)? {
             Some(foreign) => Ok(foreign),
             None if offline => Err(missing),
             None => Err(none_at(uri)),

@@ -24,7 +24,8 @@ use crate::name::Name;
 use crate::progress::Progress;
 use crate::report::{Provenance, Report, Source, Stage};
 use crate::route::Role;
-use crate::train::{TaskGroup, Trainer, checkpoints_of_user};
+use crate::store::Session;
+use crate::train::{TaskGroup, Trainer};
 use crate::transform::{self, Derive, TRANSFORMS, cluster, cluster_tasks, write_clusters};
 
 /// The library of one expert per task; downstream, methods are compared over it alone, as the
@@ -40,6 +41,7 @@ struct Run<'a> {
     inputs: Inputs,
     out: &'a Path,
     observer: &'a mut dyn StageObserver,
+    session: &'a Session,
     report: Report,
 }
 
@@ -51,9 +53,23 @@ struct Run<'a> {
 /// Whatever a stage runs into; what was done before stays and is reused by the next run.
 pub fn run(
     recipe: &Recipe,
+    inputs: (Arc<Base>, Dataset, Vec<Question>),
+    out: &Path,
+    observer: &mut dyn StageObserver,
+) -> Result<Report> {
+    run_with(recipe, inputs, out, observer, &Session::from_env())
+}
+
+/// As [`run`], with the libraries and checkpoints of `session`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    recipe: &Recipe,
     (base, data, questions): (Arc<Base>, Dataset, Vec<Question>),
     out: &Path,
     observer: &mut dyn StageObserver,
+    session: &Session,
 ) -> Result<Report> {
     recipe.check()?;
     recipe.check_over(&base, &data)?;
@@ -73,6 +89,7 @@ pub fn run(
         questions: questions.into(),
         out,
         observer,
+        session,
     };
     run.sources()?;
     let private = run.library("private")?;
@@ -105,10 +122,11 @@ pub fn run(
 impl Run<'_> {
     /// The library called `label`, made if there is none.
     fn library(&self, label: &str) -> Result<Library> {
-        match &self.recipe.library {
-            Some(uri) => Library::prepare(&format!("{}/{label}", uri.trim_end_matches('/'))),
-            None => Library::prepare(&self.out.join("libraries").join(label).display().to_string()),
-        }
+        let uri = match &self.recipe.library {
+            Some(uri) => format!("{}/{label}", uri.trim_end_matches('/')),
+            None => self.out.join("libraries").join(label).display().to_string(),
+        };
+        Library::prepare_with(&uri, self.session)
     }
 
     /// Writes down what is read and what there is no room for.
@@ -196,7 +214,7 @@ impl Run<'_> {
             .config(self.recipe.train.clone())
             .replace(true)
             .mixed_bases(true);
-        if let Some(dir) = checkpoints_of_user() {
+        if let Some(dir) = self.session.checkpoints() {
             trainer = trainer.checkpoints(dir);
         }
         let asked: Vec<TaskGroup> = groups.iter().cloned().map(TaskGroup::from).collect();
@@ -242,7 +260,7 @@ impl Run<'_> {
             .collect::<Result<_>>()?;
         let (base, data) = (self.base.clone(), self.data.clone());
         let mut config = self.recipe.phatgoose.clone();
-        config.checkpoints = checkpoints_of_user();
+        config.checkpoints = self.session.checkpoints();
         let training = transform::Training {
             base: &base,
             data: &data,

@@ -73,18 +73,6 @@ impl Cache {
         }
     }
 
-    /// This user's cache: `LYCEUM_CACHE`, or `lyceum` in `XDG_CACHE_HOME` or `~/.cache`. `None`
-    /// where there is no such folder.
-    pub fn of_user() -> Option<Self> {
-        let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        if let Some(own) = var("LYCEUM_CACHE") {
-            return Some(Cache::new(own));
-        }
-        let base = var("XDG_CACHE_HOME").map(PathBuf::from);
-        let base = base.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
-        Some(Cache::new(base.join("lyceum")))
-    }
-
     /// The folder of what interrupted trainings go on from.
     pub fn training(&self) -> PathBuf {
         self.root.join("training")

@@ -1,7 +1,11 @@
-//! Opening buckets with the credentials each world keeps, from its own variables and files.
+//! Opening buckets with the credentials each service's tools keep, in variables and files.
+//!
+//! Variables are those of the session. What `object_store` looks up by itself (the credentials of
+//! the machine, gcloud's files, the emulator of Azure) it finds in the environment.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use object_store::StaticCredentialProvider;
@@ -11,7 +15,7 @@ use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKe
 
 use super::refusal::Login;
 use super::remote::{Remote, client, patience};
-use super::{Address, waiting};
+use super::{Address, Session, waiting};
 use crate::error::{Error, Result};
 
 const AWS: Login = Login {
@@ -32,17 +36,19 @@ const EMULATOR: &str = "devstoreaccount1";
 ///
 /// # Errors
 /// When what is configured cannot be used.
-pub(super) fn open(address: &Address) -> Result<Option<Remote>> {
+pub(super) fn open(address: &Address, session: &Session) -> Result<Option<Remote>> {
     waiting::ready()?;
     let uri = address.to_string();
     let remote = match address {
-        Address::S3 { bucket, prefix } => Remote::new(uri, prefix, s3(bucket)?, AWS),
+        Address::S3 { bucket, prefix } => Remote::new(uri, prefix, s3(bucket, session)?, AWS),
         Address::Azure {
             account,
             container,
             prefix,
-        } => Remote::new(uri, prefix, azure(account, container)?, AZURE),
-        Address::Google { bucket, prefix } => Remote::new(uri, prefix, google(bucket)?, GOOGLE),
+        } => Remote::new(uri, prefix, azure(account, container, session)?, AZURE),
+        Address::Google { bucket, prefix } => {
+            Remote::new(uri, prefix, google(bucket, session)?, GOOGLE)
+        }
         _ => return Ok(None),
     };
     Ok(Some(remote))
@@ -62,10 +68,21 @@ fn plain(endpoint: Option<String>) -> bool {
     endpoint.is_some_and(|url| url.starts_with("http://"))
 }
 
-fn s3(bucket: &str) -> Result<Bucket> {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+/// The settings among the variables of `session` that begin with `prefix`.
+fn settings<K: FromStr>(session: &Session, prefix: &str) -> Vec<(K, String)> {
+    let key = |name: &str| name.to_ascii_lowercase().parse().ok();
+    let vars = session.vars(prefix);
+    vars.filter_map(|(name, value)| Some((key(name)?, value.to_owned())))
+        .collect()
+}
+
+fn s3(bucket: &str, session: &Session) -> Result<Bucket> {
+    let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
+    for (key, value) in settings(session, "AWS_") {
+        builder = builder.with_config(key, value);
+    }
     let set = |builder: &AmazonS3Builder, key| builder.get_config_value(&key).is_some();
-    for (key, value) in profile()? {
+    for (key, value) in profile(session)? {
         let key = match key.as_str() {
             "aws_access_key_id" => AmazonS3ConfigKey::AccessKeyId,
             "aws_secret_access_key" => AmazonS3ConfigKey::SecretAccessKey,
@@ -92,24 +109,22 @@ fn s3(bucket: &str) -> Result<Bucket> {
 }
 
 /// The settings of the profile in use: keys of `~/.aws/credentials` and `~/.aws/config`. Empty
-/// when the environment has keys of its own.
-fn profile() -> Result<BTreeMap<String, String>> {
-    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+/// when the variables have keys of their own.
+fn profile(session: &Session) -> Result<BTreeMap<String, String>> {
+    let var = |name: &str| session.var(name);
     if var("AWS_ACCESS_KEY_ID").is_some() {
         return Ok(BTreeMap::new());
     }
     let named = var("AWS_PROFILE").or_else(|| var("AWS_DEFAULT_PROFILE"));
-    let name = named.clone().unwrap_or_else(|| "default".into());
-    let home = std::env::home_dir().unwrap_or_default().join(".aws");
+    let name = named.unwrap_or("default");
     let file = |variable: &str, usual: &str| {
-        let path = var(variable).map_or_else(|| home.join(usual), PathBuf::from);
-        std::fs::read_to_string(path).unwrap_or_default()
+        let own = || Some(session.home()?.join(".aws").join(usual));
+        let path = var(variable).map(PathBuf::from).or_else(own);
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok());
+        section(&text.unwrap_or_default(), name)
     };
-    let mut found = section(&file("AWS_CONFIG_FILE", "config"), &name);
-    found.extend(section(
-        &file("AWS_SHARED_CREDENTIALS_FILE", "credentials"),
-        &name,
-    ));
+    let mut found = file("AWS_CONFIG_FILE", "config");
+    found.extend(file("AWS_SHARED_CREDENTIALS_FILE", "credentials"));
     let keys = found.contains_key("aws_access_key_id");
     let other = [
         "sso_session",
@@ -149,10 +164,16 @@ fn section(text: &str, name: &str) -> BTreeMap<String, String> {
     found
 }
 
-fn azure(account: &str, container: &str) -> Result<Bucket> {
-    let mut builder = MicrosoftAzureBuilder::from_env();
-    if let Ok(text) = std::env::var("AZURE_STORAGE_CONNECTION_STRING") {
-        for (key, value) in connection(&text) {
+fn azure(account: &str, container: &str, session: &Session) -> Result<Bucket> {
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (key, value) in settings(session, "AZURE_") {
+        builder = builder.with_config(key, value);
+    }
+    if let Some(endpoint) = session.var("IDENTITY_ENDPOINT") {
+        builder = builder.with_msi_endpoint(endpoint);
+    }
+    if let Some(text) = session.var("AZURE_STORAGE_CONNECTION_STRING") {
+        for (key, value) in connection(text) {
             builder = builder.with_config(key, value);
         }
     }
@@ -196,13 +217,18 @@ fn connection(text: &str) -> Vec<(AzureConfigKey, String)> {
     found
 }
 
-fn google(bucket: &str) -> Result<Bucket> {
-    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+fn google(bucket: &str, session: &Session) -> Result<Bucket> {
+    let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket);
+    if let Some(path) = session.var("SERVICE_ACCOUNT") {
+        builder = builder.with_service_account_path(path);
+    }
+    for (key, value) in settings(session, "GOOGLE_") {
+        builder = builder.with_config(key, value);
+    }
     // By this Google's own tools find an emulator, which asks for no credentials.
-    let emulator = std::env::var("STORAGE_EMULATOR_HOST").unwrap_or_default();
-    if !emulator.is_empty() {
+    if let Some(emulator) = session.var("STORAGE_EMULATOR_HOST") {
         let url = match emulator.contains("://") {
-            true => emulator,
+            true => emulator.to_owned(),
             false => format!("http://{emulator}"),
         };
         // The crate asks for credentials even where it is told to sign nothing.

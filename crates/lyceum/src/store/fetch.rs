@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Address;
+use super::{Address, Session};
 use crate::error::Result;
 
 /// Selections of a repository's files to fetch.
@@ -63,10 +63,18 @@ fn folder(path: &str) -> &str {
 /// # Errors
 /// When there is no such repository, nothing of what is wanted is in it, or it cannot be fetched.
 pub fn fetched(path: &Path, wanted: Wanted) -> Result<PathBuf> {
+    fetched_with(path, wanted, &Session::from_env())
+}
+
+/// As [`fetched`], with the cache and the credentials of `session`.
+///
+/// # Errors
+/// As [`fetched`].
+pub fn fetched_with(path: &Path, wanted: Wanted, session: &Session) -> Result<PathBuf> {
     let Some(address) = hub_at(path)? else {
         return Ok(path.to_owned());
     };
-    fetch(&address, wanted)
+    fetch(&address, wanted, session)
 }
 
 /// The address that `path` is, if it is one of a hub.
@@ -78,8 +86,8 @@ pub(crate) fn hub_at(path: &Path) -> Result<Option<Address>> {
 }
 
 #[cfg(feature = "remote")]
-fn fetch(address: &Address, wanted: Wanted) -> Result<PathBuf> {
-    let snapshot = super::Snapshot::open(address)?;
+fn fetch(address: &Address, wanted: Wanted, session: &Session) -> Result<PathBuf> {
+    let snapshot = super::Snapshot::open(address, session)?;
     let paths: Vec<&str> = snapshot.paths().collect();
     let taken = wanted.of(&paths);
     if taken.is_empty() {
@@ -90,7 +98,7 @@ fn fetch(address: &Address, wanted: Wanted) -> Result<PathBuf> {
 }
 
 #[cfg(not(feature = "remote"))]
-fn fetch(address: &Address, _: Wanted) -> Result<PathBuf> {
+fn fetch(address: &Address, _: Wanted, _: &Session) -> Result<PathBuf> {
     Err(super::without(address))
 }
 

@@ -23,23 +23,29 @@ mod probe;
 mod refusal;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg_attr(
+    not(feature = "remote"),
+    allow(dead_code, reason = "credentials are read by remote places alone")
+)]
+mod session;
 #[cfg(feature = "remote")]
 mod waiting;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use address::Address;
 pub use cache::{Cache, Usage};
 pub(crate) use fetch::hub_at;
-pub use fetch::{Wanted, fetched};
+pub use fetch::{Wanted, fetched, fetched_with};
 #[cfg(feature = "remote")]
 pub use hub::Snapshot;
 pub use local::Local;
 pub use memory::Memory;
 pub use probe::probe;
+pub use session::Session;
 
 use crate::error::{Error, Result};
 
@@ -177,42 +183,37 @@ pub fn check_key(key: &str) -> Result<()> {
     Ok(())
 }
 
-/// `true` if this process may not use the network.
-static OFFLINE: AtomicBool = AtomicBool::new(false);
-
-/// From now on this process uses no network: remote places are read from the cache.
-pub fn go_offline() {
-    OFFLINE.store(true, Ordering::Relaxed);
-}
-
-/// Returns `true` if [`go_offline`] was called.
-pub fn offline() -> bool {
-    OFFLINE.load(Ordering::Relaxed)
-}
-
 /// Opens the store at `uri`; see [`Address`] for what it may be. Remote ones are read through the
 /// user's cache.
 ///
 /// # Errors
 /// When the address is not one, or what is configured for it cannot be used.
 pub fn open(uri: &str) -> Result<Arc<dyn Store>> {
+    open_with(uri, &Session::from_env())
+}
+
+/// As [`open`], with the cache and the credentials of `session`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(uri: &str, session: &Session) -> Result<Arc<dyn Store>> {
     match Address::parse(uri)? {
         Address::Local(path) => Ok(Arc::new(Local::new(path))),
         Address::Memory(name) => Ok(Memory::named(&name)),
-        other => far(&other),
+        other => far(&other, session),
     }
 }
 
 #[cfg(feature = "remote")]
-fn far(address: &Address) -> Result<Arc<dyn Store>> {
-    let (store, offline): (Arc<dyn Store>, bool) = match hub::Hub::open(address)? {
-        Some(hub) => (Arc::new(hub), offline() || hub::on("HF_HUB_OFFLINE")),
-        None => match cloud::open(address)? {
-            Some(bucket) => (Arc::new(bucket), offline()),
+fn far(address: &Address, session: &Session) -> Result<Arc<dyn Store>> {
+    let (store, offline): (Arc<dyn Store>, bool) = match hub::Hub::open(address, session)? {
+        Some(hub) => (Arc::new(hub), hub::offline(session)),
+        None => match cloud::open(address, session)? {
+            Some(bucket) => (Arc::new(bucket), session.offline()),
             None => return Err(Error::invalid(format!("{address} is no remote place"))),
         },
     };
-    match Cache::of_user() {
+    match session.cache().cloned() {
         Some(cache) => Ok(Arc::new(cached::Cached::new(store, cache, offline))),
         None if offline => Err(refusal::offline(&address.to_string(), "it")),
         None => Ok(store),
@@ -220,7 +221,7 @@ fn far(address: &Address) -> Result<Arc<dyn Store>> {
 }
 
 #[cfg(not(feature = "remote"))]
-fn far(address: &Address) -> Result<Arc<dyn Store>> {
+fn far(address: &Address, _: &Session) -> Result<Arc<dyn Store>> {
     Err(without(address))
 }
 

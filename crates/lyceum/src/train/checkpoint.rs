@@ -15,7 +15,6 @@ use super::fit::Learner;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::store::Cache;
 
 /// The least time between two writes that nothing but time asks for.
 const OFTEN: Duration = Duration::from_secs(2);
@@ -23,12 +22,6 @@ const OFTEN: Duration = Duration::from_secs(2);
 const SHARE: u32 = 30;
 const HEAD: &str = "training";
 const ENDING: &str = ".safetensors";
-
-/// The folder this user's checkpoints are kept in: `training` in the cache (`LYCEUM_CACHE`, or
-/// `lyceum` in `XDG_CACHE_HOME` or `~/.cache`); `None` where there is no such folder.
-pub fn checkpoints_of_user() -> Option<PathBuf> {
-    Cache::of_user().map(|cache| cache.training())
-}
 
 /// The checkpoint of one training.
 #[derive(Debug)]

@@ -16,7 +16,6 @@ mod resume;
 mod schedule;
 mod trainer;
 
-pub use checkpoint::checkpoints_of_user;
 pub use config::TrainConfig;
 pub use expert::experts;
 pub use feed::Job;

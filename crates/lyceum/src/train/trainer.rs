@@ -101,7 +101,7 @@ impl Trainer {
     }
 
     /// Sets the folder of checkpoints, from which an interrupted training continues;
-    /// [`checkpoints_of_user`](super::checkpoints_of_user) is the command line's.
+    /// [`Session::checkpoints`](crate::store::Session::checkpoints) is the command line's.
     #[must_use]
     pub fn checkpoints(mut self, dir: impl Into<PathBuf>) -> Self {
         self.checkpoints = Some(dir.into());

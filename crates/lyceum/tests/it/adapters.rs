@@ -424,6 +424,7 @@ fn taken(source: &Path, name: Option<&str>) -> Result<Contents, String> {
             tensors: None,
         },
         name: name.map(golden::name),
+        session: lyceum::store::Session::isolated(),
     };
     contents(source, &taking).map_err(|e| e.chain())
 }

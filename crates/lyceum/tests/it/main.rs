@@ -43,6 +43,7 @@ mod saved;
 mod selections;
 #[allow(dead_code, reason = "the command's own tests use the rest")]
 mod servers;
+mod sessions;
 mod shipped;
 mod sizes;
 mod smollm2;

@@ -1,5 +1,6 @@
 //! Talking to a Hugging Face hub: who we are, patience, and what its answers mean.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -7,7 +8,7 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 
 use crate::error::{Error, Refusal, Result};
 use crate::store::refusal::{self, Login};
-use crate::store::waiting;
+use crate::store::{Session, waiting};
 
 const HUB: &str = "https://huggingface.co";
 /// Attempts at a request when the hub fails, asks to wait or is not reached.
@@ -34,42 +35,46 @@ impl std::fmt::Debug for Client {
     }
 }
 
-fn var(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Returns `true` if a variable switches something on, as the hub's own tools read it.
-pub(crate) fn on(name: &str) -> bool {
-    let value = var(name).unwrap_or_default().to_uppercase();
+/// Returns `true` if the variable `name` switches something on, as the hub's own tools read it.
+fn on(session: &Session, name: &str) -> bool {
+    let value = session.var(name).unwrap_or_default().to_uppercase();
     matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
 }
 
-/// The token in the environment, or in the file the hub's own tools keep.
-fn token() -> Option<String> {
+/// Returns `true` if the hub may not be asked in `session`.
+pub(in crate::store) fn offline(session: &Session) -> bool {
+    session.offline() || on(session, "HF_HUB_OFFLINE")
+}
+
+/// The token among the variables of `session`, or in the file the hub's own tools keep.
+fn token(session: &Session) -> Option<String> {
+    let var = |name: &str| session.var(name);
     if let Some(token) = var("HF_TOKEN").or_else(|| var("HUGGING_FACE_HUB_TOKEN")) {
         return Some(token.trim().to_owned());
     }
-    if on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+    if on(session, "HF_HUB_DISABLE_IMPLICIT_TOKEN") {
         return None;
     }
-    let path = var("HF_TOKEN_PATH").map(Into::into).or_else(|| {
+    let path = var("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| {
         let cache = || {
-            let base = var("XDG_CACHE_HOME").map(std::path::PathBuf::from);
-            base.or_else(|| Some(std::env::home_dir()?.join(".cache")))
+            let base = var("XDG_CACHE_HOME").map(PathBuf::from);
+            base.or_else(|| Some(session.home()?.join(".cache")))
         };
-        let home = var("HF_HOME").map(Into::into);
-        let home: std::path::PathBuf = home.or_else(|| Some(cache()?.join("huggingface")))?;
-        Some(home.join("token"))
+        let home = var("HF_HOME").map(PathBuf::from);
+        Some(
+            home.or_else(|| Some(cache()?.join("huggingface")))?
+                .join("token"),
+        )
     })?;
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
 impl Client {
-    /// The hub that `HF_ENDPOINT` names, or the public one.
-    pub(crate) fn from_env() -> Result<Self> {
+    /// The hub that `HF_ENDPOINT` of `session` names, or the public one.
+    pub(crate) fn new(session: &Session) -> Result<Self> {
         waiting::ready()?;
-        let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| HUB.into());
+        let endpoint = session.var("HF_ENDPOINT").unwrap_or(HUB);
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
             let why = "HF_ENDPOINT must begin with https:// (or http://)";
@@ -84,7 +89,7 @@ impl Client {
         Ok(Client {
             http,
             endpoint,
-            token: token(),
+            token: token(session),
         })
     }
 

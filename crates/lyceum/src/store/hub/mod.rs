@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use client::on;
+pub(super) use client::offline;
 use commit::Outcome;
 use repo::Repo;
 pub use snapshot::Snapshot;
 
-use super::{Address, Change, Put, Store, check_key, refusal, waiting};
+use super::{Address, Change, Put, Session, Store, check_key, refusal, waiting};
 use crate::error::{Error, Refusal, Result};
 
 /// Time for which a writer tries to be first.
@@ -42,8 +42,8 @@ pub(super) struct Hub {
 
 impl Hub {
     /// The store at `address`; `None` for addresses of other kinds.
-    pub(super) fn open(address: &Address) -> Result<Option<Self>> {
-        Ok(Repo::of(address)?.map(|(repo, folder)| Hub {
+    pub(super) fn open(address: &Address, session: &Session) -> Result<Option<Self>> {
+        Ok(Repo::of(address, session)?.map(|(repo, folder)| Hub {
             uri: address.to_string(),
             folder,
             repo,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::client::{self, Client};
 use crate::error::{Error, Result};
-use crate::store::{Address, refusal};
+use crate::store::{Address, Session, refusal};
 
 /// Characters that are not escaped in a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
@@ -64,7 +64,7 @@ pub(super) fn plain(path: &str) -> String {
 
 impl Repo {
     /// The repository at `address`, and the folder in it; `None` for addresses of other kinds.
-    pub(crate) fn of(address: &Address) -> Result<Option<(Self, String)>> {
+    pub(crate) fn of(address: &Address, session: &Session) -> Result<Option<(Self, String)>> {
         let Address::Hub {
             dataset,
             owner,
@@ -76,7 +76,7 @@ impl Repo {
             return Ok(None);
         };
         let repo = Repo {
-            client: Client::from_env()?,
+            client: Client::new(session)?,
             place: address.to_string(),
             dataset: *dataset,
             owner: owner.clone(),

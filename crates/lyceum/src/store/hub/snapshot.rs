@@ -12,7 +12,7 @@ use super::repo::{File, Repo};
 use crate::digest::{hex, sha256};
 use crate::error::{Context, Error, Result};
 use crate::store::cache::{Cache, touch};
-use crate::store::{Address, check_key, offline, refusal, waiting};
+use crate::store::{Address, Session, check_key, refusal, waiting};
 
 /// Files that are not kept apart are read whole; git hosts keep them small.
 const SMALL: u64 = 256 << 20;
@@ -33,16 +33,17 @@ impl Snapshot {
     /// visit.
     ///
     /// # Errors
-    /// When the address is not of a hub, there is no such repository, or the hub is not reached.
-    pub fn open(address: &Address) -> Result<Self> {
-        let (repo, folder) = Repo::of(address)?.ok_or_else(|| {
+    /// When the address is not of a hub, there is no such repository, the hub is not reached, or
+    /// `session` has no cache.
+    pub fn open(address: &Address, session: &Session) -> Result<Self> {
+        let (repo, folder) = Repo::of(address, session)?.ok_or_else(|| {
             Error::invalid(format!(
                 "{address} is no repository of a hub (hf://owner/name)"
             ))
         })?;
-        let cache = Cache::of_user()
+        let cache = { session.cache().cloned() }
             .ok_or_else(|| Error::invalid("there is no folder for a cache; set LYCEUM_CACHE"))?;
-        let offline = offline() || client::on("HF_HUB_OFFLINE");
+        let offline = client::offline(session);
         let place = address.to_string();
         let key = format!("{} {place}", repo.client.endpoint);
         let known = |what: &str| cache.recall(&key, what);
