@@ -6,8 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::config::Config;
-use super::load::{Base, Parts};
-use super::pattern::SitePattern;
+use super::load::Base;
+use super::open::open;
+use super::parts::Parts;
+use super::pattern::{self, SitePattern, SiteShape};
 use crate::error::Result;
 
 /// A base, described.
@@ -35,21 +37,10 @@ pub struct BaseInfo {
     pub notes: Vec<String>,
 }
 
-/// A linear an expert can adapt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SiteShape {
-    /// The path of its module.
-    pub site: String,
-    /// Width of its output.
-    pub d_out: usize,
-    /// Width of its input.
-    pub d_in: usize,
-}
-
 impl BaseInfo {
     /// The linears an expert can adapt, those together that differ in their numbers only.
     pub fn patterns(&self) -> Vec<SitePattern> {
-        super::pattern::patterns(&self.sites)
+        pattern::patterns(&self.sites)
     }
 
     /// Looks at a folder or a GGUF file. Weights are read once, for the fingerprint, and not
@@ -65,7 +56,7 @@ impl BaseInfo {
             said,
             mut tokenizer,
             mut notes,
-        } = Parts::open(path)?;
+        } = open(path)?;
         tokenizer.doubt(&config.model_type);
         weights.fit(&mut config)?;
         notes.append(&mut config.notes);

@@ -4,7 +4,6 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
-mod architecture;
 mod attention;
 mod block;
 mod cache;
@@ -13,40 +12,31 @@ mod chat;
 mod checkpoint;
 pub mod config;
 mod decoder;
-mod defaults;
-mod family;
-mod fields;
-mod fit;
 mod gguf;
-mod gpt;
 mod head;
-mod idle;
 mod info;
-mod llama;
 mod load;
 mod load_options;
 mod logit_rows;
 mod mlp;
 mod norm;
+mod open;
 mod own;
+mod parts;
 mod pattern;
-mod rope;
-mod rope_fields;
-mod tensor_view;
-mod weights;
+mod source;
+mod write;
 
 pub use cache::Cache;
 pub use chat::{Chat, Message};
-pub use config::Config;
+pub use config::{Config, GptNeo, Rope, Scaling, Span, families};
 pub use decoder::{Decoder, Logits};
-pub use family::families;
-pub use gpt::{GptNeo, Span};
-pub use info::{BaseInfo, SiteShape};
-pub use load::{Base, write_folder};
+pub use info::BaseInfo;
+pub use load::Base;
 pub use load_options::{LoadOptions, Precision};
 pub use own::OwnTensors;
-pub use pattern::SitePattern;
-pub use rope::{Rope, Scaling};
+pub use pattern::{SitePattern, SiteShape};
+pub use write::write_folder;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use lyceum_kernels::norm;
 
 use super::config::{self, NormKind};
-use super::load::Source;
+use super::source::Source;
 use crate::error::Result;
 use crate::mix::{Gradients, Vector};
 use crate::ops::{self, Gradient};

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+use super::checkpoint::Weights;
 use super::config::Config;
-use super::load::Parts;
-use super::weights::Weights;
+use super::open::open;
+use super::parts::Parts;
 use crate::error::Result;
 use crate::peft::BaseTensors;
 
@@ -32,7 +33,7 @@ impl OwnTensors {
             mut config,
             mut weights,
             ..
-        } = Parts::open(path)?;
+        } = open(path)?;
         weights.fit(&mut config)?;
         Ok(OwnTensors { config, weights })
     }

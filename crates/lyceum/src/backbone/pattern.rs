@@ -3,7 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::SiteShape;
+use serde::Serialize;
+
+/// A linear an expert can adapt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SiteShape {
+    /// The path of its module.
+    pub site: String,
+    /// Width of its output.
+    pub d_out: usize,
+    /// Width of its input.
+    pub d_in: usize,
+}
 
 /// Linears of one shape whose paths differ in numbers only: every choice of one number from each
 /// set is one of them, and no other path is.

@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use lyceum_kernels::gemm::Rounding;
 
-use super::load::Source;
-use super::weights::Weights;
+use super::checkpoint::Weights;
+use super::source::Source;
 use super::{Config, Decoder, families};
 use crate::mix::{Pass, SeqLens};
 use crate::rng::Rng;

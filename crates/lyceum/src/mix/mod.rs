@@ -11,17 +11,20 @@ mod linear;
 mod pass;
 mod seq_lens;
 mod site;
+mod weight;
 
 use candle_core::Tensor;
 
 pub use bank::Bank;
 pub use gates::Gates;
-pub(crate) use linear::{Gradients, Routed, Vector};
-pub use linear::{RoutedLinear, Weight};
+pub use linear::RoutedLinear;
+pub(crate) use linear::{Gradients, Routed};
 pub use lyceum_kernels::lora::Mixing;
 pub use pass::{Mixture, Pass, Route};
 pub use seq_lens::SeqLens;
 pub use site::SiteBank;
+pub(crate) use weight::Vector;
+pub use weight::Weight;
 
 use crate::error::Result;
 use crate::name::Site;

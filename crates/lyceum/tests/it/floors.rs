@@ -1,5 +1,6 @@
 //! Modules stand on numbered floors, and imports only go down (docs/design.md).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Top-level modules by floor, lowest first. A folder counts as one module.
@@ -117,4 +118,130 @@ fn messages_name_no_flag() {
         "messages that name flags:\n{}",
         wrong.join("\n")
     );
+}
+
+/// The paths in `text`, groups written out: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn paths(text: &str, prefix: &str, found: &mut Vec<String>) {
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_alphabetic() || c == '_') {
+        rest = &rest[start..];
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
+        let (path, after) = rest.split_at(end.unwrap_or(rest.len()));
+        let path = format!("{prefix}{path}");
+        rest = after;
+        if !path.ends_with("::") || !rest.starts_with('{') {
+            found.push(path);
+            continue;
+        }
+        let mut open = 0;
+        let close = rest.find(|c| {
+            open += i32::from(c == '{') - i32::from(c == '}');
+            open == 0
+        });
+        let close = close.unwrap_or(rest.len() - 1);
+        paths(&rest[1..close], &path, found);
+        rest = &rest[close..];
+    }
+}
+
+/// The paths in a file, from the root of the crate, without its comments and tests. `module` is the
+/// file's own.
+fn absolute(file: &Path, module: &[String]) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let text = text.split("#[cfg(test)]").next().unwrap();
+    let lines = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+    let mut found = Vec::new();
+    paths(&lines.collect::<Vec<_>>().join("\n"), "", &mut found);
+    let absolute = |path: &String| {
+        let mut from = match path.split("::").next() {
+            Some("super" | "self") => module.to_vec(),
+            Some("crate") => Vec::new(),
+            _ => return None,
+        };
+        for part in path.split("::") {
+            match part {
+                "crate" | "self" | "" => {}
+                "super" => drop(from.pop()),
+                name => from.push(name.into()),
+            }
+        }
+        Some(from)
+    };
+    found.iter().filter_map(absolute).collect()
+}
+
+/// The modules that the modules of the folder `dir` import of each other; `here` is the folder's
+/// own path. A name that the folder's module re-exports counts as the module it is from.
+fn graph(dir: &Path, here: &[String]) -> BTreeMap<String, BTreeSet<String>> {
+    let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let own = files.entry(name(&path)).or_default();
+        match path.is_dir() {
+            true => sources(&path, own),
+            false => own.push(path),
+        }
+    }
+    files.retain(|module, _| !["mod", "tests"].contains(&module.as_str()));
+    let mut exports = Vec::new();
+    let text = std::fs::read_to_string(dir.join("mod.rs")).unwrap();
+    paths(&text, "", &mut exports);
+    let owner = |of: &String| {
+        let exported = |path: &&String| path.rsplit("::").next() == Some(of);
+        let from = exports.iter().filter(|path| path.contains("::"));
+        let from = from.clone().find(exported)?.split("::").next()?;
+        Some(from.to_owned())
+    };
+    let mut graph = BTreeMap::new();
+    for (module, own) in &files {
+        let mut imports = BTreeSet::new();
+        for file in own {
+            let below = file.strip_prefix(dir).unwrap().with_extension("");
+            let below = below.components().map(|c| c.as_os_str().to_str().unwrap());
+            let below = below.filter(|part| *part != "mod").map(str::to_owned);
+            let at: Vec<String> = here.iter().cloned().chain(below).collect();
+            for path in absolute(file, &at) {
+                let Some(first) = path.strip_prefix(here).and_then(<[String]>::first) else {
+                    continue;
+                };
+                let other = match files.contains_key(first) {
+                    true => first.clone(),
+                    false => owner(first).unwrap_or_default(),
+                };
+                if other != *module && files.contains_key(&other) {
+                    imports.insert(other);
+                }
+            }
+        }
+        graph.insert(module.clone(), imports);
+    }
+    graph
+}
+
+/// Modules that import each other in a circle: those that remain when modules whose imports are
+/// all gone are taken away again and again.
+fn circle(mut graph: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    loop {
+        let here: BTreeSet<String> = graph.keys().cloned().collect();
+        let before = graph.len();
+        graph.retain(|_, imports| !imports.is_disjoint(&here));
+        if graph.len() == before {
+            return graph.into_keys().collect();
+        }
+    }
+}
+
+#[test]
+fn modules_of_the_backbone_import_in_no_circle() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in ["backbone", "backbone/checkpoint", "backbone/config"] {
+        let here: Vec<String> = path.split('/').map(str::to_owned).collect();
+        let graph = graph(&src.join(path), &here);
+        assert!(graph.len() > 3, "{path}: {graph:?}");
+        assert_eq!(circle(graph.clone()), [""; 0], "{path}: {graph:#?}");
+    }
+    let two = |a: &str, b: &str| (a.to_owned(), BTreeSet::from([b.to_owned()]));
+    let odd = BTreeMap::from([two("a", "b"), two("b", "c"), two("c", "b"), two("d", "e")]);
+    assert_eq!(circle(odd), ["a", "b", "c"]);
 }

@@ -7,9 +7,8 @@
 use lyceum_formats::gguf::{Header, Value};
 use serde_json::{Map, Value as Json, json};
 
-use super::super::config::{Config, Qkv};
-use super::super::family;
-use super::super::tensor_view::RowOrder;
+use super::super::checkpoint::RowOrder;
+use super::super::config::{self, Config, Qkv};
 use super::fields::{Fields, below};
 use crate::error::{Error, Result};
 
@@ -73,7 +72,7 @@ pub(super) fn config(
         rope(&mut fields, &mut json, &numbers)?;
     }
     fields.finish()?;
-    let mut config = family::config(what, Json::Object(json))?;
+    let mut config = config::config(what, Json::Object(json))?;
     // ggml keeps matrices as they are multiplied, and Gemma's norms with the one added.
     config.transposed = false;
     config.norm.plus_one = false;

@@ -17,10 +17,9 @@ use lyceum_kernels::map::Map;
 use lyceum_kernels::quantised::Format;
 
 use super::chat::{Chat, DEFAULT, Said};
+use super::checkpoint::{Bytes, StorageType, TensorView, Weights, bad};
 use super::config::{Config, Positions};
-use super::load::Parts;
-use super::tensor_view::{Bytes, StorageType, TensorView, bad};
-use super::weights::Weights;
+use super::parts::Parts;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::file::unread;

@@ -1,7 +1,6 @@
 //! From ggml's names of tensors to the checkpoint's.
 
-use super::super::config::{Config, MlpShape};
-use super::super::family::Modules;
+use super::super::config::{Config, MlpShape, Modules};
 
 /// The checkpoint's name of the tensor that a GGUF file calls `name`, if there is one.
 pub(super) fn name(config: &Config, name: &str) -> Option<String> {

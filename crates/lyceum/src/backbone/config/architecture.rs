@@ -8,8 +8,8 @@
 use lyceum_kernels::activation::Activation;
 use serde::Serialize;
 
-use super::config::{Config, MlpShape, Norm, NormKind, Positions, Qkv, Residual};
 use super::rope::{Rope, Scaling};
+use super::types::{Config, MlpShape, Norm, NormKind, Positions, Qkv, Residual};
 use crate::error::{Error, Result};
 
 /// The hashed fields, in this order, which must not change: libraries store the result.

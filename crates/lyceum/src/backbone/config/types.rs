@@ -1,13 +1,11 @@
-//! Decoder configurations: every family is described by the fields of one [`Config`].
-
-use std::path::Path;
+//! The fields of a decoder's configuration.
 
 use lyceum_kernels::activation::Activation;
 use lyceum_kernels::attention::Heads;
 use lyceum_kernels::gemm::Rounding;
 use serde::Serialize;
 
-use super::family::{self, Modules};
+use super::modules::Modules;
 use super::rope::Rope;
 use crate::error::{Error, Result};
 use crate::name::Site;
@@ -41,16 +39,16 @@ pub struct Config {
     pub head: Head,
     /// `true` if matrices are stored as `[d_in, d_out]` ("Conv1D").
     #[serde(skip)]
-    pub(super) transposed: bool,
+    pub(in crate::backbone) transposed: bool,
     /// The checkpoint's module names.
     #[serde(skip)]
-    pub(super) modules: &'static Modules,
+    pub(in crate::backbone) modules: &'static Modules,
     /// The text covered by the fingerprint, when it is not this description.
     #[serde(skip)]
-    pub(super) identity: Option<String>,
+    pub(in crate::backbone) identity: Option<String>,
     /// The field that says how the weights are quantised, if one does: the tensors must not be.
     #[serde(skip)]
-    pub(super) quantised: Option<String>,
+    pub(in crate::backbone) quantised: Option<String>,
     /// Notes for people: contradictions and how they were resolved, and unused fields.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -192,45 +190,27 @@ pub struct Head {
 
 /// One linear of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Linear {
-    pub(super) path: String,
-    pub(super) d_out: usize,
-    pub(super) d_in: usize,
-    pub(super) bias: bool,
+pub(in crate::backbone) struct Linear {
+    pub(in crate::backbone) path: String,
+    pub(in crate::backbone) d_out: usize,
+    pub(in crate::backbone) d_in: usize,
+    pub(in crate::backbone) bias: bool,
 }
 
 impl Config {
-    /// Reads and checks `config.json`.
-    ///
-    /// # Errors
-    /// When the file is missing, is of a family that is not supported, or holds a field that is
-    /// not known to leave the computation as it is.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Config::parse(&text, &path.display().to_string())
-    }
-
-    /// Parses a configuration in memory; `what` names it in errors.
-    ///
-    /// # Errors
-    /// As [`Config::read`].
-    pub fn parse(text: &[u8], what: &str) -> Result<Self> {
-        family::config(what, crate::file::json(what, text)?)
-    }
-
     /// The path of a module of block `i`.
-    pub(super) fn in_block(&self, i: usize, module: &str) -> String {
+    pub(in crate::backbone) fn in_block(&self, i: usize, module: &str) -> String {
         let Modules { root, blocks, .. } = self.modules;
         format!("{root}.{blocks}.{i}.{module}")
     }
 
     /// The path of a module beside the blocks.
-    pub(super) fn in_root(&self, module: &str) -> String {
+    pub(in crate::backbone) fn in_root(&self, module: &str) -> String {
         format!("{}.{module}", self.modules.root)
     }
 
     /// The heads of a block whose products round so.
-    pub(super) fn heads(&self, layer: &Layer, rounding: Rounding) -> Heads {
+    pub(in crate::backbone) fn heads(&self, layer: &Layer, rounding: Rounding) -> Heads {
         Heads {
             heads: self.attention.heads,
             kv_heads: self.attention.kv_heads,
@@ -243,7 +223,7 @@ impl Config {
     }
 
     /// The linears of block `i`: q, k, v (or one), the output, the MLP's.
-    pub(super) fn linears(&self, i: usize) -> Vec<Linear> {
+    pub(in crate::backbone) fn linears(&self, i: usize) -> Vec<Linear> {
         let (d, a, m) = (self.hidden_size, &self.attention, &self.mlp);
         let (q, kv) = (a.heads * a.dim, a.kv_heads * a.dim);
         let linear = |module: &str, d_out, d_in, bias| Linear {
@@ -277,7 +257,7 @@ impl Config {
     }
 
     /// The norms of a block, as modules.
-    pub(super) fn norms(&self) -> Vec<&'static str> {
+    pub(in crate::backbone) fn norms(&self) -> Vec<&'static str> {
         let names = self.modules;
         match self.residual {
             Residual::Shared => vec![names.attention_norm],
@@ -357,7 +337,7 @@ impl Config {
     }
 
     /// Has a head of its own after all.
-    pub(super) fn untie(&mut self) {
+    pub(in crate::backbone) fn untie(&mut self) {
         self.head.tied = false;
         if let Some(identity) = &mut self.identity {
             let said = |tied| format!("\"tie_word_embeddings\":{tied}");
@@ -366,7 +346,7 @@ impl Config {
     }
 
     /// The text that the fingerprint covers besides the weights.
-    pub(super) fn identity(&self) -> Result<String> {
+    pub(in crate::backbone) fn identity(&self) -> Result<String> {
         match &self.identity {
             Some(text) => Ok(text.clone()),
             None => serde_json::to_string(self).map_err(|e| Error::format("config.json", e)),

@@ -11,39 +11,40 @@ use lyceum_kernels::quantised::{self, Format};
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
-use super::checkpoint::{self, Files};
-use super::config::Config;
-use super::tensor_view::{Bytes, StorageType, TensorView, bad};
+use super::files::{self, Files};
+use super::storage::StorageType;
+use super::tensor_view::{Bytes, TensorView, bad};
+use crate::backbone::config::Config;
 use crate::error::{Context, Error, Result};
 use crate::{file, torch};
 
 /// The tensors of a checkpoint by name.
 #[derive(Debug, Default)]
-pub(super) struct Weights<'a> {
-    pub(super) tensors: BTreeMap<String, TensorView<'a>>,
+pub(in crate::backbone) struct Weights<'a> {
+    pub(in crate::backbone) tensors: BTreeMap<String, TensorView<'a>>,
     /// Those of types that are no weights.
-    pub(super) others: BTreeMap<String, Other>,
+    pub(in crate::backbone) others: BTreeMap<String, Other>,
     /// Warnings for the base's owner, as texts for people.
-    pub(super) notes: Vec<String>,
+    pub(in crate::backbone) notes: Vec<String>,
 }
 
 /// A tensor whose values are not read.
 #[derive(Debug)]
-pub(super) struct Other {
+pub(in crate::backbone) struct Other {
     /// As the file names it: U8, I64, BOOL, ...
-    pub(super) kind: String,
-    pub(super) shape: Vec<usize>,
+    pub(in crate::backbone) kind: String,
+    pub(in crate::backbone) shape: Vec<usize>,
 }
 
 impl<'a> Weights<'a> {
     /// Tensors in f32 made elsewhere.
-    pub(super) fn made(tensors: BTreeMap<String, Tensor>) -> Self {
+    pub(in crate::backbone) fn made(tensors: BTreeMap<String, Tensor>) -> Self {
         let stored = |(name, tensor): (String, Tensor)| (name, TensorView::made(tensor));
         Weights::found(tensors.into_iter().map(stored).collect())
     }
 
     /// Tensors found elsewhere.
-    pub(super) fn found(tensors: BTreeMap<String, TensorView<'a>>) -> Self {
+    pub(in crate::backbone) fn found(tensors: BTreeMap<String, TensorView<'a>>) -> Self {
         Weights {
             tensors,
             ..Weights::default()
@@ -51,7 +52,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The tensors of one safetensors file in memory.
-    pub(super) fn of(bytes: &'a [u8]) -> Result<Self> {
+    pub(in crate::backbone) fn of(bytes: &'a [u8]) -> Result<Self> {
         let mut all = Weights::default();
         all.add(&Bytes::Slice(bytes), "model.safetensors")?;
         Ok(all)
@@ -59,7 +60,7 @@ impl<'a> Weights<'a> {
 
     /// The tensors of a folder: one file, the shards its index names, or older files of
     /// `torch.save`, one or several (read without running any of their code).
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    pub(in crate::backbone) fn open(dir: &Path) -> Result<Self> {
         let files = Files::of(dir)?;
         let mut all = Weights {
             notes: files.notes,
@@ -81,7 +82,7 @@ impl<'a> Weights<'a> {
 
     fn add(&mut self, bytes: &Bytes<'a>, what: &str) -> Result<()> {
         let all = bytes.get();
-        let file = SafeTensors::deserialize(all).map_err(|_| checkpoint::damage(what, all))?;
+        let file = SafeTensors::deserialize(all).map_err(|_| files::damage(what, all))?;
         for (name, view) in file.tensors() {
             let lay = match view.dtype() {
                 Dtype::F64 => StorageType::F64,
@@ -152,7 +153,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The shape of a tensor.
-    pub(super) fn shape(&self, name: &str) -> Result<&[usize]> {
+    pub(in crate::backbone) fn shape(&self, name: &str) -> Result<&[usize]> {
         Ok(&self.stored(name)?.shape)
     }
 
@@ -160,7 +161,7 @@ impl<'a> Weights<'a> {
     ///
     /// # Errors
     /// When there is no such tensor or it holds a value that is not finite.
-    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
+    pub(in crate::backbone) fn values(&self, name: &str) -> Result<Vec<f32>> {
         let stored = self.stored(name)?;
         let mut all = Vec::with_capacity(stored.shape.iter().product());
         stored.each(|values| all.extend_from_slice(values))?;
@@ -172,7 +173,12 @@ impl<'a> Weights<'a> {
     ///
     /// # Errors
     /// As [`Weights::values`].
-    pub(super) fn rows(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
+    pub(in crate::backbone) fn rows(
+        &self,
+        name: &str,
+        first: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
         self.stored(name)?.rows(first, out)?;
         finite(name, out)
     }
@@ -181,13 +187,16 @@ impl<'a> Weights<'a> {
     ///
     /// # Errors
     /// As [`Weights::values`].
-    pub(super) fn blocks(&self, name: &str) -> Result<Option<(Format, quantised::Bytes)>> {
+    pub(in crate::backbone) fn blocks(
+        &self,
+        name: &str,
+    ) -> Result<Option<(Format, quantised::Bytes)>> {
         let stored = self.stored(name)?;
         stored.blocks().map_err(|why| bad(name, why))
     }
 
     /// Hex SHA-256 over what the base computes and over its weights in f32.
-    pub(super) fn fingerprint(&self, config: &Config) -> Result<String> {
+    pub(in crate::backbone) fn fingerprint(&self, config: &Config) -> Result<String> {
         let mut hash = Sha256::new().chain_update(config.identity()?);
         for (name, stored) in &self.tensors {
             hash.update(format!("{name}{:?}", stored.shape));

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{Config, Positions};
-use super::tensor_view::StorageType;
+use super::storage::StorageType;
 use super::weights::Weights;
+use crate::backbone::config::{Config, Positions};
 use crate::error::{Error, Result};
 
 /// Parts that programs around a model put into the names of its tensors: torch.compile, FSDP,
@@ -27,7 +27,7 @@ impl Weights<'_> {
     ///
     /// # Errors
     /// When a tensor is missing, has another shape, or is one that `config` does not explain.
-    pub(super) fn fit(&mut self, config: &mut Config) -> Result<()> {
+    pub(in crate::backbone) fn fit(&mut self, config: &mut Config) -> Result<()> {
         self.rename(config)?;
         self.tie(config)?;
         let wanted: BTreeMap<String, Vec<usize>> = config.tensors().into_iter().collect();

@@ -2,11 +2,11 @@
 
 use lyceum_kernels::activation::Activation;
 
-use super::config::{Config, MlpShape, NormKind, Qkv, Residual};
-use super::family::{activation, activation_of, head_dim, layers, never_slides, same_layers};
 use super::fields::Fields;
+use super::read::{activation, activation_of, head_dim, layers, never_slides, same_layers};
 use super::rope::Rope;
 use super::rope_fields::Context;
+use super::types::{Config, MlpShape, NormKind, Qkv, Residual};
 use crate::error::Result;
 
 /// Reads the fields that all of them share; `named` is the field of the activation.

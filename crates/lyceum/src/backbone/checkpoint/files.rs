@@ -103,7 +103,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
 }
 
 /// Describes what a folder that is not a base contains instead, with a remedy.
-pub(super) fn instead(dir: &Path) -> String {
+pub(in crate::backbone) fn instead(dir: &Path) -> String {
     let has = |name: &str| dir.join(name).exists();
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = files

@@ -3,9 +3,9 @@
 
 use std::f64::consts::PI;
 
-use super::config::{Config, Positions};
 use super::fields::Fields;
 use super::rope::{Rope, Scaling};
+use super::types::{Config, Positions};
 use crate::error::Result;
 
 /// Names and capabilities of a family's RoPE fields.

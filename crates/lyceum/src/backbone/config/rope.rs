@@ -143,7 +143,7 @@ impl Rope {
     }
 
     /// The angles of every token of `seq_lens`.
-    pub(super) fn angles(&self, seq_lens: &SeqLens) -> Angles {
+    pub(in crate::backbone) fn angles(&self, seq_lens: &SeqLens) -> Angles {
         let half = self.dims / 2;
         let n = seq_lens.tokens() * half;
         let (mut cos, mut sin) = (Vec::with_capacity(n), Vec::with_capacity(n));

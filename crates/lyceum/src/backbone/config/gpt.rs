@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, Positions, Qkv, Residual};
-use super::family::{activation, head_dim, layers, never_slides, same_layers};
 use super::fields::Fields;
+use super::read::{activation, activation_of, head_dim, layers, never_slides, same_layers};
 use super::rope::Rope;
 use super::rope_fields::Context;
+use super::types::{Config, Positions, Qkv, Residual};
 use crate::error::{Error, Result};
 
 pub(super) fn gpt2(f: &mut Fields, c: &mut Config) -> Result<()> {
@@ -184,15 +184,6 @@ fn tied() -> bool {
 }
 
 impl GptNeo {
-    /// The description of this decoder.
-    ///
-    /// # Errors
-    /// When a size is zero or two fields do not fit.
-    pub fn describe(&self) -> Result<Config> {
-        let value = serde_json::to_value(self).map_err(|e| Error::format("gpt_neo", e))?;
-        super::family::config("gpt_neo", value)
-    }
-
     /// The attention span of each layer, one entry per layer.
     pub(super) fn spans(&self) -> Vec<Span> {
         let repeat =
@@ -228,7 +219,7 @@ pub(super) fn gpt_neo(f: &mut Fields, c: &mut Config) -> Result<()> {
     a.dim = head_dim(f, own.hidden_size, own.num_heads)?;
     a.qkv_bias = false;
     c.mlp.inner = own.intermediate_size.unwrap_or(4 * own.hidden_size);
-    c.mlp.activation = super::family::activation_of(f, &own.activation_function)?;
+    c.mlp.activation = activation_of(f, &own.activation_function)?;
     c.head.tied = own.tie_word_embeddings;
     c.layers = layers(f, own.num_layers, 1.0)?;
     let spans = own.spans();
