@@ -8,20 +8,18 @@ use lyceum_kernels::rope::{self, Angles, Rotation};
 use lyceum_kernels::stream;
 
 use super::cache::Cache;
-use super::config::Qkv;
+use super::config::layout::Qkv;
 use super::logit_rows::LogitRows;
 use super::norm::Norm;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
 
 /// Attention of one block.
 #[derive(Debug, Clone)]
 pub(super) struct Attention {
-    /// q, k and v, or one for all.
-    pub(super) qkv: Vec<RoutedLinear>,
-    pub(super) split: Qkv,
+    pub(super) qkv: Qkv<RoutedLinear>,
     /// Norms of the heads of q and k.
-    pub(super) norms: Option<(Norm, Norm)>,
+    pub(super) norms: Option<[Norm; 2]>,
     pub(super) heads: Heads,
     pub(super) out: RoutedLinear,
 }
@@ -54,20 +52,24 @@ pub(super) struct AttentionSaved {
     v: Vec<f32>,
     /// q and k before their norms.
     plain: Option<(Vec<f32>, Vec<f32>)>,
-    qkv: Vec<Option<Routed>>,
+    /// Decisions at q, k and v, or at the one matrix for all.
+    qkv: [Option<Routed>; 3],
     seen: Vec<f32>,
     out: Option<Routed>,
 }
 
 /// q, k and v, and what each matrix's experts decided.
-type Projected = ([Vec<f32>; 3], Vec<Option<Routed>>);
+type Projected = ([Vec<f32>; 3], [Option<Routed>; 3]);
+
+/// The columns of q, k and v in a row of their one matrix: pieces of (which, values).
+type Columns = Vec<(usize, usize)>;
 
 impl Attention {
     /// The trainable tensors, in the order of the gradients.
     pub(super) fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
-        let linears = self.qkv.iter().chain([&self.out]);
+        let linears = self.qkv.linears().iter().chain([&self.out]);
         let mut all: Vec<Tensor> = linears.flat_map(|l| l.variables(pass)).collect();
-        if let Some((q, k)) = &self.norms {
+        if let Some([q, k]) = &self.norms {
             all.extend(q.variables());
             all.extend(k.variables());
         }
@@ -76,73 +78,49 @@ impl Attention {
 
     /// Returns `true` if the backward pass reads the input.
     pub(super) fn reads_input(&self, pass: &Pass<'_>) -> bool {
-        self.qkv.iter().any(|l| l.reads_input(pass))
-    }
-
-    pub(super) fn odd() -> Error {
-        Error::invalid("attention has the wrong number of matrices")
+        self.qkv.linears().iter().any(|l| l.reads_input(pass))
     }
 
     /// q of the wanted rows, k and v of all, `[.., heads * dim]`, of `x` `[t, d]`.
     fn project(&self, x: &[f32], args: &BlockArgs<'_>) -> Result<Projected> {
-        match (self.split, self.qkv.as_slice()) {
-            (Qkv::Separate, [q, k, v]) => {
+        match &self.qkv {
+            Qkv::Separate([q, k, v]) => {
                 let d = x.len() / args.pass.seq_lens.tokens().max(1);
                 let own = args.wanted.map(|wanted| wanted.pick(x, d));
                 let (q, by_q) = q.forward(own.as_deref().unwrap_or(x), None, &args.own())?;
                 let (k, by_k) = k.forward(x, None, args.pass)?;
                 let (v, by_v) = v.forward(x, None, args.pass)?;
-                Ok(([q, k, v], vec![by_q, by_k, by_v]))
+                Ok(([q, k, v], [by_q, by_k, by_v]))
             }
-            (Qkv::Fused | Qkv::Interleaved, [all]) => {
-                let (all, by) = all.forward(x, None, args.pass)?;
-                let [mut q, k, v] = self.apart(&all);
-                if let Some(wanted) = args.wanted {
-                    q = wanted.pick(&q, self.heads.width());
-                }
-                Ok(([q, k, v], vec![by]))
-            }
-            _ => Err(Self::odd()),
+            Qkv::Fused(all) => self.project_one(all, &self.fused(), x, args),
+            Qkv::Interleaved(all) => self.project_one(all, &self.interleaved(), x, args),
         }
     }
 
-    /// The columns of q, k and v in a row of their one matrix: pieces of (which, values).
-    fn row_chunks(&self) -> Vec<(usize, usize)> {
+    /// As [`Attention::project`], by one matrix with these columns.
+    fn project_one(
+        &self,
+        all: &RoutedLinear,
+        columns: &Columns,
+        x: &[f32],
+        args: &BlockArgs<'_>,
+    ) -> Result<Projected> {
+        let (all, by) = all.forward(x, None, args.pass)?;
+        let [mut q, k, v] = apart(&all, columns);
+        if let Some(wanted) = args.wanted {
+            q = wanted.pick(&q, self.heads.width());
+        }
+        Ok(([q, k, v], [by, None, None]))
+    }
+
+    fn fused(&self) -> Columns {
         let (q, kv) = (self.heads.width(), self.heads.kv_width());
-        match self.split {
-            Qkv::Interleaved => (0..3 * self.heads.heads)
-                .map(|i| (i % 3, self.heads.dim))
-                .collect(),
-            _ => vec![(0, q), (1, kv), (2, kv)],
-        }
+        vec![(0, q), (1, kv), (2, kv)]
     }
 
-    fn apart(&self, all: &[f32]) -> [Vec<f32>; 3] {
-        let pieces = self.row_chunks();
-        let width: usize = pieces.iter().map(|(_, n)| n).sum();
-        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
-        for row in all.chunks(width) {
-            let mut at = 0;
-            for (which, n) in &pieces {
-                parts[*which].extend_from_slice(&row[at..at + n]);
-                at += n;
-            }
-        }
-        parts
-    }
-
-    fn together(&self, parts: [&[f32]; 3]) -> Vec<f32> {
-        let pieces = self.row_chunks();
-        let mut rests = parts;
-        let mut all = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
-        while !rests[0].is_empty() {
-            for (which, n) in &pieces {
-                let (own, rest) = rests[*which].split_at(*n);
-                all.extend_from_slice(own);
-                rests[*which] = rest;
-            }
-        }
-        all
+    fn interleaved(&self) -> Columns {
+        let columns = 0..3 * self.heads.heads;
+        columns.map(|i| (i % 3, self.heads.dim)).collect()
     }
 
     fn rotate(
@@ -168,7 +146,7 @@ impl Attention {
     ) -> Result<(Vec<f32>, AttentionSaved)> {
         let ([mut q, mut k, v], qkv) = self.project(x, args)?;
         let mut plain = None;
-        if let Some((q_norm, k_norm)) = &self.norms {
+        if let Some([q_norm, k_norm]) = &self.norms {
             let normed = (q_norm.forward(&q)?, k_norm.forward(&k)?);
             plain = Some((q, k));
             (q, k) = normed;
@@ -238,24 +216,23 @@ impl Attention {
         self.stretches(args).into_iter().map(span).collect()
     }
 
-    /// The gradient of `x`, if wanted, for that of the result `dy`; those of the variables are
-    /// pushed. `x` is read only if [`Attention::reads_input`] says so.
+    /// Puts the gradient of `x` for that of the result `dy` into `dx`, if wanted; those of the
+    /// variables are pushed. `x` is read only if [`Attention::reads_input`] says so.
     pub(super) fn backward(
         &self,
         (x, kept): (&[f32], &AttentionSaved),
         dy: &[f32],
         args: &BlockArgs<'_>,
-        wants_dx: bool,
+        dx: Option<&mut Vec<f32>>,
         gradients: &mut Gradients,
-    ) -> Result<Option<Vec<f32>>> {
+    ) -> Result<()> {
         let AttentionSaved { q, k, v, .. } = kept;
-        let (mut linears, mut norms) = (vec![Vec::new(); self.qkv.len() + 1], Vec::new());
+        let (mut out, mut norms) = (Gradients::new(), Gradients::new());
         let read = (kept.seen.as_slice(), kept.out.as_ref());
-        let last = self.qkv.len();
-        let dout = self
-            .out
-            .backward(read, dy, &args.own(), true, &mut linears[last])?;
-        let dout = dout.ok_or_else(Self::odd)?;
+        let mut dout = Vec::new();
+        let own = args.own();
+        self.out
+            .backward(read, dy, &own, Some(&mut dout), &mut out)?;
         let own = kernel::backward((q, k, v), &dout, &self.stretches(args), &self.heads);
         let kernel::Gradients { mut dq, mut dk, dv } = own;
         drop(dout);
@@ -265,59 +242,117 @@ impl Attention {
         };
         dq = self.rotate(dq, self.heads.heads, own.as_ref(), Rotation::Back);
         dk = self.rotate(dk, self.heads.kv_heads, args.angles, Rotation::Back);
-        if let (Some((q_norm, k_norm)), Some((q, k))) = (&self.norms, &kept.plain) {
+        if let (Some([q_norm, k_norm]), Some((q, k))) = (&self.norms, &kept.plain) {
             dq = q_norm.backward(q, &dq, None, &mut norms)?;
             dk = k_norm.backward(k, &dk, None, &mut norms)?;
         }
-        let dx = match self.qkv.as_slice() {
-            [_, _, _] => {
-                self.apart_backward((x, kept), [&dq, &dk, &dv], args, wants_dx, &mut linears)?
-            }
-            [all] => {
-                if let Some(wanted) = args.wanted {
-                    let width = self.heads.width();
-                    let mut full = vec![0.0; args.pass.seq_lens.tokens() * width];
-                    wanted.put_back(&dq, width, &mut full);
-                    dq = full;
-                }
-                let dall = self.together([&dq, &dk, &dv]);
-                let read = (x, kept.qkv.first().and_then(Option::as_ref));
-                all.backward(read, &dall, args.pass, wants_dx, &mut linears[0])?
-            }
-            _ => return Err(Self::odd()),
+        let back = QkvBackward {
+            x,
+            kept,
+            dqkv: [dq, dk, dv],
+            args,
         };
-        gradients.extend(linears.into_iter().flatten().chain(norms));
-        Ok(dx)
+        match &self.qkv {
+            Qkv::Separate(linears) => back.separate(linears, dx, gradients)?,
+            Qkv::Fused(all) => back.one(all, &self.fused(), dx, gradients)?,
+            Qkv::Interleaved(all) => back.one(all, &self.interleaved(), dx, gradients)?,
+        }
+        gradients.extend(out.into_iter().chain(norms));
+        Ok(())
     }
+}
 
-    /// The backward pass of three matrices.
-    fn apart_backward(
+/// q, k and v from the rows of their one matrix.
+fn apart(all: &[f32], columns: &Columns) -> [Vec<f32>; 3] {
+    let width: usize = columns.iter().map(|(_, n)| n).sum();
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    for row in all.chunks(width) {
+        let mut at = 0;
+        for (which, n) in columns {
+            parts[*which].extend_from_slice(&row[at..at + n]);
+            at += n;
+        }
+    }
+    parts
+}
+
+/// The inverse of [`apart`].
+fn together(parts: [&[f32]; 3], columns: &Columns) -> Vec<f32> {
+    let mut rests = parts;
+    let mut all = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+    while !rests[0].is_empty() {
+        for (which, n) in columns {
+            let (own, rest) = rests[*which].split_at(*n);
+            all.extend_from_slice(own);
+            rests[*which] = rest;
+        }
+    }
+    all
+}
+
+/// A backward pass through the projections of q, k and v.
+struct QkvBackward<'a> {
+    x: &'a [f32],
+    kept: &'a AttentionSaved,
+    /// The gradients of q, of the wanted rows, and of k and v.
+    dqkv: [Vec<f32>; 3],
+    args: &'a BlockArgs<'a>,
+}
+
+impl QkvBackward<'_> {
+    /// By three matrices.
+    fn separate(
         &self,
-        (x, kept): (&[f32], &AttentionSaved),
-        dqkv: [&[f32]; 3],
-        args: &BlockArgs<'_>,
-        wants_dx: bool,
-        gradients: &mut [Gradients],
-    ) -> Result<Option<Vec<f32>>> {
-        let mut sum: Option<Vec<f32>> = None;
+        linears: &[RoutedLinear; 3],
+        mut dx: Option<&mut Vec<f32>>,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        let (args, x) = (self.args, self.x);
         let t = args.pass.seq_lens.tokens().max(1);
+        let mut all = [Gradients::new(), Gradients::new(), Gradients::new()];
         // q last: with some rows wanted its gradient is not one of all rows.
         for i in [1, 2, 0] {
-            let (linear, by) = (&self.qkv[i], kept.qkv.get(i).and_then(Option::as_ref));
             let some = args.wanted.filter(|_| i == 0);
             let own = some.map(|wanted| wanted.pick(x, x.len() / t));
             let pass = if i == 0 { args.own() } else { *args.pass };
-            let read = (own.as_deref().unwrap_or(x), by);
-            let dx = linear.backward(read, dqkv[i], &pass, wants_dx, &mut gradients[i])?;
-            match (&mut sum, dx) {
-                (Some(sum), Some(dx)) => match some {
-                    Some(wanted) => wanted.put_back(&dx, sum.len() / t, sum),
-                    None => stream::add(&dx, sum),
-                },
-                (None, dx) => sum = dx,
-                (Some(_), None) => {}
+            let read = (own.as_deref().unwrap_or(x), self.kept.qkv[i].as_ref());
+            let mut own_dx = dx.is_some().then(Vec::new);
+            linears[i].backward(read, &self.dqkv[i], &pass, own_dx.as_mut(), &mut all[i])?;
+            let (Some(sum), Some(dx)) = (&mut dx, own_dx) else {
+                continue;
+            };
+            match (i, some) {
+                (1, _) => **sum = dx,
+                (_, Some(wanted)) => wanted.put_back(&dx, sum.len() / t, sum),
+                (_, None) => stream::add(&dx, sum),
             }
         }
-        Ok(sum)
+        gradients.extend(all.into_iter().flatten());
+        Ok(())
+    }
+
+    /// By one matrix with these columns.
+    fn one(
+        self,
+        all: &RoutedLinear,
+        columns: &Columns,
+        dx: Option<&mut Vec<f32>>,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        let [mut dq, dk, dv] = self.dqkv;
+        let pass = self.args.pass;
+        if let Some(wanted) = self.args.wanted {
+            let width: usize = columns
+                .iter()
+                .filter(|(to, _)| *to == 0)
+                .map(|(_, n)| n)
+                .sum();
+            let mut full = vec![0.0; pass.seq_lens.tokens() * width];
+            wanted.put_back(&dq, width, &mut full);
+            dq = full;
+        }
+        let dall = together([&dq, &dk, &dv], columns);
+        let read = (self.x, self.kept.qkv[0].as_ref());
+        all.backward(read, &dall, pass, dx, gradients)
     }
 }

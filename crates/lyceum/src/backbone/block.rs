@@ -1,5 +1,5 @@
 //! One block: attention and MLP, joined to the stream as the family does. A block is one operation
-//! in the graph of a training args; what happens inside is computed here, forward and backward.
+//! in the graph of a training step; what happens inside is computed here, forward and backward.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,12 +11,13 @@ use lyceum_kernels::stream;
 
 use super::attention::{Attention, AttentionSaved, BlockArgs};
 use super::cache::Cache;
-use super::config::{Config, Linear, Residual};
+use super::config::layout::Norms;
+use super::config::{Config, Linear};
 use super::logit_rows::LogitRows;
 use super::mlp::{Mlp, MlpSaved};
 use super::norm::Norm;
 use super::source::Source;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mix::{Gradients, Mixture, Pass, Route, RoutedLinear, SeqLens};
 use crate::name::{Name, Site};
 use crate::ops::{self, Gradient};
@@ -24,9 +25,7 @@ use crate::ops::{self, Gradient};
 /// One block.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
-    pub(super) residual: Residual,
-    /// In the order of [`Config::norms`].
-    norms: Vec<Norm>,
+    pub(super) norms: Norms<Norm>,
     pub(super) attention: Attention,
     pub(super) mlp: Mlp,
 }
@@ -38,8 +37,10 @@ struct BlockSaved {
     made: MlpSaved,
     /// The stream between attention and MLP.
     middle: Vec<f32>,
-    /// The outputs of attention and MLP, where a norm follows.
-    bare: Option<(Vec<f32>, Vec<f32>)>,
+    /// The output of attention; empty unless a norm follows.
+    attended: Vec<f32>,
+    /// The output of the MLP; empty unless a norm follows.
+    inner: Vec<f32>,
 }
 
 /// The inputs of a pass, owned for as long as a backward pass may follow.
@@ -77,62 +78,38 @@ impl PassState {
 
 impl Block {
     /// Block `i` of `config`, which has one.
-    pub(super) fn new(config: &Config, i: usize, source: &mut Source<'_>) -> Result<Self> {
-        let norm = |source: &mut Source<'_>, module: &str| {
-            Norm::new(source, &config.in_block(i, module), config.norm)
+    pub(super) fn new(config: &Config, i: usize, source: &Source<'_>) -> Result<Self> {
+        let linear = |linear: Linear| {
+            let weight = source.matrix(&format!("{}.weight", linear.path), config.transposed)?;
+            let bias = match linear.bias {
+                true => Some(source.vector(&format!("{}.bias", linear.path))?),
+                false => None,
+            };
+            Ok(RoutedLinear::new(Site::new(linear.path), weight, bias))
         };
-        let norms = config.norms().into_iter();
-        let norms = norms
-            .map(|module| norm(source, module))
-            .collect::<Result<_>>()?;
-        let qk_norms = match (config.attention.qk_norm, config.modules.qk_norms) {
-            (true, [q, k]) => Some((norm(source, q)?, norm(source, k)?)),
-            (true, _) => return Err(Error::invalid("this family has no norms of q and k")),
-            (false, _) => None,
-        };
-        let mut linears = config.linears(i).into_iter().map(|linear| {
-            let Linear { path, bias, .. } = linear;
-            let weight = source.matrix(&format!("{path}.weight"), config.transposed)?;
-            let bias = bias
-                .then(|| source.vector(&format!("{path}.bias")))
-                .transpose()?;
-            Ok(RoutedLinear::new(Site::new(path), weight, bias))
-        });
-        let mut take = |n: usize| linears.by_ref().take(n).collect::<Result<Vec<_>>>();
-        let short = || Error::invalid("a block has too few matrices");
-        let qkv = take(config.modules.qkv.len())?;
-        let out = take(1)?.pop().ok_or_else(short)?;
-        let up = take(config.modules.up.len())?;
-        let down = take(1)?.pop().ok_or_else(short)?;
+        let norm = |path: String| Norm::new(source, &path, config.norm);
+        let layout = config.layout(i).map(linear, norm)?;
         Ok(Block {
-            residual: config.residual,
-            norms,
+            norms: layout.norms,
             attention: Attention {
-                qkv,
-                split: config.attention.qkv,
-                norms: qk_norms,
+                qkv: layout.qkv,
+                norms: layout.qk_norms,
                 heads: config.heads(&config.layers[i], source.rounding()),
-                out,
+                out: layout.out,
             },
             mlp: Mlp {
-                up,
-                down,
-                shape: config.mlp.shape,
+                up: layout.up,
+                down: layout.down,
                 activation: config.mlp.activation,
             },
         })
-    }
-
-    pub(super) fn norm(&self, i: usize) -> Result<&Norm> {
-        let few = || Error::invalid("a block has too few norms");
-        self.norms.get(i).ok_or_else(few)
     }
 
     /// The trainable tensors, in the order of the gradients.
     fn variables(&self, pass: &Pass<'_>) -> Vec<Tensor> {
         let mut all = self.attention.variables(pass);
         all.extend(self.mlp.variables(pass));
-        all.extend(self.norms.iter().flat_map(Norm::variables));
+        all.extend(self.norms.all().into_iter().flat_map(Norm::variables));
         all
     }
 
@@ -148,40 +125,45 @@ impl Block {
         let picked = args.wanted.map(|wanted| wanted.pick(x, d));
         let own = picked.as_deref().unwrap_or(x);
         let pass = args.own();
-        let h = self.norm(0)?.forward(x)?;
-        let sandwich = self.residual == Residual::Sandwich;
-        let onto = (!sandwich).then_some(own);
+        let h = self.norms.attention().forward(x)?;
+        let after = match &self.norms {
+            Norms::Sandwich {
+                after_attention,
+                after_mlp,
+                ..
+            } => Some((after_attention, after_mlp)),
+            _ => None,
+        };
+        let onto = after.is_none().then_some(own);
         let (mut middle, seen) = self.attention.forward(layer, (&h, onto), cache, args)?;
-        let mut bare = None;
-        if sandwich {
-            let attended = middle;
-            middle = self.norm(2)?.forward(&attended)?;
-            stream::add(own, &mut middle);
-            bare = Some(attended);
+        let mut attended = Vec::new();
+        if let Some((norm, _)) = after {
+            let mut normed = norm.forward(&middle)?;
+            stream::add(own, &mut normed);
+            attended = std::mem::replace(&mut middle, normed);
         }
-        let h = match self.residual {
-            Residual::Sequential | Residual::Sandwich => self.norm(1)?.forward(&middle)?,
-            Residual::Parallel => self.norm(1)?.forward(own)?,
-            Residual::Shared => match args.wanted {
+        let h = match &self.norms {
+            Norms::Sequential { mlp, .. } | Norms::Sandwich { mlp, .. } => mlp.forward(&middle)?,
+            Norms::Parallel { mlp, .. } => mlp.forward(own)?,
+            Norms::Shared(_) => match args.wanted {
                 Some(wanted) => wanted.pick(&h, d),
                 None => h,
             },
         };
-        let onto = (!sandwich).then_some(middle.as_slice());
+        let onto = after.is_none().then_some(middle.as_slice());
         let (mut y, made) = self.mlp.forward(&h, onto, &pass)?;
-        let bare = match bare {
-            Some(attended) => {
-                let mut normed = self.norm(3)?.forward(&y)?;
-                stream::add(&middle, &mut normed);
-                Some((attended, std::mem::replace(&mut y, normed)))
-            }
-            None => None,
-        };
+        let mut inner = Vec::new();
+        if let Some((_, norm)) = after {
+            let mut normed = norm.forward(&y)?;
+            stream::add(&middle, &mut normed);
+            inner = std::mem::replace(&mut y, normed);
+        }
         let kept = BlockSaved {
             seen,
             made,
             middle,
-            bare,
+            attended,
+            inner,
         };
         Ok((y, kept))
     }
@@ -205,28 +187,35 @@ impl Block {
             args,
             attention: Gradients::new(),
             mlp: Gradients::new(),
-            norms: vec![Gradients::new(); self.norms.len()],
+            norms: NormGradients::default(),
         };
         // The norm that the MLP reads through and what goes into that, unless it shares
         // attention's.
-        let into = match self.residual {
-            Residual::Sequential | Residual::Sandwich => Some((1, kept.middle.as_slice())),
-            Residual::Parallel => Some((1, own)),
-            Residual::Shared => None,
+        let into = match &self.norms {
+            Norms::Sequential { mlp, .. } | Norms::Sandwich { mlp, .. } => {
+                Some((mlp, kept.middle.as_slice()))
+            }
+            Norms::Parallel { mlp, .. } => Some((mlp, own)),
+            Norms::Shared(_) => None,
         };
         let dh = backward.mlp(into, dy)?;
         // What reaches the block's own rows otherwise than through attention.
         let beside = match into {
-            Some((i, x)) => Cow::Owned(backward.norm(i, x, &dh, Some(dy))?),
+            Some((norm, x)) => {
+                let gradients = &mut backward.norms.mlp;
+                Cow::Owned(norm.backward(x, &dh, Some(dy), gradients)?)
+            }
             None => Cow::Borrowed(dy),
         };
-        let dmiddle = match self.residual {
-            Residual::Sequential | Residual::Sandwich => &beside,
-            Residual::Parallel | Residual::Shared => dy,
+        let dmiddle = match &self.norms {
+            Norms::Sequential { .. } | Norms::Sandwich { .. } => &beside,
+            Norms::Parallel { .. } | Norms::Shared(_) => dy,
         };
-        let below = wants_dx || self.norms.iter().any(|norm| !norm.variables().is_empty());
-        let dnormed = backward.attention(dmiddle, below)?;
-        let dx = match dnormed.filter(|_| below) {
+        let trained = |norm: &&Norm| !norm.variables().is_empty();
+        let below = wants_dx || self.norms.all().iter().any(trained);
+        let mut dnormed = below.then(Vec::new);
+        backward.attention(dmiddle, dnormed.as_mut())?;
+        let dx = match dnormed {
             Some(dnormed) => Some(backward.input(dnormed, &dh, beside)?),
             None => None,
         };
@@ -235,6 +224,15 @@ impl Block {
             params: backward.params(),
         })
     }
+}
+
+/// The gradients of a block's norms.
+#[derive(Default)]
+struct NormGradients {
+    attention: Gradients,
+    mlp: Gradients,
+    after_attention: Gradients,
+    after_mlp: Gradients,
 }
 
 /// A backward pass through a block: what it reads, and the gradients of the variables so far.
@@ -247,54 +245,52 @@ struct Backward<'a> {
     args: &'a BlockArgs<'a>,
     attention: Gradients,
     mlp: Gradients,
-    norms: Vec<Gradients>,
+    norms: NormGradients,
 }
 
 impl Backward<'_> {
-    /// Through norm `i`, which read `x`; `onto` is added to the result.
-    fn norm(&mut self, i: usize, x: &[f32], dy: &[f32], onto: Option<&[f32]>) -> Result<Vec<f32>> {
-        let gradients = &mut self.norms[i];
-        self.block.norm(i)?.backward(x, dy, onto, gradients)
-    }
-
     /// Through the MLP and the norm after it: from the gradient of the block's result to that of
     /// the MLP's input.
-    fn mlp(&mut self, into: Option<(usize, &[f32])>, dy: &[f32]) -> Result<Vec<f32>> {
+    fn mlp(&mut self, into: Option<(&Norm, &[f32])>, dy: &[f32]) -> Result<Vec<f32>> {
         let (block, kept, pass) = (self.block, self.kept, self.args.own());
-        let dmade = match &kept.bare {
-            Some((_, bare)) => Some(self.norm(3, bare, dy, None)?),
-            None => None,
+        let dmade = match &block.norms {
+            Norms::Sandwich { after_mlp, .. } => {
+                let gradients = &mut self.norms.after_mlp;
+                Some(after_mlp.backward(&kept.inner, dy, None, gradients)?)
+            }
+            _ => None,
         };
         let normed = match (block.mlp.reads_input(&pass), into) {
             (false, _) => Vec::new(),
-            (true, Some((i, x))) => block.norm(i)?.forward(x)?,
-            (true, None) => block.norm(0)?.forward(self.own)?,
+            (true, Some((norm, x))) => norm.forward(x)?,
+            (true, None) => block.norms.attention().forward(self.own)?,
         };
         let read = (normed.as_slice(), &kept.made);
         let dout = dmade.as_deref().unwrap_or(dy);
-        block
-            .mlp
-            .backward(read, dout, &pass, true, &mut self.mlp)?
-            .ok_or_else(|| Error::invalid("a gradient was not computed"))
+        block.mlp.backward(read, dout, &pass, &mut self.mlp)
     }
 
     /// Through attention and the norm after it: from the gradient of the stream between to that
-    /// of attention's input, which is computed if `below` says so.
-    fn attention(&mut self, dmiddle: &[f32], below: bool) -> Result<Option<Vec<f32>>> {
+    /// of attention's input, which is put into `dx`, if wanted.
+    fn attention(&mut self, dmiddle: &[f32], dx: Option<&mut Vec<f32>>) -> Result<()> {
         let (block, kept, args) = (self.block, self.kept, self.args);
-        let dattended = match &kept.bare {
-            Some((bare, _)) => Some(self.norm(2, bare, dmiddle, None)?),
-            None => None,
+        let dattended = match &block.norms {
+            Norms::Sandwich {
+                after_attention, ..
+            } => {
+                let gradients = &mut self.norms.after_attention;
+                Some(after_attention.backward(&kept.attended, dmiddle, None, gradients)?)
+            }
+            _ => None,
         };
         let normed = match block.attention.reads_input(args.pass) {
-            true => block.norm(0)?.forward(self.x)?,
-            false => vec![0.0; 0],
+            true => block.norms.attention().forward(self.x)?,
+            false => Vec::new(),
         };
         let dout = dattended.as_deref().unwrap_or(dmiddle);
         let read = (normed.as_slice(), &kept.seen);
-        block
-            .attention
-            .backward(read, dout, args, below, &mut self.attention)
+        let gradients = &mut self.attention;
+        block.attention.backward(read, dout, args, dx, gradients)
     }
 
     /// Through the first norm to the stream before the block: from the gradients of attention's
@@ -307,7 +303,7 @@ impl Backward<'_> {
     ) -> Result<Vec<f32>> {
         let (x, wanted) = (self.x, self.args.wanted);
         let d = x.len() / self.args.pass.seq_lens.tokens().max(1);
-        if self.block.residual == Residual::Shared {
+        if let Norms::Shared(_) = self.block.norms {
             match wanted {
                 Some(wanted) => wanted.put_back(dh, d, &mut dnormed),
                 None => stream::add(dh, &mut dnormed),
@@ -321,13 +317,21 @@ impl Backward<'_> {
             }
             None => beside,
         };
-        self.norm(0, x, &dnormed, Some(&beside))
+        let norm = self.block.norms.attention();
+        norm.backward(x, &dnormed, Some(&beside), &mut self.norms.attention)
     }
 
     /// The gradients of the variables, in the order of [`Block::variables`].
     fn params(self) -> Gradients {
+        let NormGradients {
+            attention,
+            mlp,
+            after_attention,
+            after_mlp,
+        } = self.norms;
+        let norms = [attention, mlp, after_attention, after_mlp];
         let all = self.attention.into_iter().chain(self.mlp);
-        all.chain(self.norms.into_iter().flatten()).collect()
+        all.chain(norms.into_iter().flatten()).collect()
     }
 }
 

@@ -11,7 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use super::attention::Attention;
 use super::block::Block;
 use super::cache::Cache;
-use super::config::{Config, MlpShape, Positions, Qkv, Residual};
+use super::config::layout::{Norms, Qkv, Up};
+use super::config::{Config, Positions};
 use super::decoder::Decoder;
 use super::mlp::Mlp;
 use super::norm::Norm;
@@ -180,21 +181,26 @@ impl Block {
         cache: Option<&mut Cache>,
         laid: &Laid<'_>,
     ) -> Result<Tensor> {
-        let h = self.norm(0)?.composed(x)?;
+        let h = self.norms.attention().composed(x)?;
         let attended = self.attention.composed(layer, &h, cache, laid)?;
-        let mlp = |h: &Tensor| self.mlp.composed(h, laid.pass);
-        Ok(match self.residual {
-            Residual::Sequential => {
+        let made = |h: &Tensor| self.mlp.composed(h, laid.pass);
+        Ok(match &self.norms {
+            Norms::Sequential { mlp, .. } => {
                 let x = (x + attended)?;
-                (&x + mlp(&self.norm(1)?.composed(&x)?)?)?
+                (&x + made(&mlp.composed(&x)?)?)?
             }
-            Residual::Sandwich => {
-                let x = (x + self.norm(2)?.composed(&attended)?)?;
-                let made = mlp(&self.norm(1)?.composed(&x)?)?;
-                (&x + self.norm(3)?.composed(&made)?)?
+            Norms::Sandwich {
+                mlp,
+                after_attention,
+                after_mlp,
+                ..
+            } => {
+                let x = (x + after_attention.composed(&attended)?)?;
+                let made = made(&mlp.composed(&x)?)?;
+                (&x + after_mlp.composed(&made)?)?
             }
-            Residual::Parallel => ((x + attended)? + mlp(&self.norm(1)?.composed(x)?)?)?,
-            Residual::Shared => ((x + attended)? + mlp(&h)?)?,
+            Norms::Parallel { mlp, .. } => ((x + attended)? + made(&mlp.composed(x)?)?)?,
+            Norms::Shared(_) => ((x + attended)? + made(&h)?)?,
         })
     }
 }
@@ -214,12 +220,9 @@ impl Attention {
             shape.heads / shape.kv_heads.max(1),
         );
         let (q, k, v) = self.projected(x, laid.pass)?;
-        let [q_norm, k_norm] = match &self.norms {
-            Some((q, k)) => [Some(q), Some(k)],
-            None => [None, None],
-        };
-        let q = rotated(&q, q_norm, dim, laid)?;
-        let mut k = rotated(&k, k_norm, dim, laid)?;
+        let norm = |i: usize| self.norms.as_ref().map(|norms| &norms[i]);
+        let q = rotated(&q, norm(0), dim, laid)?;
+        let mut k = rotated(&k, norm(1), dim, laid)?;
         let mut v = v.contiguous()?;
         if let Some(cache) = cache {
             (k, v) = cache.append_on(layer, (&k, &v), laid.pass.seq_lens.lens())?;
@@ -252,25 +255,24 @@ impl Attention {
     /// q, k and v `[t, heads * dim]`.
     fn projected(&self, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Tensor, Tensor)> {
         let (q, kv) = (self.heads.width(), self.heads.kv_width());
-        match (self.split, self.qkv.as_slice()) {
-            (Qkv::Separate, [q, k, v]) => Ok((
+        match &self.qkv {
+            Qkv::Separate([q, k, v]) => Ok((
                 q.composed(x, pass)?,
                 k.composed(x, pass)?,
                 v.composed(x, pass)?,
             )),
-            (Qkv::Fused, [all]) => {
+            Qkv::Fused(all) => {
                 let all = all.composed(x, pass)?;
                 let part = |from, width| all.narrow(1, from, width);
                 Ok((part(0, q)?, part(q, kv)?, part(q + kv, kv)?))
             }
-            (Qkv::Interleaved, [all]) => {
+            Qkv::Interleaved(all) => {
                 let all = all.composed(x, pass)?;
                 let (t, heads) = (all.dims2()?.0, self.heads.heads);
                 let all = all.reshape((t, heads, 3, self.heads.dim))?;
                 let part = |i| all.narrow(2, i, 1)?.contiguous()?.reshape((t, q));
                 Ok((part(0)?, part(1)?, part(2)?))
             }
-            _ => Err(Self::odd()),
         }
     }
 }
@@ -290,19 +292,18 @@ fn rotated(x: &Tensor, norm: Option<&Norm>, dim: usize, laid: &Laid<'_>) -> Resu
 
 impl Mlp {
     fn composed(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let up = self.up.iter().map(|linear| linear.composed(x, pass));
-        let mut up = up.collect::<Result<Vec<_>>>()?;
-        if let (MlpShape::Fused, [both]) = (self.shape, up.as_slice()) {
-            let width = both.dims2()?.1 / 2;
-            up = vec![
-                both.narrow(1, 0, width)?.contiguous()?,
-                both.narrow(1, width, width)?.contiguous()?,
-            ];
-        }
-        let inner = match up.as_slice() {
-            [up] => candle::activation(self.activation, up)?,
-            [gate, up] => (candle::activation(self.activation, gate)? * up)?,
-            _ => return Err(Self::odd()),
+        let inner = match &self.up {
+            Up::Plain(up) => candle::activation(self.activation, &up.composed(x, pass)?)?,
+            Up::Gated([gate, up]) => {
+                let gate = candle::activation(self.activation, &gate.composed(x, pass)?)?;
+                (gate * up.composed(x, pass)?)?
+            }
+            Up::Fused(both) => {
+                let both = both.composed(x, pass)?;
+                let width = both.dims2()?.1 / 2;
+                let half = |i: usize| both.narrow(1, i * width, width)?.contiguous();
+                (candle::activation(self.activation, &half(0)?)? * half(1)?)?
+            }
         };
         self.down.composed(&inner, pass)
     }

@@ -67,14 +67,14 @@ impl Decoder {
             // A GPU's own rounding of factors (TF32) is finer than bf16 and costs no more.
             candle_core::cuda::set_gemm_reduced_precision_f32(rounding == Rounding::Bf16);
         }
-        Decoder::new(config, &mut Source::trained(vars, rounding, device))
+        Decoder::new(config, &Source::trained(vars, rounding, device))
     }
 
     /// Builds the decoder from its tensors.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape than `config` says.
-    pub(crate) fn new(config: Config, source: &mut Source<'_>) -> Result<Self> {
+    pub(crate) fn new(config: Config, source: &Source<'_>) -> Result<Self> {
         let names = config.modules;
         let tokens = source.matrix(&format!("{}.weight", config.in_root(names.tokens)), false)?;
         let positions = match config.positions {

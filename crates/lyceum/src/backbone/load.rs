@@ -136,8 +136,8 @@ impl Base {
         notes.append(&mut config.notes);
         notes.append(&mut weights.notes);
         let fingerprint = weights.fingerprint(&config)?;
-        let mut source = Source::stored(&weights, precision, device);
-        let decoder = Decoder::new(config, &mut source)?;
+        let source = Source::stored(&weights, precision, device);
+        let decoder = Decoder::new(config, &source)?;
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
         Ok(Base {

@@ -20,7 +20,7 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    pub(super) fn new(source: &mut Source<'_>, path: &str, is: config::Norm) -> Result<Self> {
+    pub(super) fn new(source: &Source<'_>, path: &str, is: config::Norm) -> Result<Self> {
         let mut weight = source.vector(&format!("{path}.weight"))?;
         let mut plus_one = is.plus_one;
         if let (true, Vector::Frozen(values)) = (plus_one, &weight) {

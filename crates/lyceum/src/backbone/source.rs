@@ -74,7 +74,7 @@ impl<'a> Source<'a> {
     }
 
     /// A matrix `[d_out, d_in]`, which lies the other way round when `transposed`.
-    pub(super) fn matrix(&mut self, name: &str, transposed: bool) -> Result<Weight> {
+    pub(super) fn matrix(&self, name: &str, transposed: bool) -> Result<Weight> {
         let weights = match self.from {
             From::Vars(vars, rounding) => {
                 let matrix = var(vars, name)?;
@@ -123,7 +123,7 @@ impl<'a> Source<'a> {
     }
 
     /// A bias or a norm's parameter.
-    pub(super) fn vector(&mut self, name: &str) -> Result<Vector> {
+    pub(super) fn vector(&self, name: &str) -> Result<Vector> {
         Ok(match (self.from, &self.device) {
             (From::Vars(vars, _), _) => Vector::Plain(var(vars, name)?),
             (From::Weights(weights), None) => Vector::Frozen(weights.values(name)?.into()),
@@ -134,7 +134,7 @@ impl<'a> Source<'a> {
     }
 
     /// A table whose rows are looked up.
-    pub(super) fn table(&mut self, name: &str) -> Result<Tensor> {
+    pub(super) fn table(&self, name: &str) -> Result<Tensor> {
         match self.from {
             From::Vars(vars, _) => var(vars, name),
             From::Weights(weights) => {

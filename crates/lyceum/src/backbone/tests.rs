@@ -52,7 +52,7 @@ fn composed_of_candles_operations_every_variable_has_the_same_gradient() {
     for family in families() {
         let (config, vars) = variables(family);
         let one = |device| {
-            let source = &mut Source::trained(&vars, Rounding::F32, device);
+            let source = &Source::trained(&vars, Rounding::F32, device);
             let loss = loss(&Decoder::new(config.clone(), source).unwrap(), false);
             let gradients = loss.backward().unwrap();
             (loss.to_scalar::<f32>().unwrap(), gradients)
@@ -80,7 +80,7 @@ fn composed_of_candles_operations_every_variable_has_the_same_gradient() {
 fn every_variable_of_every_family_has_the_gradient_of_the_loss() {
     for family in families() {
         let (config, vars) = variables(family);
-        let source = &mut Source::trained(&vars, Rounding::F32, None);
+        let source = &Source::trained(&vars, Rounding::F32, None);
         let decoder = Decoder::new(config, source).unwrap();
         let gradients = loss(&decoder, false).backward().unwrap();
         let again = loss(&decoder, true).backward().unwrap();

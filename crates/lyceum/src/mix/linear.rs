@@ -160,8 +160,9 @@ impl RoutedLinear {
         Ok(Part { gates, h })
     }
 
-    /// Gradients for `dy` `[t, d_out]`: that of the input, if wanted; those of the variables are
-    /// pushed in their order. `x` is read only if [`RoutedLinear::reads_input`] says so.
+    /// Gradients for `dy` `[t, d_out]`: that of the input is put into `dx`, if wanted; those of the
+    /// variables are pushed in their order. `x` is read only if [`RoutedLinear::reads_input`] says
+    /// so.
     ///
     /// # Errors
     /// When a product fails.
@@ -170,11 +171,11 @@ impl RoutedLinear {
         (x, routed): (&[f32], Option<&Routed>),
         dy: &[f32],
         pass: &Pass<'_>,
-        wants_dx: bool,
+        mut dx: Option<&mut Vec<f32>>,
         gradients: &mut Gradients,
-    ) -> Result<Option<Vec<f32>>> {
+    ) -> Result<()> {
         let (experts, Some(Routed(parts))) = (self.experts(pass), routed) else {
-            return self.bare_backward(x, dy, None, wants_dx, gradients);
+            return self.bare_backward(x, dy, None, dx, gradients);
         };
         let (d_out, d_in) = self.weight.shape()?;
         let experts = || experts.iter().zip(parts);
@@ -191,7 +192,7 @@ impl RoutedLinear {
                 }
             }
         };
-        let mut dx = self.bare_backward(x, dy, Some(&then), wants_dx, gradients)?;
+        self.bare_backward(x, dy, Some(&then), dx.as_deref_mut(), gradients)?;
         for ((own, Part { gates, h }), (dh, dweights)) in experts().zip(&backs) {
             let trained = own.bank.params().is_some();
             let router = &own.route.mixture.router;
@@ -208,7 +209,7 @@ impl RoutedLinear {
                 gradients.push(router.backward(&self.site, x, gates, dweights, dx)?);
             }
         }
-        Ok(dx)
+        Ok(())
     }
 
     /// [`RoutedLinear::backward`] of the base's own matrix and bias; `then` is done with all rows
@@ -218,17 +219,16 @@ impl RoutedLinear {
         x: &[f32],
         dy: &[f32],
         then: Option<Then<'_>>,
-        wants_dx: bool,
+        dx: Option<&mut Vec<f32>>,
         gradients: &mut Gradients,
-    ) -> Result<Option<Vec<f32>>> {
-        let dx = match wants_dx {
-            true => Some(self.weight.backward(dy, then)?),
-            false => None,
-        };
+    ) -> Result<()> {
+        if let Some(dx) = dx {
+            *dx = self.weight.backward(dy, then)?;
+        }
         gradients.extend(self.weight.gradient(x, dy)?);
         if self.bias.as_ref().and_then(Vector::variable).is_some() {
             gradients.push(stream::columns(dy, self.weight.shape()?.0));
         }
-        Ok(dx)
+        Ok(())
     }
 }

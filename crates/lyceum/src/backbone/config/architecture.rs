@@ -61,7 +61,6 @@ impl Config {
         let Norm { kind, eps, .. } = self.norm;
         let a = &self.attention;
         let modules = self.modules;
-        let linears = (0..self.layers.len()).flat_map(|i| self.linears(i));
         let path = |module| self.in_root(module);
         Architecture {
             embedding: (path(modules.tokens), self.vocab_size, self.hidden_size),
@@ -85,7 +84,7 @@ impl Config {
                 .iter()
                 .map(|layer| (rounded(layer.scale, 5), layer.window))
                 .collect(),
-            linears: linears
+            linears: { self.linears().into_iter() }
                 .map(|linear| (linear.path, linear.d_out, linear.d_in, linear.bias))
                 .collect(),
             head: (modules.head, self.vocab_size, self.head.bias),

@@ -10,9 +10,10 @@ use lyceum_kernels::activation::Activation;
 use super::defaults::{self, Row};
 use super::fields::Fields;
 use super::gpt::GptNeo;
+use super::layout::{self, Up};
 use super::modules::{GEMMA2, GPT_NEO, GPT_NEOX, GPT2, LLAMA, Modules, PHI, PHI3, STARCODER2};
 use super::types::{
-    Attention, Config, Head, Layer, Mlp, MlpShape, Norm, NormKind, Positions, Qkv, Residual,
+    Attention, Config, Head, Mlp, MlpShape, Norm, NormKind, Positions, Qkv, Residual,
 };
 use super::{gpt, llama};
 use crate::error::{Error, Result};
@@ -178,14 +179,22 @@ fn start(family: &Family) -> Config {
             kv_heads: 0,
             dim: 0,
             soft_cap: None,
-            qkv: Qkv::Separate,
+            qkv: match family.modules.qkv {
+                layout::Qkv::Separate(_) => Qkv::Separate,
+                layout::Qkv::Fused(_) => Qkv::Fused,
+                layout::Qkv::Interleaved(_) => Qkv::Interleaved,
+            },
             qkv_bias: true,
             out_bias: true,
             qk_norm: false,
         },
         mlp: Mlp {
             inner: 0,
-            shape: MlpShape::Plain,
+            shape: match family.modules.up {
+                Up::Plain(_) => MlpShape::Plain,
+                Up::Gated(_) => MlpShape::Gated,
+                Up::Fused(_) => MlpShape::Fused,
+            },
             activation: Activation::GeluTanh,
             bias: true,
         },

@@ -6,8 +6,8 @@ use super::fields::Fields;
 use super::read::{activation, activation_of, head_dim, layers, never_slides, same_layers};
 use super::rope::Rope;
 use super::rope_fields::Context;
-use super::types::{Config, Positions, Qkv, Residual};
-use crate::error::{Error, Result};
+use super::types::{Config, Positions, Residual};
+use crate::error::Result;
 
 pub(super) fn gpt2(f: &mut Fields, c: &mut Config) -> Result<()> {
     // The names other families use are taken for these, as transformers' attribute map does.
@@ -22,7 +22,6 @@ pub(super) fn gpt2(f: &mut Fields, c: &mut Config) -> Result<()> {
     let a = &mut c.attention;
     a.heads = f.size("n_head")?;
     (a.kv_heads, a.dim) = (a.heads, head_dim(f, c.hidden_size, a.heads)?);
-    a.qkv = Qkv::Fused;
     c.mlp.inner = f.size_maybe("n_inner")?.unwrap_or(4 * c.hidden_size);
     c.mlp.activation = activation(f, "activation_function")?;
     let scale = match f.flag("scale_attn_weights")? {
@@ -69,7 +68,6 @@ pub(super) fn gpt_neox(f: &mut Fields, c: &mut Config) -> Result<()> {
     (a.kv_heads, a.dim) = (a.heads, head_dim(f, c.hidden_size, a.heads)?);
     f.again("num_key_value_heads", "num_attention_heads", a.heads)?;
     f.again("head_dim", "hidden_size / num_attention_heads", a.dim)?;
-    a.qkv = Qkv::Interleaved;
     let bias = f.flag("attention_bias")?;
     (a.qkv_bias, a.out_bias) = (bias, bias);
     c.mlp.inner = f.size("intermediate_size")?;

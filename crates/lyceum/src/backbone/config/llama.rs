@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::read::{activation, activation_of, head_dim, layers, never_slides, same_layers};
 use super::rope::Rope;
 use super::rope_fields::Context;
-use super::types::{Config, MlpShape, NormKind, Qkv, Residual};
+use super::types::{Config, NormKind, Residual};
 use crate::error::Result;
 
 /// Reads the fields that all of them share; `named` is the field of the activation.
@@ -23,7 +23,6 @@ fn common(f: &mut Fields, c: &mut Config, named: &str) -> Result<()> {
     (a.qkv_bias, a.out_bias) = (false, false);
     c.norm.kind = NormKind::Rms;
     c.mlp.inner = f.size("intermediate_size")?;
-    c.mlp.shape = MlpShape::Gated;
     c.mlp.activation = activation(f, named)?;
     c.mlp.bias = false;
     let n = f.size("num_hidden_layers")?;
@@ -152,8 +151,6 @@ pub(super) fn qwen3(f: &mut Fields, c: &mut Config) -> Result<()> {
 
 pub(super) fn phi3(f: &mut Fields, c: &mut Config) -> Result<()> {
     relative(f, c)?;
-    c.attention.qkv = Qkv::Fused;
-    c.mlp.shape = MlpShape::Fused;
     all_slide(f, c)
 }
 
@@ -168,7 +165,6 @@ pub(super) fn starcoder2(f: &mut Fields, c: &mut Config) -> Result<()> {
     }
     c.norm.kind = NormKind::Layer;
     c.norm.eps = f.number("norm_epsilon")?;
-    c.mlp.shape = MlpShape::Plain;
     let bias = f.flag("use_bias")?;
     (c.attention.qkv_bias, c.attention.out_bias, c.mlp.bias) = (bias, bias, bias);
     f.skip(&["embedding_dropout", "residual_dropout"]);

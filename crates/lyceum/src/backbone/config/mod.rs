@@ -6,6 +6,7 @@ mod family;
 mod fields;
 mod gpt;
 mod idle;
+pub(super) mod layout;
 mod llama;
 mod modules;
 mod read;
@@ -16,7 +17,6 @@ mod types;
 pub(super) use family::config;
 pub use family::families;
 pub use gpt::{GptNeo, Span};
-pub(super) use modules::Modules;
 pub use rope::{Rope, Scaling};
 pub(super) use types::Linear;
 pub use types::{

@@ -5,6 +5,7 @@ use lyceum_kernels::attention::Heads;
 use lyceum_kernels::gemm::Rounding;
 use serde::Serialize;
 
+use super::layout::{self, Layout, Norms, Up};
 use super::modules::Modules;
 use super::rope::Rope;
 use crate::error::{Error, Result};
@@ -222,61 +223,63 @@ impl Config {
         }
     }
 
-    /// The linears of block `i`: q, k, v (or one), the output, the MLP's.
-    pub(in crate::backbone) fn linears(&self, i: usize) -> Vec<Linear> {
+    /// The modules of block `i`: its linears, and the paths of its norms.
+    pub(in crate::backbone) fn layout(&self, i: usize) -> Layout<Linear, String> {
         let (d, a, m) = (self.hidden_size, &self.attention, &self.mlp);
         let (q, kv) = (a.heads * a.dim, a.kv_heads * a.dim);
+        let names = self.modules;
         let linear = |module: &str, d_out, d_in, bias| Linear {
             path: self.in_block(i, module),
             d_out,
             d_in,
             bias,
         };
-        let widths: &[usize] = match a.qkv {
-            Qkv::Separate => &[q, kv, kv],
-            Qkv::Fused | Qkv::Interleaved => &[q + 2 * kv],
-        };
-        let inner = match m.shape {
-            MlpShape::Fused => 2 * m.inner,
-            MlpShape::Plain | MlpShape::Gated => m.inner,
-        };
-        let names = self.modules;
-        let qkv = names.qkv.iter().zip(widths);
-        let mut all: Vec<Linear> = qkv
-            .map(|(module, width)| linear(module, *width, d, a.qkv_bias))
-            .collect();
-        all.push(linear(names.out, d, q, a.out_bias));
-        all.extend(
-            names
-                .up
-                .iter()
-                .map(|module| linear(module, inner, d, m.bias)),
-        );
-        all.push(linear(names.down, d, m.inner, m.bias));
-        all
+        let qkv = |module: &str, d_out| linear(module, d_out, d, a.qkv_bias);
+        let up = |module: &str, d_out| linear(module, d_out, d, m.bias);
+        let norm = |module: &str| self.in_block(i, module);
+        let (attention, mlp) = (norm(names.attention_norm), norm(names.mlp_norm));
+        Layout {
+            qkv: match names.qkv {
+                layout::Qkv::Separate([own_q, k, v]) => {
+                    layout::Qkv::Separate([qkv(own_q, q), qkv(k, kv), qkv(v, kv)])
+                }
+                layout::Qkv::Fused(all) => layout::Qkv::Fused(qkv(all, q + 2 * kv)),
+                layout::Qkv::Interleaved(all) => layout::Qkv::Interleaved(qkv(all, q + 2 * kv)),
+            },
+            qk_norms: a.qk_norm.then(|| names.qk_norms.map(norm)),
+            out: linear(names.out, d, q, a.out_bias),
+            up: match names.up {
+                Up::Plain(one) => Up::Plain(up(one, m.inner)),
+                Up::Gated(both) => Up::Gated(both.map(|module| up(module, m.inner))),
+                Up::Fused(both) => Up::Fused(up(both, 2 * m.inner)),
+            },
+            down: linear(names.down, d, m.inner, m.bias),
+            norms: match self.residual {
+                Residual::Sequential => Norms::Sequential { attention, mlp },
+                Residual::Parallel => Norms::Parallel { attention, mlp },
+                Residual::Shared => Norms::Shared(attention),
+                Residual::Sandwich => Norms::Sandwich {
+                    attention,
+                    mlp,
+                    after_attention: norm(names.after_attention),
+                    after_mlp: norm(names.after_mlp),
+                },
+            },
+        }
     }
 
-    /// The norms of a block, as modules.
-    pub(in crate::backbone) fn norms(&self) -> Vec<&'static str> {
-        let names = self.modules;
-        match self.residual {
-            Residual::Shared => vec![names.attention_norm],
-            Residual::Sequential | Residual::Parallel => vec![names.attention_norm, names.mlp_norm],
-            Residual::Sandwich => vec![
-                names.attention_norm,
-                names.mlp_norm,
-                names.after_attention,
-                names.after_mlp,
-            ],
-        }
+    /// The linears of all blocks, in network order.
+    pub(super) fn linears(&self) -> Vec<Linear> {
+        let layouts = (0..self.layers.len()).map(|i| self.layout(i));
+        let own = |layout: Layout<Linear, String>| layout.linears().cloned().collect::<Vec<_>>();
+        layouts.flat_map(own).collect()
     }
 
     /// Every linear an expert can adapt, with (d_out, d_in), in network order.
     pub fn sites(&self) -> Vec<(Site, (usize, usize))> {
-        let linears = (0..self.layers.len()).flat_map(|i| self.linears(i));
-        linears
-            .map(|l| (Site::new(l.path), (l.d_out, l.d_in)))
-            .collect()
+        let sites = self.linears().into_iter();
+        let site = |l: Linear| (Site::new(l.path), (l.d_out, l.d_in));
+        sites.map(site).collect()
     }
 
     /// Every tensor of the checkpoint with its shape on disk.
@@ -300,27 +303,21 @@ impl Config {
             ));
         }
         for i in 0..self.layers.len() {
-            for module in self.norms() {
-                norm(&mut all, self.in_block(i, module), d);
+            let layout = self.layout(i);
+            for path in layout.norms.all() {
+                norm(&mut all, path.clone(), d);
             }
-            if self.attention.qk_norm {
-                for module in self.modules.qk_norms {
-                    norm(&mut all, self.in_block(i, module), self.attention.dim);
-                }
+            for path in layout.qk_norms.iter().flatten() {
+                norm(&mut all, path.clone(), self.attention.dim);
             }
-            for Linear {
-                path,
-                d_out,
-                d_in,
-                bias,
-            } in self.linears(i)
-            {
+            for linear in layout.linears() {
+                let (path, d_out, d_in) = (&linear.path, linear.d_out, linear.d_in);
                 let shape = match self.transposed {
                     true => vec![d_in, d_out],
                     false => vec![d_out, d_in],
                 };
                 all.push((format!("{path}.weight"), shape));
-                if bias {
+                if linear.bias {
                     all.push((format!("{path}.bias"), vec![d_out]));
                 }
             }

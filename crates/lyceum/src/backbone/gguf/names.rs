@@ -1,6 +1,7 @@
 //! From ggml's names of tensors to the checkpoint's.
 
-use super::super::config::{Config, MlpShape, Modules};
+use super::super::config::Config;
+use super::super::config::layout::{Qkv, Up};
 
 /// The checkpoint's name of the tensor that a GGUF file calls `name`, if there is one.
 pub(super) fn name(config: &Config, name: &str) -> Option<String> {
@@ -24,35 +25,22 @@ pub(super) fn name(config: &Config, name: &str) -> Option<String> {
 }
 
 fn in_block(config: &Config, role: &str) -> Option<&'static str> {
-    let &Modules {
-        attention_norm,
-        mlp_norm,
-        after_attention,
-        after_mlp,
-        qkv,
-        qk_norms,
-        out,
-        up,
-        down,
-        ..
-    } = config.modules;
-    let gated = config.mlp.shape == MlpShape::Gated;
-    let separate = |i: usize| (qkv.len() == 3).then(|| qkv[i]);
-    let module = match role {
-        "attn_norm" => attention_norm,
-        "ffn_norm" => mlp_norm,
-        "post_attention_norm" => after_attention,
-        "post_ffw_norm" => after_mlp,
-        "attn_q" => separate(0)?,
-        "attn_k" => separate(1)?,
-        "attn_v" => separate(2)?,
-        "attn_qkv" if qkv.len() == 1 => qkv[0],
-        "attn_q_norm" => qk_norms.first()?,
-        "attn_k_norm" => qk_norms.get(1)?,
-        "attn_output" => out,
-        "ffn_gate" if gated => up.first()?,
-        "ffn_up" => up.get(usize::from(gated))?,
-        "ffn_down" => down,
+    let names = config.modules;
+    let module = match (role, &names.qkv, &names.up) {
+        ("attn_norm", ..) => names.attention_norm,
+        ("ffn_norm", ..) => names.mlp_norm,
+        ("post_attention_norm", ..) => names.after_attention,
+        ("post_ffw_norm", ..) => names.after_mlp,
+        ("attn_q", Qkv::Separate([q, _, _]), _) => q,
+        ("attn_k", Qkv::Separate([_, k, _]), _) => k,
+        ("attn_v", Qkv::Separate([_, _, v]), _) => v,
+        ("attn_qkv", Qkv::Fused(all) | Qkv::Interleaved(all), _) => all,
+        ("attn_q_norm", ..) => names.qk_norms[0],
+        ("attn_k_norm", ..) => names.qk_norms[1],
+        ("attn_output", ..) => names.out,
+        ("ffn_gate", _, Up::Gated([gate, _])) => gate,
+        ("ffn_up", _, Up::Gated([_, up]) | Up::Plain(up) | Up::Fused(up)) => up,
+        ("ffn_down", ..) => names.down,
         _ => return None,
     };
     (!module.is_empty()).then_some(module)
