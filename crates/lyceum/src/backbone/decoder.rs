@@ -1,4 +1,4 @@
-//! The decoder: embedded tokens, blocks, a head; one for all families.
+//! The decoder: embedded tokens, blocks, a head; one for all families, on one of two backends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,16 +6,13 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor, Var};
 use lyceum_kernels::gemm::Rounding;
 
-use super::block::{self, Block, PassState};
-use super::cache::Cache;
-use super::config::{Config, Positions};
-use super::head::Head;
-use super::load_options::Precision;
-use super::logit_rows::LogitRows;
-use super::norm::Norm;
-use super::source::Source;
+use super::cache::{Cache, Layers};
+use super::checkpoint::Weights;
+use super::config::Config;
+use super::load_options::{Backend, LoadOptions, Precision};
+use super::{candle, cpu};
 use crate::error::{Error, Hint, Result};
-use crate::mix::{Pass, Weight};
+use crate::mix::Pass;
 use crate::ops;
 
 /// Which rows of a batch reach the head.
@@ -30,14 +27,15 @@ pub enum Logits<'a> {
 /// A decoder, frozen or with all its weights as variables.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    pub(super) config: Config,
-    pub(super) tokens: Weight,
-    /// Learned positions `[n, d]`.
-    pub(super) positions: Option<Tensor>,
-    pub(super) blocks: Vec<Arc<Block>>,
-    head: Head,
-    /// The device on which candle's operations compute; `None` for the CPU kernels.
-    device: Option<Device>,
+    config: Config,
+    own: Own,
+}
+
+/// The weights, as the backend has them that computes with them.
+#[derive(Debug, Clone)]
+enum Own {
+    Cpu(cpu::Decoder),
+    Candle(candle::Decoder),
 }
 
 impl Decoder {
@@ -62,54 +60,58 @@ impl Decoder {
             }
         };
         let device = vars.values().next().map(|var| var.device());
-        let device = device.filter(|device| !device.is_cpu());
-        if device.is_some() {
+        let backend = device.map_or(Backend::Cpu, Backend::of);
+        if let Backend::Candle(_) = backend {
             // A GPU's own rounding of factors (TF32) is finer than bf16 and costs no more.
             candle_core::cuda::set_gemm_reduced_precision_f32(rounding == Rounding::Bf16);
         }
-        Decoder::new(config, &Source::trained(vars, rounding, device))
+        Decoder::trained(config, vars, rounding, backend)
     }
 
-    /// Builds the decoder from its tensors.
+    /// Builds a decoder of variables, which `backend` computes with.
+    pub(super) fn trained(
+        config: Config,
+        vars: &BTreeMap<String, Var>,
+        rounding: Rounding,
+        backend: Backend,
+    ) -> Result<Self> {
+        let own = match backend {
+            Backend::Cpu => {
+                let source = cpu::Source::Vars(vars, rounding);
+                Own::Cpu(cpu::Decoder::new(&config, &source)?)
+            }
+            Backend::Candle(device) => {
+                let source = candle::Source::Vars(vars);
+                Own::Candle(candle::Decoder::new(&config, &source, device)?)
+            }
+        };
+        Ok(Decoder { config, own })
+    }
+
+    /// Builds a frozen decoder.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape than `config` says.
-    pub(crate) fn new(config: Config, source: &Source<'_>) -> Result<Self> {
-        let names = config.modules;
-        let tokens = source.matrix(&format!("{}.weight", config.in_root(names.tokens)), false)?;
-        let positions = match config.positions {
-            Positions::Learned => {
-                let path = config.in_root(names.positions);
-                Some(source.table(&format!("{path}.weight"))?)
+    pub(super) fn frozen(
+        config: Config,
+        weights: &Weights<'_>,
+        LoadOptions { precision, backend }: LoadOptions,
+    ) -> Result<Self> {
+        let own = match backend {
+            Backend::Cpu => {
+                let source = cpu::Source::Weights(weights, precision);
+                Own::Cpu(cpu::Decoder::new(&config, &source)?)
             }
-            Positions::Rotary(_) => None,
+            Backend::Candle(device) => {
+                let source = candle::Source::Weights {
+                    weights,
+                    precision,
+                    device: &device,
+                };
+                Own::Candle(candle::Decoder::new(&config, &source, device.clone())?)
+            }
         };
-        let blocks = (0..config.layers.len())
-            .map(|i| Block::new(&config, i, source).map(Arc::new))
-            .collect::<Result<_>>()?;
-        let norm = Norm::new(source, &config.in_root(names.norm), config.norm)?;
-        let weight = match config.head.tied {
-            true => tokens.clone(),
-            false => source.matrix(&format!("{}.weight", names.head), false)?,
-        };
-        let bias = match config.head.bias {
-            true => Some(source.vector(&format!("{}.bias", names.head))?),
-            false => None,
-        };
-        let cap = config.head.soft_cap;
-        Ok(Decoder {
-            tokens,
-            positions,
-            blocks,
-            head: Head {
-                norm,
-                weight,
-                bias,
-                cap,
-            },
-            device: source.device().cloned(),
-            config,
-        })
+        Ok(Decoder { config, own })
     }
 
     /// The decoder's configuration.
@@ -119,18 +121,20 @@ impl Decoder {
 
     /// The device of hidden states, logits and losses.
     pub fn device(&self) -> &Device {
-        self.device.as_ref().unwrap_or(&Device::Cpu)
+        match &self.own {
+            Own::Cpu(_) => &Device::Cpu,
+            Own::Candle(own) => own.device(),
+        }
     }
 
     /// An empty cache for `sequences` sequences.
     pub fn cache(&self, sequences: usize) -> Cache {
         let width = self.config.attention.kv_heads * self.config.attention.dim;
-        // Rounded where the products of many rows round them anyway.
-        let rounded = self
-            .blocks
-            .iter()
-            .all(|block| block.attention.heads.rounds());
-        Cache::new(self.blocks.len(), sequences, (width, rounded))
+        let layers = match &self.own {
+            Own::Cpu(own) => Layers::Cpu(own.cache(sequences, width)),
+            Own::Candle(own) => Layers::Candle(own.cache(sequences)),
+        };
+        Cache::new(sequences, layers)
     }
 
     /// The last hidden states `[t, d]` of packed `tokens`, before the final norm and the head.
@@ -147,7 +151,8 @@ impl Decoder {
         self.stream(tokens, None, cache, pass)
     }
 
-    /// The last hidden states at `rows` only, `[rows, d]`: the last block computes no others.
+    /// The last hidden states at `rows` only, `[rows, d]`: the kernels compute no others in the
+    /// last block.
     ///
     /// # Errors
     /// As [`Decoder::hidden`], and when there is no such row.
@@ -161,31 +166,17 @@ impl Decoder {
         if rows.iter().any(|&row| row as usize >= tokens.len()) {
             return Err(Error::invalid("a requested row is outside the batch"));
         }
-        if pass.probe.is_some() || self.device.is_some() {
-            // Who watches sees every decision; a GPU computes whole rectangles anyway.
-            let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
-            return ops::rows(&self.stream(tokens, None, cache, pass)?, &rows);
-        }
-        let wanted = Arc::new(LogitRows::new(rows, pass.seq_lens));
-        let x = self.stream(tokens, Some(&wanted), cache, pass)?;
-        Ok(match wanted.places(rows) {
-            Some(places) => {
-                let places = Tensor::from_vec(places, rows.len(), &Device::Cpu)?;
-                ops::rows(&x, &places)?
-            }
-            None => x,
-        })
+        self.stream(tokens, Some(rows), cache, pass)
     }
 
     fn stream(
         &self,
         tokens: &[u32],
-        wanted: Option<&Arc<LogitRows>>,
+        rows: Option<&[u32]>,
         mut cache: Option<&mut Cache>,
         pass: &Pass<'_>,
     ) -> Result<Tensor> {
-        let positions = pass.seq_lens.positions();
-        self.check(tokens, &positions, pass)?;
+        self.check(tokens, pass)?;
         let past = pass.seq_lens.past();
         let continues = match &cache {
             Some(cache) => *cache.lens() == **past,
@@ -196,54 +187,21 @@ impl Decoder {
                 "the sequences continue others than those in the cache".into(),
             ));
         }
-        if let Some(device) = &self.device {
-            return self.composed(device, (tokens, &positions), cache, pass);
-        }
-        let mut x = self.embed(tokens, &positions)?;
-        let angles = match &self.config.positions {
-            Positions::Rotary(rope) => Some(Arc::new(rope.angles(pass.seq_lens))),
-            Positions::Learned => None,
+        let held = cache.as_deref_mut();
+        let hidden = match &self.own {
+            Own::Cpu(own) => {
+                let cache = held.map(Cache::cpu).transpose()?;
+                own.hidden(tokens, rows, cache, pass)?
+            }
+            Own::Candle(own) => {
+                let cache = held.map(Cache::candle).transpose()?;
+                own.hidden(tokens, rows, cache, pass)?
+            }
         };
-        let held = Arc::new(PassState {
-            seq_lens: pass.seq_lens.clone(),
-            tasks: pass.tasks.to_vec(),
-            routes: { pass.routes.iter() }
-                .map(|route| (route.sequences.clone(), route.mixture.clone()))
-                .collect(),
-            angles,
-            recompute: pass.recompute,
-        });
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let last = layer + 1 == self.blocks.len();
-            let wanted = wanted.filter(|_| last);
-            let cache = cache.as_deref_mut();
-            x = block::run((layer, block), &x, cache, (pass, &held), wanted)?;
-        }
         if let Some(cache) = cache {
             cache.advance(pass.seq_lens.lens());
         }
-        Ok(x)
-    }
-
-    /// The stream `[t, d]` before the first block.
-    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<Tensor> {
-        let t = tokens.len();
-        let index = |ids: &[u32]| Tensor::from_slice(ids, t, &Device::Cpu);
-        let mut x = match &self.tokens {
-            Weight::Frozen(packed) => {
-                let mut rows = vec![0.0; t * self.config.hidden_size];
-                packed.rows(tokens, &mut rows);
-                Tensor::from_vec(rows, (t, self.config.hidden_size), &Device::Cpu)?
-            }
-            Weight::Plain(table, _) => ops::rows(table, &index(tokens)?)?,
-        };
-        if self.config.embedding_scale != 1.0 {
-            x = (x * f64::from(self.config.embedding_scale))?;
-        }
-        Ok(match &self.positions {
-            Some(table) => x.add(&ops::rows(table, &index(positions)?)?)?,
-            None => x,
-        })
+        Ok(hidden)
     }
 
     /// Next-token logits `[n, v]` of the wanted rows of `hidden` `[t, d]`.
@@ -251,16 +209,16 @@ impl Decoder {
     /// # Errors
     /// When a row is outside `hidden`.
     pub fn logits(&self, hidden: &Tensor, which: Logits<'_>) -> Result<Tensor> {
-        let own = match which {
+        let wanted = match which {
             Logits::All => hidden.clone(),
             Logits::Rows(rows) => {
                 let rows = Tensor::from_slice(rows, rows.len(), self.device())?;
                 ops::rows(hidden, &rows)?
             }
         };
-        match &self.device {
-            Some(_) => self.head.composed(&own),
-            None => self.head.logits(&own),
+        match &self.own {
+            Own::Cpu(own) => own.logits(&wanted),
+            Own::Candle(own) => own.logits(&wanted),
         }
     }
 
@@ -270,14 +228,20 @@ impl Decoder {
     /// # Errors
     /// When there are not as many ids as rows, or an id is outside the vocabulary.
     pub fn losses(&self, hidden: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
-        self.head.check(hidden, ids)?;
-        match &self.device {
-            Some(_) => ops::candle::cross_entropy(&self.head.composed(hidden)?, ids),
-            None => self.head.losses(hidden, ids),
+        let (n, v) = (hidden.dims2()?.0, self.config.vocab_size);
+        if n != ids.len() || ids.iter().any(|&id| id as usize >= v) {
+            return Err(Error::Mismatch(format!(
+                "{} target ids for {n} rows over a vocabulary of {v}",
+                ids.len()
+            )));
+        }
+        match &self.own {
+            Own::Cpu(own) => own.losses(hidden, ids),
+            Own::Candle(own) => own.losses(hidden, ids),
         }
     }
 
-    fn check(&self, tokens: &[u32], positions: &[u32], pass: &Pass<'_>) -> Result<()> {
+    fn check(&self, tokens: &[u32], pass: &Pass<'_>) -> Result<()> {
         let Config {
             vocab_size,
             max_position_embeddings: longest,
@@ -294,7 +258,9 @@ impl Decoder {
                 "token {id} is outside the {vocab_size} known"
             )));
         }
-        if positions.iter().any(|&p| p as usize >= longest) {
+        let (lens, past) = (pass.seq_lens.lens(), pass.seq_lens.past());
+        let beyond = |(len, past): (&usize, &usize)| *len > 0 && past + len > longest;
+        if lens.iter().zip(past.iter()).any(beyond) {
             return Err(Error::invalid(format!(
                 "a sequence is longer than the {longest} positions of this base"
             ))

@@ -9,10 +9,9 @@ use super::chat::{Chat, Said};
 use super::checkpoint::Weights;
 use super::config::Config;
 use super::decoder::Decoder;
-use super::load_options::{LoadOptions, Precision};
+use super::load_options::{Backend, LoadOptions, Precision};
 use super::open::open;
 use super::parts::Parts;
-use super::source::Source;
 use crate::data::Tokenizer;
 use crate::error::{Error, Hint, Result};
 use crate::expert::{BaseMatch, TargetBase};
@@ -105,7 +104,7 @@ impl Base {
         Base::new(parts, place.into())
     }
 
-    fn new(parts: Parts<'_>, LoadOptions { precision, device }: LoadOptions) -> Result<Self> {
+    fn new(parts: Parts<'_>, options: LoadOptions) -> Result<Self> {
         let Parts {
             name,
             mut config,
@@ -122,7 +121,8 @@ impl Base {
                 config.vocab_size
             )));
         }
-        if precision == Precision::Int8 && device.is_some() {
+        let precision = options.precision;
+        if precision == Precision::Int8 && matches!(options.backend, Backend::Candle(_)) {
             return Err(
                 Error::invalid("matrices are kept in eight bits on the processor only").hint(
                     Hint::Set {
@@ -136,8 +136,7 @@ impl Base {
         notes.append(&mut config.notes);
         notes.append(&mut weights.notes);
         let fingerprint = weights.fingerprint(&config)?;
-        let source = Source::stored(&weights, precision, device);
-        let decoder = Decoder::new(config, &source)?;
+        let decoder = Decoder::frozen(config, &weights, options)?;
         let mut stops = said.stops;
         stops.insert(tokenizer.eos());
         Ok(Base {

@@ -7,21 +7,40 @@ pub use lyceum_kernels::gemm::Precision;
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     pub(super) precision: Precision,
-    /// The device on which candle's operations compute; `None` for the CPU kernels.
-    pub(super) device: Option<Device>,
+    pub(super) backend: Backend,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Backend {
+    /// The CPU kernels.
+    #[default]
+    Cpu,
+    /// Candle's operations on a device.
+    Candle(Device),
+}
+
+impl Backend {
+    /// The backend for `device`: the kernels for the processor.
+    pub(super) fn of(device: &Device) -> Self {
+        match device.is_cpu() {
+            true => Backend::Cpu,
+            false => Backend::Candle(device.clone()),
+        }
+    }
 }
 
 impl LoadOptions {
     /// On `device`: the processor's kernels, or candle's operations on a GPU.
     pub fn new(precision: Precision, device: &Device) -> Self {
-        let device = Some(device.clone()).filter(|device| !device.is_cpu());
-        LoadOptions { precision, device }
+        let backend = Backend::of(device);
+        LoadOptions { precision, backend }
     }
 
     /// In candle's operations on any device, the processor too: slower there, for comparisons.
     pub fn candle(precision: Precision, device: &Device) -> Self {
-        let device = Some(device.clone());
-        LoadOptions { precision, device }
+        let backend = Backend::Candle(device.clone());
+        LoadOptions { precision, backend }
     }
 }
 
@@ -30,7 +49,7 @@ impl From<Precision> for LoadOptions {
     fn from(precision: Precision) -> Self {
         LoadOptions {
             precision,
-            device: None,
+            backend: Backend::Cpu,
         }
     }
 }

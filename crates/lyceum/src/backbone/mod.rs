@@ -4,27 +4,21 @@
 //! It is shared (`Arc`) and never modified; what experts do to it arrives with the
 //! [`Pass`](crate::mix::Pass).
 
-mod attention;
-mod block;
 mod cache;
 mod candle;
 mod chat;
 mod checkpoint;
 pub mod config;
+mod cpu;
 mod decoder;
 mod gguf;
-mod head;
 mod info;
 mod load;
 mod load_options;
-mod logit_rows;
-mod mlp;
-mod norm;
 mod open;
 mod own;
 mod parts;
 mod pattern;
-mod source;
 mod write;
 
 pub use cache::Cache;

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use lyceum_kernels::gemm::Rounding;
 
 use super::checkpoint::Weights;
-use super::source::Source;
+use super::load_options::Backend;
 use super::{Config, Decoder, families};
 use crate::mix::{Pass, SeqLens};
 use crate::rng::Rng;
@@ -51,13 +51,13 @@ fn variables(family: &str) -> (Config, BTreeMap<String, Var>) {
 fn composed_of_candles_operations_every_variable_has_the_same_gradient() {
     for family in families() {
         let (config, vars) = variables(family);
-        let one = |device| {
-            let source = &Source::trained(&vars, Rounding::F32, device);
-            let loss = loss(&Decoder::new(config.clone(), source).unwrap(), false);
+        let one = |backend| {
+            let decoder = Decoder::trained(config.clone(), &vars, Rounding::F32, backend);
+            let loss = loss(&decoder.unwrap(), false);
             let gradients = loss.backward().unwrap();
             (loss.to_scalar::<f32>().unwrap(), gradients)
         };
-        let (kernels, composed) = (one(None), one(Some(&Device::Cpu)));
+        let (kernels, composed) = (one(Backend::Cpu), one(Backend::Candle(Device::Cpu)));
         let near = (kernels.0 - composed.0).abs() < 1e-5;
         assert!(near, "{family}: {} {}", kernels.0, composed.0);
         for (name, var) in &vars {
@@ -80,8 +80,7 @@ fn composed_of_candles_operations_every_variable_has_the_same_gradient() {
 fn every_variable_of_every_family_has_the_gradient_of_the_loss() {
     for family in families() {
         let (config, vars) = variables(family);
-        let source = &Source::trained(&vars, Rounding::F32, None);
-        let decoder = Decoder::new(config, source).unwrap();
+        let decoder = Decoder::trained(config, &vars, Rounding::F32, Backend::Cpu).unwrap();
         let gradients = loss(&decoder, false).backward().unwrap();
         let again = loss(&decoder, true).backward().unwrap();
         for (name, var) in &vars {

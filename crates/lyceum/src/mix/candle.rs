@@ -3,47 +3,37 @@
 use candle_core::{Device, Tensor};
 use lyceum_kernels::lora::Slab;
 
-use super::linear::Experts;
-use super::{Gates, Mixing, Pass, RoutedLinear, SiteBank, Vector, Weight};
+use super::linear::{Experts, experts};
+use super::{Gates, Mixing, Pass, SiteBank};
 use crate::error::{Context, Error, Result};
+use crate::name::Site;
 use crate::ops::candle as ops;
 
-impl Weight {
-    /// The matrix `[d_out, d_in]` as a tensor.
-    pub(crate) fn tensor(&self) -> Result<&Tensor> {
-        match self {
-            Weight::Plain(w, _) => Ok(w),
-            Weight::Frozen(_) => Err(prepared()),
-        }
+/// A linear layer on a device: the base's own output plus what the pass's experts add to it.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceLinear {
+    site: Site,
+    /// `[d_out, d_in]`
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl DeviceLinear {
+    pub(crate) fn new(site: Site, weight: Tensor, bias: Option<Tensor>) -> Self {
+        DeviceLinear { site, weight, bias }
     }
-}
 
-impl Vector {
-    /// The values `[d]` as a tensor.
-    pub(crate) fn tensor(&self) -> Result<&Tensor> {
-        match self {
-            Vector::Plain(v) => Ok(v),
-            Vector::Frozen(_) => Err(prepared()),
-        }
-    }
-}
-
-fn prepared() -> Error {
-    Error::invalid("these weights are packed for the CPU backend and cannot be used on a device")
-}
-
-impl RoutedLinear {
-    /// [`RoutedLinear::forward`] of a tensor `x` `[t, d_in]` on any device, differentiable.
+    /// `W x + bias + delta`, differentiable: x `[t, d_in]`, result `[t, d_out]`.
     ///
     /// # Errors
     /// When widths disagree, the router cannot decide or the device fails.
-    pub(crate) fn composed(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let mut y = ops::product(x, self.weight.tensor()?)?;
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
+        let mut y = ops::product(x, &self.weight)?;
         if let Some(bias) = &self.bias {
-            y = y.broadcast_add(bias.tensor()?)?;
+            y = y.broadcast_add(bias)?;
         }
         let (t, mut next, mut parts) = (x.dims2()?.0, 0, Vec::new());
-        for Experts { route, bank, rows } in self.experts(pass) {
+        for Experts { route, bank, rows } in experts(&self.site, pass) {
             if rows.is_empty() {
                 continue;
             }
@@ -58,7 +48,7 @@ impl RoutedLinear {
                 }
                 Ok::<_, Error>((gates, trained))
             })?;
-            let d_out = self.weight.d_out()?;
+            let d_out = self.weight.dim(0)?;
             let delta = bank.composed((&x, d_out), (&gates, trained.as_ref()), mixing);
             let delta = delta.context(|| format!("at {}", self.site))?;
             if next < rows.start {

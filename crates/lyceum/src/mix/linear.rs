@@ -62,6 +62,18 @@ impl Experts<'_> {
     }
 }
 
+/// The experts of every route that adapts the layer at `site`.
+pub(super) fn experts<'a>(site: &Site, pass: &Pass<'a>) -> Vec<Experts<'a>> {
+    let experts = |route: &'a Route<'a>| {
+        Some(Experts {
+            bank: route.mixture.bank.site(site)?,
+            rows: pass.rows(route),
+            route,
+        })
+    };
+    pass.routes.iter().filter_map(experts).collect()
+}
+
 /// A linear layer: the base's own output plus what the pass's experts add to it.
 #[derive(Debug, Clone)]
 pub struct RoutedLinear {
@@ -81,15 +93,8 @@ impl RoutedLinear {
     }
 
     /// The experts of every route that adapts this layer.
-    pub(super) fn experts<'a>(&self, pass: &Pass<'a>) -> Vec<Experts<'a>> {
-        let experts = |route: &'a Route<'a>| {
-            Some(Experts {
-                bank: route.mixture.bank.site(&self.site)?,
-                rows: pass.rows(route),
-                route,
-            })
-        };
-        pass.routes.iter().filter_map(experts).collect()
+    fn experts<'a>(&self, pass: &Pass<'a>) -> Vec<Experts<'a>> {
+        experts(&self.site, pass)
     }
 
     /// The trainable tensors of this layer: the matrix, the bias, and of each route the experts'

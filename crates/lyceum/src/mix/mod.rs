@@ -16,6 +16,7 @@ mod weight;
 use candle_core::Tensor;
 
 pub use bank::Bank;
+pub(crate) use candle::DeviceLinear;
 pub use gates::Gates;
 pub use linear::RoutedLinear;
 pub(crate) use linear::{Gradients, Routed};

@@ -15,9 +15,8 @@ use crate::ops::{self, Gradient};
 pub enum Weight {
     /// Prepared once; never trained.
     Frozen(Arc<Packed>),
-    /// `[d_out, d_in]`, and how products round it: a variable under full training, or a frozen
-    /// matrix on a device that the kernels do not know.
-    Plain(Tensor, Rounding),
+    /// `[d_out, d_in]`, a variable under full training, and how products round it.
+    Trained(Tensor, Rounding),
 }
 
 impl Weight {
@@ -53,7 +52,7 @@ impl Weight {
     pub(super) fn shape(&self) -> Result<(usize, usize)> {
         Ok(match self {
             Weight::Frozen(w) => (w.n_out(), w.n_in()),
-            Weight::Plain(w, _) => w.dims2()?,
+            Weight::Trained(w, _) => w.dims2()?,
         })
     }
 
@@ -66,7 +65,7 @@ impl Weight {
     pub(crate) fn variable(&self) -> Option<&Tensor> {
         match self {
             Weight::Frozen(_) => None,
-            Weight::Plain(w, _) => Some(w).filter(|w| w.track_op()),
+            Weight::Trained(w, _) => Some(w),
         }
     }
 
@@ -92,7 +91,7 @@ impl Weight {
         let bias = bias.as_deref();
         match self {
             Weight::Frozen(w) => Ok(w.forward_then(x, Added { bias, rows }, then)),
-            Weight::Plain(w, rounding) => {
+            Weight::Trained(w, rounding) => {
                 let w = w.contiguous()?;
                 let transposed = (false, true);
                 let mut y = gemm::matmul(
@@ -119,7 +118,7 @@ impl Weight {
         let t = dy.len() / d_out.max(1);
         match self {
             Weight::Frozen(w) => Ok(w.backward_then(dy, then)),
-            Weight::Plain(w, rounding) => {
+            Weight::Trained(w, rounding) => {
                 let w = w.contiguous()?;
                 let (w, plain) = (ops::values(&w)?, (false, false));
                 let dx = gemm::matmul(dy, &w, (t, d_out, d_in), plain, *rounding);
@@ -133,11 +132,11 @@ impl Weight {
         let (d_out, d_in) = self.shape()?;
         let t = dy.len() / d_out.max(1);
         let transposed = (true, false);
-        Ok(match (self, self.variable()) {
-            (Weight::Plain(_, rounding), Some(_)) => {
+        Ok(match self {
+            Weight::Trained(_, rounding) => {
                 Some(gemm::matmul(dy, x, (d_out, t, d_in), transposed, *rounding))
             }
-            _ => None,
+            Weight::Frozen(_) => None,
         })
     }
 }
@@ -146,7 +145,7 @@ impl std::fmt::Debug for Weight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Weight::Frozen(w) => write!(f, "Frozen[{}, {}]", w.n_out(), w.n_in()),
-            Weight::Plain(w, _) => write!(f, "Plain{:?}", w.dims()),
+            Weight::Trained(w, _) => write!(f, "Trained{:?}", w.dims()),
         }
     }
 }
@@ -156,8 +155,8 @@ impl std::fmt::Debug for Weight {
 pub(crate) enum Vector {
     /// Never trained.
     Frozen(Arc<[f32]>),
-    /// A variable, or values on a device that the kernels do not know.
-    Plain(Tensor),
+    /// A variable.
+    Trained(Tensor),
 }
 
 impl Vector {
@@ -165,7 +164,7 @@ impl Vector {
     pub(crate) fn values(&self) -> Result<Cow<'_, [f32]>> {
         Ok(match self {
             Vector::Frozen(v) => Cow::Borrowed(v),
-            Vector::Plain(v) => Cow::Owned(v.to_vec1()?),
+            Vector::Trained(v) => Cow::Owned(v.to_vec1()?),
         })
     }
 
@@ -173,7 +172,7 @@ impl Vector {
     pub(crate) fn variable(&self) -> Option<&Tensor> {
         match self {
             Vector::Frozen(_) => None,
-            Vector::Plain(v) => Some(v).filter(|v| v.track_op()),
+            Vector::Trained(v) => Some(v),
         }
     }
 }

@@ -9,4 +9,4 @@ mod weights;
 pub(super) use files::instead;
 pub(super) use storage::{RowOrder, StorageType};
 pub(super) use tensor_view::{Bytes, TensorView, bad};
-pub(super) use weights::Weights;
+pub(super) use weights::{Weights, variable};

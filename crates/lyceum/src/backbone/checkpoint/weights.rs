@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use lyceum_kernels::map::Map;
 use lyceum_kernels::quantised::{self, Format};
 use safetensors::{Dtype, SafeTensors};
@@ -204,6 +204,12 @@ impl<'a> Weights<'a> {
         }
         Ok(crate::digest::hex(hash.finalize()))
     }
+}
+
+/// The variable called `name`.
+pub(in crate::backbone) fn variable(vars: &BTreeMap<String, Var>, name: &str) -> Result<Tensor> {
+    let found = vars.get(name).map(|v| v.as_tensor().clone());
+    found.ok_or_else(|| Error::Mismatch(format!("there is no variable `{name}`")))
 }
 
 fn finite(name: &str, values: &[f32]) -> Result<()> {

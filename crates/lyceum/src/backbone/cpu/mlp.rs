@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use lyceum_kernels::activation::{self, Activation};
 use lyceum_kernels::stream;
 
-use super::config::layout::Up;
+use crate::backbone::config::layout::Up;
 use crate::error::Result;
 use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
 

@@ -8,7 +8,7 @@ use lyceum_kernels::loss;
 use lyceum_kernels::stream;
 
 use super::norm::Norm;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mix::{Vector, Weight};
 use crate::ops::{self, Gradient, candle};
 
@@ -27,28 +27,6 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Checks that every hidden state `[n, d]` has one target id within the vocabulary.
-    pub(super) fn check(&self, hidden: &Tensor, ids: &[u32]) -> Result<()> {
-        let (n, v) = (hidden.dims2()?.0, self.weight.d_out()?);
-        if n != ids.len() || ids.iter().any(|&id| id as usize >= v) {
-            return Err(Error::Mismatch(format!(
-                "{} target ids for {n} rows over a vocabulary of {v}",
-                ids.len()
-            )));
-        }
-        Ok(())
-    }
-
-    /// [`Head::logits`] on any device.
-    pub(super) fn composed(&self, hidden: &Tensor) -> Result<Tensor> {
-        let x = self.norm.composed(hidden)?;
-        let mut logits = candle::product(&x, self.weight.tensor()?)?;
-        if let Some(bias) = &self.bias {
-            logits = logits.broadcast_add(bias.tensor()?)?;
-        }
-        candle::soft_cap(logits, self.cap)
-    }
-
     /// Logits `[n, v]` of hidden states `[n, d]`, differentiable.
     pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let x = self.norm.over(hidden)?;

@@ -11,12 +11,12 @@ use lyceum_kernels::stream;
 
 use super::attention::{Attention, AttentionSaved, BlockArgs};
 use super::cache::Cache;
-use super::config::layout::Norms;
-use super::config::{Config, Linear};
 use super::logit_rows::LogitRows;
 use super::mlp::{Mlp, MlpSaved};
 use super::norm::Norm;
 use super::source::Source;
+use crate::backbone::config::layout::Norms;
+use crate::backbone::config::{Config, Linear};
 use crate::error::Result;
 use crate::mix::{Gradients, Mixture, Pass, Route, RoutedLinear, SeqLens};
 use crate::name::{Name, Site};

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 use lyceum_kernels::norm;
 
-use super::config::{self, NormKind};
 use super::source::Source;
+use crate::backbone::config::{self, NormKind};
 use crate::error::Result;
 use crate::mix::{Gradients, Vector};
 use crate::ops::{self, Gradient};

@@ -8,9 +8,9 @@ use lyceum_kernels::rope::{self, Angles, Rotation};
 use lyceum_kernels::stream;
 
 use super::cache::Cache;
-use super::config::layout::Qkv;
 use super::logit_rows::LogitRows;
 use super::norm::Norm;
+use crate::backbone::config::layout::Qkv;
 use crate::error::Result;
 use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
 
