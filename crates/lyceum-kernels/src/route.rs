@@ -119,21 +119,6 @@ pub fn choose(to: &Directions<'_>, x: &[f32], k: usize) -> (Vec<u32>, Vec<f32>) 
     choose_at(Level::best(), to, x, k)
 }
 
-/// [`choose`] for scores `[t, e]` that are known already, divided by their temperature.
-pub fn choose_among(scores: &[f32], here: &[bool], k: usize) -> (Vec<u32>, Vec<f32>) {
-    let per = k.min(here.iter().filter(|here| **here).count());
-    if per == 0 {
-        return Default::default();
-    }
-    let t = scores.len() / here.len();
-    let (mut experts, mut weights) = (vec![0; t * per], vec![0.0; t * per]);
-    let choices = experts.chunks_mut(per).zip(weights.chunks_mut(per));
-    for (scores, (experts, weights)) in scores.chunks(here.len()).zip(choices) {
-        top(scores, here, experts, weights);
-    }
-    (experts, weights)
-}
-
 fn choose_at(level: Level, to: &Directions<'_>, x: &[f32], k: usize) -> (Vec<u32>, Vec<f32>) {
     let per = k.min(to.here.iter().filter(|here| **here).count());
     let Some(d) = to

@@ -1,5 +1,7 @@
 //! A router's decision: experts and their weights.
 
+use std::collections::BTreeSet;
+
 use lyceum_kernels::lora::TopK;
 
 use crate::error::{Error, Result};
@@ -84,6 +86,18 @@ impl Gates {
             indices: &self.indices,
             weights: &self.weights,
         }
+    }
+
+    /// Every choice: its row, and the expert with its weight.
+    pub(super) fn choices(&self) -> impl Iterator<Item = (usize, (u32, f32))> {
+        let all = self.indices.iter().zip(&self.weights).enumerate();
+        all.map(|(i, (expert, weight))| (i / self.k, (*expert, *weight)))
+    }
+
+    /// The experts that some token chooses, ascending.
+    pub(super) fn distinct(&self) -> Vec<u32> {
+        let all: BTreeSet<u32> = self.indices.iter().copied().collect();
+        all.into_iter().collect()
     }
 
     /// The weight of each of `experts` experts for each of `tokens` tokens, 0 where not chosen.

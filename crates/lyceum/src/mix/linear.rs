@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use lyceum_kernels::gemm::Then;
 use lyceum_kernels::stream;
 
-use super::{Gates, Mixing, Mixture, Pass, Route, SiteBank, Vector, Weight};
+use super::{Gates, Input, Mixing, Mixture, Pass, Route, SiteBank, Vector, Weight};
 use crate::error::{Context, Error, Result};
 use crate::name::Site;
 
@@ -154,7 +154,9 @@ impl RoutedLinear {
     fn part(&self, own: &Experts<'_>, x: &[f32], pass: &Pass<'_>) -> Result<Part> {
         let Mixture { router, mixing, .. } = own.route.mixture;
         let gates = pass.limited(own.route, |pass| {
-            let gates = router.gates(&self.site, x, pass)?;
+            let gates = router
+                .gates(&self.site, Input::Host(x), pass)?
+                .into_gates()?;
             match pass.probe {
                 Some(probe) => probe.see(&self.site, &gates, pass).map(|()| gates),
                 None => Ok(gates),

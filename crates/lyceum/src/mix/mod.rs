@@ -6,6 +6,7 @@
 
 mod bank;
 mod candle;
+mod decision;
 mod gates;
 mod linear;
 mod pass;
@@ -17,6 +18,7 @@ use candle_core::Tensor;
 
 pub use bank::Bank;
 pub(crate) use candle::DeviceLinear;
+pub use decision::{Decision, DeviceGates, Input};
 pub use gates::Gates;
 pub use linear::RoutedLinear;
 pub(crate) use linear::{Gradients, Routed};
@@ -33,35 +35,12 @@ use crate::name::Site;
 /// Decides, at each site, how much each expert contributes to each token.
 pub trait Gating: Send + Sync + std::fmt::Debug {
     /// The gates at `site` for its input `x` `[t, d_in]`, t the tokens of the pass, which holds the
-    /// sequences of one route only.
+    /// sequences of one route only. Over an input on a device they may be decided there; weights
+    /// that can be trained must be, for their gradient.
     ///
     /// # Errors
     /// When this router cannot decide, for example a task that no expert knows.
-    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates>;
-
-    /// Returns `true` if the gates depend on the input; otherwise [`Gating::gates`] may be called
-    /// with none.
-    fn reads_input(&self) -> bool {
-        true
-    }
-
-    /// The gates for an input on any device, and their weights there as a tensor `[t, k]`, if
-    /// they can be trained. By default the input is read back.
-    ///
-    /// # Errors
-    /// As [`Gating::gates`], and when the device fails.
-    fn gates_on(
-        &self,
-        site: &Site,
-        x: &Tensor,
-        pass: &Pass<'_>,
-    ) -> Result<(Gates, Option<Tensor>)> {
-        let x = match self.reads_input() {
-            true => x.detach().flatten_all()?.to_vec1()?,
-            false => Vec::new(),
-        };
-        Ok((self.gates(site, &x, pass)?, None))
-    }
+    fn gates(&self, site: &Site, x: Input<'_>, pass: &Pass<'_>) -> Result<Decision>;
 
     /// The trainable parameters of the gates at `site` as one flat tensor, if there are any.
     fn params(&self, _: &Site) -> Option<&Tensor> {

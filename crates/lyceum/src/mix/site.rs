@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use lyceum_kernels::lora::{Delta, Factors, Slab, SlabTable};
 
+use super::candle::DeviceFactors;
 use super::{Gates, Mixing};
 use crate::error::{Error, Hint, Result};
 use crate::lora::Lora;
@@ -60,9 +61,8 @@ pub struct SiteBank {
     adapters: Vec<Option<Adapter>>,
     /// All A's, then all B's transposed, as one flat tensor, if one of them can be trained.
     params: Option<Tensor>,
-    /// The same as two matrices `[R, d_in]` and `[R, d_out]` on the device that asked for them
-    /// first, if they are not trained.
-    pub(super) placed: Placed<(Tensor, Tensor)>,
+    /// The factors on the device that asked for them first, if they are not trained.
+    pub(super) placed: Placed<DeviceFactors>,
 }
 
 impl SiteBank {
@@ -145,19 +145,30 @@ impl SiteBank {
         gates: &Gates,
         mixing: Mixing,
     ) -> Result<()> {
+        let t = self.check_widths(n, d_out, mixing)?;
+        match gates.fit(t, self.adapters.len()) {
+            true => Ok(()),
+            false => Err(Error::Mismatch(format!(
+                "gates that do not fit {t} tokens and {} experts",
+                self.adapters.len()
+            ))),
+        }
+    }
+
+    /// Checks that `n` values of input and outputs of `d_out` values fit these experts, and returns
+    /// the number of tokens.
+    pub(super) fn check_widths(&self, n: usize, d_out: usize, mixing: Mixing) -> Result<usize> {
         if mixing == Mixing::Factors {
             self.check_even()?;
         }
         let (d_in, width) = self.widths();
         let t = n / d_in.max(1);
-        if n != t * d_in || d_out != width || !gates.fit(t, self.adapters.len()) {
-            let text = format!(
-                "gates of {} experts from {d_in} to {width} values over {n} values, to {d_out}",
-                self.adapters.len(),
-            );
-            return Err(Error::Mismatch(text));
+        match n == t * d_in && d_out == width {
+            true => Ok(t),
+            false => Err(Error::Mismatch(format!(
+                "experts from {d_in} to {width} values over {n} values, to {d_out}"
+            ))),
         }
-        Ok(())
     }
 
     /// Adds to `y`, the outputs of some tokens from `first` on, what the experts make of them.

@@ -186,6 +186,31 @@ pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     Ok(shares.broadcast_div(&shares.sum_keepdim(D::Minus1)?)?)
 }
 
+/// The `k` largest of each row of `scores` `[t, n]`, and their places (u32): both `[t, k]`. Of equal
+/// scores the first counts as the larger. Nothing is waited for.
+pub(crate) fn top_k(scores: &Tensor, k: usize) -> Result<(Tensor, Tensor)> {
+    let (t, n) = scores.dims2()?;
+    let places = Tensor::arange(0, n as u32, scores.device())?;
+    if k == n {
+        let places = places.broadcast_as((t, n))?.contiguous()?;
+        return Ok((places, scores.clone()));
+    }
+    let places = places.to_dtype(DType::F32)?.broadcast_as((t, n))?;
+    let last = Tensor::full((n - 1) as f32, (t, n), scores.device())?;
+    let taken = Tensor::full(f32::NEG_INFINITY, (t, n), scores.device())?;
+    let (mut left, mut found, mut tops) = (scores.clone(), Vec::new(), Vec::new());
+    for _ in 0..k {
+        let top = left.max_keepdim(1)?;
+        let first = left.broadcast_eq(&top)?.where_cond(&places, &last)?;
+        let first = first.min_keepdim(1)?;
+        left = places.broadcast_eq(&first)?.where_cond(&taken, &left)?;
+        found.push(first);
+        tops.push(top);
+    }
+    let places = Tensor::cat(&found, 1)?.to_dtype(DType::U32)?;
+    Ok((places, Tensor::cat(&tops, 1)?))
+}
+
 /// The first `2 * half` values of every head of `x` `[t, heads, dim]` rotated by `cos` and `sin`
 /// `[t, 1, half]`, as [`lyceum_kernels::rope::rotate`] does.
 pub(crate) fn rotate(x: &Tensor, (cos, sin): (&Tensor, &Tensor)) -> Result<Tensor> {
@@ -209,4 +234,28 @@ pub(crate) fn cross_entropy(logits: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor>
     let logits = logits.broadcast_sub(&top)?;
     let total = logits.exp()?.sum_keepdim(D::Minus1)?.log()?;
     Ok((total - logits.gather(&ids, 1)?)?.squeeze(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equal_scores_is_taken() {
+        let rows = [[1f32, 3.0, 3.0, 2.0], [0.0; 4], [-1.0, -4.0, -2.0, -2.0]];
+        let scores = Tensor::new(&rows, &Device::Cpu).unwrap();
+        for (k, want) in [
+            (2, vec![vec![1, 2], vec![0, 1], vec![0, 2]]),
+            (3, vec![vec![1, 2, 3], vec![0, 1, 2], vec![0, 2, 3]]),
+            (4, vec![vec![0u32, 1, 2, 3]; 3]),
+        ] {
+            let (places, tops) = top_k(&scores, k).unwrap();
+            assert_eq!(places.to_vec2::<u32>().unwrap(), want);
+            let own = scores.gather(&places, 1).unwrap();
+            assert_eq!(
+                tops.to_vec2::<f32>().unwrap(),
+                own.to_vec2::<f32>().unwrap()
+            );
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::table::{About, Role};
 use crate::error::Result;
-use crate::mix::{Gates, Gating, Pass};
+use crate::mix::{Decision, Gates, Gating, Input, Pass};
 use crate::name::Site;
 
 /// All experts with equal weights.
@@ -36,11 +36,7 @@ impl Fixed {
 }
 
 impl Gating for Fixed {
-    fn reads_input(&self) -> bool {
-        false
-    }
-
-    fn gates(&self, _: &Site, _: &[f32], _: &Pass<'_>) -> Result<Gates> {
-        Ok(self.0.clone())
+    fn gates(&self, _: &Site, _: Input<'_>, _: &Pass<'_>) -> Result<Decision> {
+        Ok(self.0.clone().into())
     }
 }

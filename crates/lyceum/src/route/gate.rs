@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use lyceum_kernels::route;
 
 use crate::error::{Error, Result};
-use crate::mix::{Gates, Gating, Pass};
+use crate::mix::{Decision, DeviceGates, Gates, Gating, Input, Pass};
 use crate::name::{Name, Site};
 use crate::ops;
 
@@ -65,26 +65,24 @@ impl TrainedGates {
 }
 
 impl Gating for TrainedGates {
-    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
-        let experts = self.experts(site, x.len(), pass)?;
-        let weights = route::gate(&ops::values(self.vectors(site)?)?, &experts, x);
-        Ok(Gates::known(1, experts, weights))
-    }
-
-    fn gates_on(
-        &self,
-        site: &Site,
-        x: &Tensor,
-        pass: &Pass<'_>,
-    ) -> Result<(Gates, Option<Tensor>)> {
+    fn gates(&self, site: &Site, x: Input<'_>, pass: &Pass<'_>) -> Result<Decision> {
         let experts = self.experts(site, x.elem_count(), pass)?;
+        let x = match x {
+            Input::Host(x) => {
+                let weights = route::gate(&ops::values(self.vectors(site)?)?, &experts, x);
+                return Ok(Gates::known(1, experts, weights).into());
+            }
+            Input::Device(x) => x,
+        };
         let vectors = self.vectors(site)?.to_device(x.device())?;
         let vectors = vectors.reshape((self.owners.len(), x.dims2()?.1))?;
-        let own = Tensor::from_slice(&experts, experts.len(), x.device())?;
+        let own = Tensor::new(experts, x.device())?;
         let dots = (x * vectors.index_select(&own, 0)?)?.sum_keepdim(1)?;
         let weights = ops::candle::sigmoid(&dots)?; // [t, 1]
-        let known = weights.flatten_all()?.to_vec1()?;
-        Ok((Gates::known(1, experts, known), Some(weights)))
+        Ok(Decision::Device(DeviceGates::new(
+            own.unsqueeze(1)?,
+            weights,
+        )?))
     }
 
     fn params(&self, site: &Site) -> Option<&Tensor> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::table::{About, Role};
 use crate::error::{Error, Result};
 use crate::expert::Expert;
-use crate::mix::{Gates, Gating, Pass};
+use crate::mix::{Decision, Gates, Gating, Input, Pass};
 use crate::name::{Name, Site};
 
 /// Each sequence to the expert of its own task.
@@ -76,11 +76,7 @@ impl Oracle {
 }
 
 impl Gating for Oracle {
-    fn reads_input(&self) -> bool {
-        false
-    }
-
-    fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
+    fn gates(&self, _: &Site, _: Input<'_>, pass: &Pass<'_>) -> Result<Decision> {
         if pass.tasks.len() != pass.seq_lens.lens().len() {
             return Err(Error::invalid(
                 "the oracle routes by task name: name the task of every example",
@@ -90,7 +86,7 @@ impl Gating for Oracle {
         let chosen: Vec<u32> = pass.tasks.iter().map(expert).collect::<Result<_>>()?;
         let experts: Vec<u32> = pass.seq_lens.seq_ids().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
-        Ok(Gates::known(1, experts, weights))
+        Ok(Gates::known(1, experts, weights).into())
     }
 }
 

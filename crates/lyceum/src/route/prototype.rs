@@ -14,9 +14,9 @@ use super::table::{About, Inputs, Role};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::expert::Expert;
-use crate::mix::{Gates, Gating, Pass};
+use crate::mix::{Decision, DeviceGates, Gates, Gating, Input, Pass};
 use crate::name::{Name, Site};
-use crate::ops::candle::Placed;
+use crate::ops::candle::{self as ops, Placed};
 
 /// `|x . p|` against the top singular direction of each expert's update.
 pub(super) const ARROW: About = About {
@@ -76,8 +76,8 @@ struct Directions {
     /// `[e, d_in]`, zero rows for experts that do not adapt the site.
     rows: Vec<f32>,
     here: Vec<bool>,
-    /// `rows` on the device that asked for them first.
-    placed: Placed<Tensor>,
+    /// [`Directions::on`] the device that asked for them first.
+    placed: Placed<(Tensor, Tensor)>,
 }
 
 impl Directions {
@@ -86,11 +86,18 @@ impl Directions {
         self.rows.len() / self.here.len().max(1)
     }
 
-    /// `rows` `[e, d_in]` on `device`.
-    fn on(&self, device: &Device) -> Result<Tensor> {
-        let shape = (self.here.len(), self.width());
-        let make = || Ok(Tensor::from_slice(&self.rows, shape, device)?);
-        self.placed.on(device, make)
+    /// The directions of the experts that adapt the site as columns `[d_in, n]`, and those
+    /// experts' indices `[n]`, on `device`.
+    fn on(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        self.placed.on(device, || {
+            let here = { self.here.iter().enumerate() }.filter(|(_, here)| **here);
+            let here: Vec<u32> = here.map(|(e, _)| e as u32).collect();
+            let here = Tensor::new(here, device)?;
+            let shape = (self.here.len(), self.width());
+            let rows = Tensor::from_slice(&self.rows, shape, device)?;
+            let columns = rows.index_select(&here, 0)?.t()?.contiguous()?;
+            Ok((columns, here))
+        })
     }
 }
 
@@ -192,39 +199,36 @@ impl Prototypes {
 }
 
 impl Gating for Prototypes {
-    fn gates(&self, site: &Site, x: &[f32], pass: &Pass<'_>) -> Result<Gates> {
-        let (directions, similarity, temperature, k) = self.at(site, x.len(), pass)?;
-        let to = route::Directions {
-            rows: &directions.rows,
-            here: &directions.here,
-            similarity,
-            temperature: temperature as f32,
-        };
-        let (experts, weights) = route::choose(&to, x, k);
-        Ok(Gates::known(k, experts, weights))
-    }
-
-    fn gates_on(
-        &self,
-        site: &Site,
-        x: &Tensor,
-        pass: &Pass<'_>,
-    ) -> Result<(Gates, Option<Tensor>)> {
+    fn gates(&self, site: &Site, x: Input<'_>, pass: &Pass<'_>) -> Result<Decision> {
         let (directions, similarity, temperature, k) = self.at(site, x.elem_count(), pass)?;
-        let (x, rows) = (x.detach(), directions.on(x.device())?.t()?);
+        let x = match x {
+            Input::Host(x) => {
+                let to = route::Directions {
+                    rows: &directions.rows,
+                    here: &directions.here,
+                    similarity,
+                    temperature: temperature as f32,
+                };
+                let (experts, weights) = route::choose(&to, x, k);
+                return Ok(Gates::known(k, experts, weights).into());
+            }
+            Input::Device(x) => x.detach(),
+        };
+        let (columns, here) = directions.on(x.device())?;
         let scores = match similarity {
-            route::Similarity::Absolute => x.matmul(&rows)?.abs()?,
+            route::Similarity::Absolute => x.matmul(&columns)?.abs()?,
             route::Similarity::Standardised { eps } => {
                 let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
                 let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
                 let spread = (variance + f64::from(eps))?.sqrt()?;
-                x.broadcast_div(&spread)?.matmul(&rows)?
+                x.broadcast_div(&spread)?.matmul(&columns)?
             }
         };
-        // Only the scores come back: one rule says which of equal ones wins.
-        let scores = (scores / temperature)?.flatten_all()?.to_vec1::<f32>()?;
-        let (experts, weights) = route::choose_among(&scores, &directions.here, k);
-        Ok((Gates::known(k, experts, weights), None))
+        let (places, scores) = ops::top_k(&(scores / temperature)?, k)?;
+        let experts = here.index_select(&places.flatten_all()?, 0)?;
+        let experts = experts.reshape(places.shape())?;
+        let weights = ops::softmax(&scores)?;
+        Ok(Decision::Device(DeviceGates::new(experts, weights)?))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::backbone::Base;
 use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
 use crate::lora::{Lora, LoraConfig};
-use crate::mix::{Bank, Gates, Gating, Mixing, Mixture, Pass};
+use crate::mix::{Bank, Decision, Gates, Gating, Input, Mixing, Mixture, Pass};
 use crate::name::{Name, Site};
 use crate::progress::Progress;
 use crate::rng::Rng;
@@ -26,11 +26,7 @@ use crate::rng::Rng;
 pub(super) struct Own(pub(super) Vec<Name>);
 
 impl Gating for Own {
-    fn reads_input(&self) -> bool {
-        false
-    }
-
-    fn gates(&self, _: &Site, _: &[f32], pass: &Pass<'_>) -> Result<Gates> {
+    fn gates(&self, _: &Site, _: Input<'_>, pass: &Pass<'_>) -> Result<Decision> {
         let own = |task: &Name| {
             let found = self.0.iter().position(|name| name == task);
             let found = found.map(|e| e as u32);
@@ -39,7 +35,7 @@ impl Gating for Own {
         let chosen: Vec<u32> = pass.tasks.iter().map(own).collect::<Result<_>>()?;
         let experts: Vec<u32> = pass.seq_lens.seq_ids().map(|s| chosen[s]).collect();
         let weights = vec![1.0; experts.len()];
-        Ok(Gates::known(1, experts, weights))
+        Ok(Gates::known(1, experts, weights).into())
     }
 }
 
