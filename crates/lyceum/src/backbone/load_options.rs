@@ -10,7 +10,7 @@ pub struct LoadOptions {
     pub(super) backend: Backend,
 }
 
-/// What computes.
+/// The backends of a decoder.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Backend {
     /// The CPU kernels.

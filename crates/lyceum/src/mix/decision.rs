@@ -1,4 +1,4 @@
-//! What a router reads and gives, in the memory of the backend that asks.
+//! The input that a router reads and the decision it returns, in the memory of a backend.
 
 use std::borrow::Cow;
 

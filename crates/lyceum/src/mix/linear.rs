@@ -24,6 +24,15 @@ struct Part {
     h: Vec<f32>,
 }
 
+/// A layer's input in a forward pass, and how it was routed.
+#[derive(Clone, Copy)]
+pub(crate) struct LinearInput<'a> {
+    /// `[t, d_in]`.
+    pub(crate) x: &'a [f32],
+    /// As [`RoutedLinear::forward`] returned it.
+    pub(crate) routed: Option<&'a Routed>,
+}
+
 /// The experts of one route at one layer.
 pub(super) struct Experts<'a> {
     pub(super) route: &'a Route<'a>,
@@ -175,12 +184,13 @@ impl RoutedLinear {
     /// When a product fails.
     pub(crate) fn backward(
         &self,
-        (x, routed): (&[f32], Option<&Routed>),
+        read: LinearInput<'_>,
         dy: &[f32],
         pass: &Pass<'_>,
         mut dx: Option<&mut Vec<f32>>,
         gradients: &mut Gradients,
     ) -> Result<()> {
+        let LinearInput { x, routed } = read;
         let (experts, Some(Routed(parts))) = (self.experts(pass), routed) else {
             return self.bare_backward(x, dy, None, dx, gradients);
         };

@@ -7,6 +7,7 @@
 mod bank;
 mod candle;
 mod decision;
+mod device_factors;
 mod gates;
 mod linear;
 mod pass;
@@ -21,7 +22,7 @@ pub(crate) use candle::DeviceLinear;
 pub use decision::{Decision, DeviceGates, Input};
 pub use gates::Gates;
 pub use linear::RoutedLinear;
-pub(crate) use linear::{Gradients, Routed};
+pub(crate) use linear::{Gradients, LinearInput, Routed};
 pub use lyceum_kernels::lora::Mixing;
 pub use pass::{Mixture, Pass, Route};
 pub use seq_lens::SeqLens;

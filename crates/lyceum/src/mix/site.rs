@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use lyceum_kernels::lora::{Delta, Factors, Slab, SlabTable};
 
-use super::candle::DeviceFactors;
+use super::device_factors::DeviceFactors;
 use super::{Gates, Mixing};
 use crate::error::{Error, Hint, Result};
 use crate::lora::Lora;
@@ -134,14 +134,15 @@ impl SiteBank {
         gates: &Gates,
         mixing: Mixing,
     ) -> Result<Vec<f32>> {
-        self.check((x.len(), d_out), gates, mixing)?;
+        self.check(x.len(), d_out, gates, mixing)?;
         Ok(self.delta(gates, mixing).shrink(x))
     }
 
     /// Checks that `n` values of input, outputs of `d_out` values and `gates` fit these experts.
     pub(super) fn check(
         &self,
-        (n, d_out): (usize, usize),
+        n: usize,
+        d_out: usize,
         gates: &Gates,
         mixing: Mixing,
     ) -> Result<()> {

@@ -128,11 +128,7 @@ pub(crate) fn spread_out(x: &Tensor, ids: &Tensor, places: &Tensor) -> Result<Te
 
 /// The opposite: the rows of `x` at `places`; `ids` and `real` (1 or 0, `[n, 1]`) say which row
 /// each place holds, if it holds one.
-pub(crate) fn gather(
-    x: &Tensor,
-    (ids, real): (&Tensor, &Tensor),
-    places: &Tensor,
-) -> Result<Tensor> {
+pub(crate) fn gather(x: &Tensor, ids: &Tensor, real: &Tensor, places: &Tensor) -> Result<Tensor> {
     let y = x.detach().index_select(places, 0)?;
     let (ids, real) = (ids.clone(), real.clone());
     known(x, y, move |dy| {
@@ -213,7 +209,7 @@ pub(crate) fn top_k(scores: &Tensor, k: usize) -> Result<(Tensor, Tensor)> {
 
 /// The first `2 * half` values of every head of `x` `[t, heads, dim]` rotated by `cos` and `sin`
 /// `[t, 1, half]`, as [`lyceum_kernels::rope::rotate`] does.
-pub(crate) fn rotate(x: &Tensor, (cos, sin): (&Tensor, &Tensor)) -> Result<Tensor> {
+pub(crate) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (dim, half) = (x.dim(2)?, cos.dim(2)?);
     let first = x.narrow(2, 0, half)?;
     let second = x.narrow(2, half, half)?;

@@ -143,7 +143,7 @@ impl Rectangle {
     pub(super) fn pack(&self, x: &Tensor) -> Result<Tensor> {
         match &self.ragged {
             None => Ok(x.clone()),
-            Some(Ragged { ids, real, places }) => candle::gather(x, (ids, real), places),
+            Some(Ragged { ids, real, places }) => candle::gather(x, ids, real, places),
         }
     }
 }

@@ -180,7 +180,7 @@ fn rotated(x: &Tensor, norm: Option<&Norm>, dim: usize, batch: &Batch<'_>) -> Re
         x = norm.forward(&x)?;
     }
     if let Some((cos, sin)) = &batch.angles {
-        x = candle::rotate(&x, (cos, sin))?;
+        x = candle::rotate(&x, cos, sin)?;
     }
     Ok(x.reshape((t, width))?)
 }

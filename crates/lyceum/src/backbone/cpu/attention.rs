@@ -12,11 +12,13 @@ use super::logit_rows::LogitRows;
 use super::norm::Norm;
 use crate::backbone::config::layout::Qkv;
 use crate::error::Result;
-use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
+use crate::mix::{Gradients, LinearInput, Pass, Routed, RoutedLinear};
 
 /// Attention of one block.
 #[derive(Debug, Clone)]
 pub(super) struct Attention {
+    /// The number of its block.
+    pub(super) layer: usize,
     pub(super) qkv: Qkv<RoutedLinear>,
     /// Norms of the heads of q and k.
     pub(super) norms: Option<[Norm; 2]>,
@@ -30,7 +32,7 @@ pub(super) struct BlockArgs<'a> {
     /// RoPE cos/sin per token; `None` with learned positions.
     pub(super) angles: Option<&'a Arc<Angles>>,
     /// The tokens whose result is wanted; all when absent.
-    pub(super) wanted: Option<&'a LogitRows>,
+    pub(super) wanted: Option<&'a Arc<LogitRows>>,
 }
 
 impl<'a> BlockArgs<'a> {
@@ -56,6 +58,14 @@ pub(super) struct AttentionSaved {
     qkv: [Option<Routed>; 3],
     seen: Vec<f32>,
     out: Option<Routed>,
+}
+
+/// Attention's input in a forward pass, and what that pass kept.
+#[derive(Clone, Copy)]
+pub(super) struct AttentionInput<'a> {
+    /// `[t, d]`.
+    pub(super) x: &'a [f32],
+    pub(super) kept: &'a AttentionSaved,
 }
 
 /// q, k and v, and what each matrix's experts decided.
@@ -139,8 +149,8 @@ impl Attention {
     /// Of `x` `[t, d]` what attention makes of the wanted rows, added to `onto`, if any.
     pub(super) fn forward(
         &self,
-        layer: usize,
-        (x, onto): (&[f32], Option<&[f32]>),
+        x: &[f32],
+        onto: Option<&[f32]>,
         cache: Option<&mut Cache>,
         args: &BlockArgs<'_>,
     ) -> Result<(Vec<f32>, AttentionSaved)> {
@@ -162,10 +172,10 @@ impl Attention {
         k = self.rotate(k, kv_heads, args.angles, Rotation::Forward);
         let seen = match cache {
             Some(cache) => {
-                cache.append(layer, (&k, &v), args.pass.seq_lens.lens());
+                cache.append(self.layer, &k, &v, args.pass.seq_lens.lens());
                 let sequences = self.stretches(args);
                 let span = |(i, own): (usize, &Stretch)| {
-                    cache.span(layer, i, own.rows, own.keys - own.before - own.rows)
+                    cache.span(self.layer, i, own.rows, own.keys - own.before - own.rows)
                 };
                 let spans: Vec<Span<'_>> = sequences.iter().enumerate().map(span).collect();
                 kernel::forward(&q, &spans, &self.heads)
@@ -220,19 +230,23 @@ impl Attention {
     /// variables are pushed. `x` is read only if [`Attention::reads_input`] says so.
     pub(super) fn backward(
         &self,
-        (x, kept): (&[f32], &AttentionSaved),
+        read: AttentionInput<'_>,
         dy: &[f32],
         args: &BlockArgs<'_>,
         dx: Option<&mut Vec<f32>>,
         gradients: &mut Gradients,
     ) -> Result<()> {
+        let kept = read.kept;
         let AttentionSaved { q, k, v, .. } = kept;
         let (mut out, mut norms) = (Gradients::new(), Gradients::new());
-        let read = (kept.seen.as_slice(), kept.out.as_ref());
+        let seen = LinearInput {
+            x: &kept.seen,
+            routed: kept.out.as_ref(),
+        };
         let mut dout = Vec::new();
         let own = args.own();
         self.out
-            .backward(read, dy, &own, Some(&mut dout), &mut out)?;
+            .backward(seen, dy, &own, Some(&mut dout), &mut out)?;
         let own = kernel::backward((q, k, v), &dout, &self.stretches(args), &self.heads);
         let kernel::Gradients { mut dq, mut dk, dv } = own;
         drop(dout);
@@ -247,8 +261,7 @@ impl Attention {
             dk = k_norm.backward(k, &dk, None, &mut norms)?;
         }
         let back = QkvBackward {
-            x,
-            kept,
+            read,
             dqkv: [dq, dk, dv],
             args,
         };
@@ -292,8 +305,7 @@ fn together(parts: [&[f32]; 3], columns: &Columns) -> Vec<f32> {
 
 /// A backward pass through the projections of q, k and v.
 struct QkvBackward<'a> {
-    x: &'a [f32],
-    kept: &'a AttentionSaved,
+    read: AttentionInput<'a>,
     /// The gradients of q, of the wanted rows, and of k and v.
     dqkv: [Vec<f32>; 3],
     args: &'a BlockArgs<'a>,
@@ -307,7 +319,7 @@ impl QkvBackward<'_> {
         mut dx: Option<&mut Vec<f32>>,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        let (args, x) = (self.args, self.x);
+        let (args, AttentionInput { x, kept }) = (self.args, self.read);
         let t = args.pass.seq_lens.tokens().max(1);
         let mut all = [Gradients::new(), Gradients::new(), Gradients::new()];
         // q last: with some rows wanted its gradient is not one of all rows.
@@ -315,7 +327,10 @@ impl QkvBackward<'_> {
             let some = args.wanted.filter(|_| i == 0);
             let own = some.map(|wanted| wanted.pick(x, x.len() / t));
             let pass = if i == 0 { args.own() } else { *args.pass };
-            let read = (own.as_deref().unwrap_or(x), self.kept.qkv[i].as_ref());
+            let read = LinearInput {
+                x: own.as_deref().unwrap_or(x),
+                routed: kept.qkv[i].as_ref(),
+            };
             let mut own_dx = dx.is_some().then(Vec::new);
             linears[i].backward(read, &self.dqkv[i], &pass, own_dx.as_mut(), &mut all[i])?;
             let (Some(sum), Some(dx)) = (&mut dx, own_dx) else {
@@ -352,7 +367,10 @@ impl QkvBackward<'_> {
             dq = full;
         }
         let dall = together([&dq, &dk, &dv], columns);
-        let read = (self.x, self.kept.qkv[0].as_ref());
+        let read = LinearInput {
+            x: self.read.x,
+            routed: self.read.kept.qkv[0].as_ref(),
+        };
         all.backward(read, &dall, pass, dx, gradients)
     }
 }

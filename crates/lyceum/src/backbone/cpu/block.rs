@@ -9,9 +9,8 @@ use candle_core::Tensor;
 use lyceum_kernels::rope::Angles;
 use lyceum_kernels::stream;
 
-use super::attention::{Attention, AttentionSaved, BlockArgs};
+use super::attention::{Attention, AttentionInput, AttentionSaved, BlockArgs};
 use super::cache::Cache;
-use super::logit_rows::LogitRows;
 use super::mlp::{Mlp, MlpSaved};
 use super::norm::Norm;
 use super::source::Source;
@@ -92,6 +91,7 @@ impl Block {
         Ok(Block {
             norms: layout.norms,
             attention: Attention {
+                layer: i,
                 qkv: layout.qkv,
                 norms: layout.qk_norms,
                 heads: config.heads(&config.layers[i], source.rounding()),
@@ -113,10 +113,9 @@ impl Block {
         all
     }
 
-    /// The wanted rows of the stream `[t, d]` after this block, which is number `layer`.
+    /// The wanted rows of the stream `[t, d]` after this block.
     fn forward(
         &self,
-        layer: usize,
         x: &[f32],
         cache: Option<&mut Cache>,
         args: &BlockArgs<'_>,
@@ -135,7 +134,7 @@ impl Block {
             _ => None,
         };
         let onto = after.is_none().then_some(own);
-        let (mut middle, seen) = self.attention.forward(layer, (&h, onto), cache, args)?;
+        let (mut middle, seen) = self.attention.forward(&h, onto, cache, args)?;
         let mut attended = Vec::new();
         if let Some((norm, _)) = after {
             let mut normed = norm.forward(&middle)?;
@@ -171,7 +170,8 @@ impl Block {
     /// The gradients of a forward pass from `x` `[t, d]` for that of its result, `dy`.
     fn backward(
         &self,
-        (x, kept): (&[f32], &BlockSaved),
+        x: &[f32],
+        kept: &BlockSaved,
         dy: &[f32],
         args: &BlockArgs<'_>,
         wants_dx: bool,
@@ -265,9 +265,11 @@ impl Backward<'_> {
             (true, Some((norm, x))) => norm.forward(x)?,
             (true, None) => block.norms.attention().forward(self.own)?,
         };
-        let read = (normed.as_slice(), &kept.made);
         let dout = dmade.as_deref().unwrap_or(dy);
-        block.mlp.backward(read, dout, &pass, &mut self.mlp)
+        let gradients = &mut self.mlp;
+        block
+            .mlp
+            .backward(&normed, &kept.made, dout, &pass, gradients)
     }
 
     /// Through attention and the norm after it: from the gradient of the stream between to that
@@ -288,7 +290,10 @@ impl Backward<'_> {
             false => Vec::new(),
         };
         let dout = dattended.as_deref().unwrap_or(dmiddle);
-        let read = (normed.as_slice(), &kept.seen);
+        let read = AttentionInput {
+            x: &normed,
+            kept: &kept.seen,
+        };
         let gradients = &mut self.attention;
         block.attention.backward(read, dout, args, dx, gradients)
     }
@@ -335,40 +340,35 @@ impl Backward<'_> {
     }
 }
 
-/// The stream `x` `[t, d]` after `block`, number `layer`: of the wanted rows, if some are named.
-/// `held` is what a backward pass will know of the pass.
+/// The stream `x` `[t, d]` after `block`: of the wanted rows, if some are named. `held` is what a
+/// backward pass will know of the pass.
 pub(super) fn run(
-    (layer, block): (usize, &Arc<Block>),
+    block: &Arc<Block>,
     x: &Tensor,
     cache: Option<&mut Cache>,
-    (pass, held): (&Pass<'_>, &Arc<PassState>),
-    wanted: Option<&Arc<LogitRows>>,
+    args: &BlockArgs<'_>,
+    held: &Arc<PassState>,
 ) -> Result<Tensor> {
     let (t, d) = x.dims2()?;
-    let variables = block.variables(pass);
-    let args = BlockArgs {
-        pass,
-        angles: held.angles.as_ref(),
-        wanted: wanted.map(|wanted| &**wanted),
-    };
-    let (y, kept) = block.forward(layer, &ops::values(x)?, cache, &args)?;
-    let shape = (wanted.map_or(t, |wanted| wanted.rows.len()), d);
+    let variables = block.variables(args.pass);
+    let (y, kept) = block.forward(&ops::values(x)?, cache, args)?;
+    let shape = (args.wanted.map_or(t, |wanted| wanted.rows.len()), d);
     let tracked = x.track_op() || !variables.is_empty();
     let kept = Mutex::new(Some(kept).filter(|_| tracked && !held.recompute));
-    let (block, held, wanted) = (block.clone(), held.clone(), wanted.cloned());
+    let (block, held, wanted) = (block.clone(), held.clone(), args.wanted.cloned());
     ops::fused((x, &variables), (y, shape), move |x, dy, wants_dx| {
         let routes = held.routes();
         let pass = held.pass(&routes);
         let args = BlockArgs {
             pass: &pass,
             angles: held.angles.as_ref(),
-            wanted: wanted.as_deref(),
+            wanted: wanted.as_ref(),
         };
         // What was kept is let go as soon as it was used.
         let kept = match kept.lock().ok().and_then(|mut kept| kept.take()) {
             Some(kept) => kept,
-            None => block.forward(layer, x, None, &args)?.1,
+            None => block.forward(x, None, &args)?.1,
         };
-        block.backward((x, &kept), dy, &args, wants_dx)
+        block.backward(x, &kept, dy, &args, wants_dx)
     })
 }

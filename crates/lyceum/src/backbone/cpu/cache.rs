@@ -65,7 +65,7 @@ struct Past {
 }
 
 impl Past {
-    fn append(&mut self, mut k: &[f32], mut v: &[f32], (width, rounded): (usize, bool)) {
+    fn append(&mut self, mut k: &[f32], mut v: &[f32], width: usize, rounded: bool) {
         while !k.is_empty() {
             if self
                 .own
@@ -106,7 +106,7 @@ pub(in crate::backbone) struct Cache {
 impl Cache {
     /// An empty cache for `sequences` sequences, with `width` values per token's key, kept in bf16
     /// if `rounded`.
-    pub(super) fn new(layers: usize, sequences: usize, (width, rounded): (usize, bool)) -> Self {
+    pub(super) fn new(layers: usize, sequences: usize, width: usize, rounded: bool) -> Self {
         Cache {
             layers: vec![vec![Past::default(); sequences]; layers],
             width,
@@ -149,11 +149,11 @@ impl Cache {
     }
 
     /// Appends the new rows of `layer`: `lens` per sequence, k and v `[t, width]`.
-    pub(super) fn append(&mut self, layer: usize, (k, v): (&[f32], &[f32]), lens: &[usize]) {
+    pub(super) fn append(&mut self, layer: usize, k: &[f32], v: &[f32], lens: &[usize]) {
         let mut start = 0;
         for (past, len) in self.layers[layer].iter_mut().zip(lens) {
             let range = start * self.width..(start + len) * self.width;
-            past.append(&k[range.clone()], &v[range], (self.width, self.rounded));
+            past.append(&k[range.clone()], &v[range], self.width, self.rounded);
             start += len;
         }
     }
@@ -213,9 +213,9 @@ mod tests {
                 .map(|x| (x % 250) as f32)
                 .collect()
         };
-        let mut cache = Cache::new(1, 1, (2, rounded));
-        cache.append(0, (&rows(0, 100), &rows(0, 100)), &[100]);
-        cache.append(0, (&rows(100, 50), &rows(100, 50)), &[50]);
+        let mut cache = Cache::new(1, 1, 2, rounded);
+        cache.append(0, &rows(0, 100), &rows(0, 100), &[100]);
+        cache.append(0, &rows(100, 50), &rows(100, 50), &[50]);
         let span = cache.span(0, 0, 3, 0);
         assert_eq!(
             (span.rows, span.parts.len(), keys(&span)),
@@ -223,7 +223,7 @@ mod tests {
         );
         assert_eq!(keys(&cache.span(0, 0, 3, 30)), rows(0, 120));
         let mut cache = cache.fork(&[0, 0]);
-        cache.append(0, (&rows(7, 3), &rows(7, 3)), &[1, 2]);
+        cache.append(0, &rows(7, 3), &rows(7, 3), &[1, 2]);
         assert_eq!(
             keys(&cache.span(0, 0, 1, 0)),
             [rows(0, 150), rows(7, 1)].concat()
@@ -234,7 +234,7 @@ mod tests {
         );
         cache.retain(&[false, true]);
         cache.enter(1);
-        cache.append(0, (&rows(9, 1), &rows(9, 1)), &[0, 1]);
+        cache.append(0, &rows(9, 1), &rows(9, 1), &[0, 1]);
         assert_eq!(keys(&cache.span(0, 1, 1, 0)), rows(9, 1));
     }
 }

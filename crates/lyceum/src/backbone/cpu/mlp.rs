@@ -6,7 +6,7 @@ use lyceum_kernels::stream;
 
 use crate::backbone::config::layout::Up;
 use crate::error::Result;
-use crate::mix::{Gradients, Pass, Routed, RoutedLinear};
+use crate::mix::{Gradients, LinearInput, Pass, Routed, RoutedLinear};
 
 /// The MLP of one block.
 #[derive(Debug, Clone)]
@@ -89,7 +89,8 @@ impl Mlp {
     /// read only if [`Mlp::reads_input`] says so.
     pub(super) fn backward(
         &self,
-        (x, made): (&[f32], &MlpSaved),
+        x: &[f32],
+        made: &MlpSaved,
         dy: &[f32],
         pass: &Pass<'_>,
         gradients: &mut Gradients,
@@ -99,7 +100,10 @@ impl Mlp {
             true => self.inner(&made.gate, &made.up),
             false => Vec::new(),
         };
-        let read = (inner.as_slice(), made.down.as_ref());
+        let read = LinearInput {
+            x: &inner,
+            routed: made.down.as_ref(),
+        };
         // The gradient of what the activation gives, then of `up`.
         let mut dup = Vec::new();
         self.down
@@ -117,7 +121,8 @@ impl Mlp {
         };
         let mut dx = Vec::new();
         let mut back = |linear: &RoutedLinear, by: &Option<Routed>, dy: &[f32], dx: &mut _| {
-            linear.backward((x, by.as_ref()), dy, pass, Some(dx), gradients)
+            let routed = by.as_ref();
+            linear.backward(LinearInput { x, routed }, dy, pass, Some(dx), gradients)
         };
         let [first, second] = &made.routed;
         match &self.up {

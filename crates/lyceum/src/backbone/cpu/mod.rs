@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use self::attention::BlockArgs;
 use self::block::{Block, PassState};
 use self::head::Head;
 use self::logit_rows::LogitRows;
@@ -87,7 +88,7 @@ impl Decoder {
             .blocks
             .iter()
             .all(|block| block.attention.heads.rounds());
-        Cache::new(self.blocks.len(), sequences, (width, rounded))
+        Cache::new(self.blocks.len(), sequences, width, rounded)
     }
 
     /// The last hidden states `[t, d]` of packed `tokens`; of `rows` only, where they are given,
@@ -138,9 +139,12 @@ impl Decoder {
         });
         for (layer, block) in self.blocks.iter().enumerate() {
             let last = layer + 1 == self.blocks.len();
-            let wanted = wanted.filter(|_| last);
-            let cache = cache.as_deref_mut();
-            x = block::run((layer, block), &x, cache, (pass, &held), wanted)?;
+            let args = BlockArgs {
+                pass,
+                angles: held.angles.as_ref(),
+                wanted: wanted.filter(|_| last),
+            };
+            x = block::run(block, &x, cache.as_deref_mut(), &args, &held)?;
         }
         Ok(x)
     }
