@@ -12,6 +12,7 @@ mod seeds;
 mod story;
 mod student;
 mod table;
+mod template;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -160,7 +161,7 @@ impl Report {
         if drawable().is_ok() {
             self.draw(dir)?;
         }
-        crate::file::write(&dir.join("report.md"), markdown::render(self).as_bytes())?;
+        crate::file::write(&dir.join("report.md"), markdown::render(self)?.as_bytes())?;
         crate::file::write(&dir.join("report.json"), json.as_bytes())
     }
 

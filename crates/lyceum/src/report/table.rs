@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Report;
@@ -10,7 +11,7 @@ use super::story::{scale, subject};
 use crate::metrics::Metric;
 
 /// A table as text.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Table {
     pub(super) title: &'static str,
     /// A note needed to read the table; empty for none.
