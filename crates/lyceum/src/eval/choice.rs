@@ -6,11 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::batches::{Scored, batches};
 use crate::data::{Question, Tokens};
 use crate::error::{Context, Error, Result};
 use crate::metrics::{Estimate, Metric, RunKey};
 use crate::model::Model;
-use crate::progress::{Progress, Step};
+use crate::progress::Progress;
 
 /// A model's answer to one question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,47 +177,41 @@ pub fn multiple_choice(
     progress: &mut dyn Progress,
 ) -> Result<Answers> {
     let longest = model.base().decoder.config().max_position_embeddings;
-    let mut answers = Vec::with_capacity(questions.len());
     let tokenizer = &model.base().tokenizer;
-    for some in questions.chunks(batch_size.max(1)) {
-        let done = answers.len();
-        let groups: Vec<Vec<Tokens>> = some
-            .iter()
-            .enumerate()
-            .map(|(i, question)| {
-                let option = |(j, choice): (usize, &String)| {
-                    let tokens =
-                        tokenizer.continuation(&question.query, &format!(" {choice}"), longest);
-                    tokens.context(|| named(done + i, j, question))
-                };
-                question.choices.iter().enumerate().map(option).collect()
-            })
+    let options = |number: usize, question: &Question| {
+        let option = |(j, choice): (usize, &String)| {
+            let tokens = tokenizer.continuation(&question.query, &format!(" {choice}"), longest);
+            tokens.context(|| named(number, j, question))
+        };
+        question.choices.iter().enumerate().map(option).collect()
+    };
+    let rows = batches(questions, batch_size, progress, |from, some| {
+        let numbered = || some.iter().enumerate().map(|(i, q)| (from + i, q));
+        let groups: Vec<Vec<Tokens>> = numbered()
+            .map(|(number, question)| options(number, question))
             .collect::<Result<_>>()?;
         let borrowed: Vec<&[Tokens]> = groups.iter().map(Vec::as_slice).collect();
         let scores = model.score(&borrowed, &[])?;
-        let mut tokens = 0;
-        for (i, ((question, group), log_probs)) in some.iter().zip(&groups).zip(scores).enumerate()
-        {
+        let all = numbered().zip(groups.iter().zip(scores));
+        all.map(|((number, question), (group, log_probs))| {
             if let Some(j) = log_probs.iter().position(|lp: &f64| !lp.is_finite()) {
                 let why = "its log-probability is not finite; the model's outputs are not numbers";
-                return Err(Error::invalid(why)).context(|| named(done + i, j, question));
+                return Err(Error::invalid(why)).context(|| named(number, j, question));
             }
-            tokens += group.iter().map(|t| t.ids.len()).sum::<usize>();
-            answers.push(Answer {
+            let row = Answer {
                 log_probs,
                 tokens: group.iter().map(|t| t.ids.len() - t.from).collect(),
                 characters: question.choices.iter().map(|c| c.chars().count()).collect(),
                 bytes: question.choices.iter().map(String::len).collect(),
                 gold: question.gold,
-            });
-        }
-        let mean = answers.iter().map(Answer::acc).sum::<f64>() / answers.len() as f64;
-        let step = Step {
-            value: mean,
-            tokens,
-            ..Step::new(answers.len(), questions.len())
-        };
-        super::reported(&step, progress)?;
-    }
-    Ok(answers.into())
+            };
+            Ok(Scored {
+                value: row.acc(),
+                row,
+                tokens: group.iter().map(|t| t.ids.len()).sum(),
+            })
+        })
+        .collect()
+    })?;
+    Ok(rows.into())
 }

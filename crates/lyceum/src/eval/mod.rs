@@ -3,6 +3,7 @@
 //! Every number is a mean over examples with its standard error; every example's own score is
 //! kept, so that a reader can recompute any of them.
 
+mod batches;
 mod choice;
 pub mod rouge;
 mod routing;
@@ -12,17 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use batches::{Scored, batches};
 pub use choice::{ACCURACIES, Accuracy, Answer, Answers, multiple_choice};
 pub use routing::RoutingProbe;
 
 use crate::data::{Example, Question, Tokenizer, Tokens};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generate::{self, GenerationConfig};
 use crate::metrics::{Cut, Estimate, Metric, RunKey};
 use crate::mix::Probe;
 use crate::model::{Batch, Model};
 use crate::name::Name;
-use crate::progress::{Progress, Step};
+use crate::progress::Progress;
 
 /// Batches between two reports of progress: larger chunks keep continuous batching full.
 const PROGRESS: usize = 4;
@@ -197,8 +199,9 @@ const SPARE: usize = 16;
 /// Greedy generation on `examples`, scored by ROUGE-L against their references.
 ///
 /// # Errors
-/// When a prompt cannot be tokenised or the router cannot decide; [`Error::Stopped`] when
-/// `progress` stops the run before the last example, and then nothing is kept.
+/// When a prompt cannot be tokenised or the router cannot decide;
+/// [`Error::Stopped`](crate::Error::Stopped) when `progress` stops the run before the last example,
+/// and then nothing is kept.
 pub fn rouge_l(
     model: &Model,
     examples: &[Example],
@@ -210,81 +213,81 @@ pub fn rouge_l(
     config.check()?;
     let config = config.within(positions);
     let longest = config.max_input_tokens;
-    let mut all = Vec::with_capacity(examples.len());
-    for batch in examples.chunks(config.batch_size * PROGRESS) {
-        let prompts: Vec<Vec<u32>> = batch
-            .iter()
-            .map(|e| tokenizer.prompt(e, longest))
-            .collect::<Result<_>>()?;
-        let tasks: Vec<Name> = batch.iter().map(|e| e.task.clone()).collect();
-        let news = model.generate_tokens(&prompts, &tasks, &config, generate::ignore)?;
-        let mut tokens = 0;
-        for ((example, prompt), new) in batch.iter().zip(&prompts).zip(&news) {
-            tokens += prompt.len() + new.len();
-            let whole = [prompt.as_slice(), new].concat();
-            let sequence = text::clean(&tokenizer.decode(&whole)?);
-            let tail = text::clean(&tokenizer.decode(new)?);
-            let text = text::generated(&sequence, &example.source, &tail);
-            let score = rouge::rouge_l(&text, &example.references);
-            all.push(Prediction {
-                task: example.task.clone(),
-                source: example.source.clone(),
-                references: example.references.clone(),
-                text,
-                score,
-                cut: cut(prompt.len(), longest, |n| {
-                    Ok(tokenizer.prompt(example, n)?.len())
-                })?,
-            });
-        }
-        let mean = all.iter().map(|p| p.score).sum::<f64>() / all.len() as f64;
-        let step = Step {
-            value: mean,
-            tokens,
-            ..Step::new(all.len(), examples.len())
+    let prediction = |example: &Example, prompt: &[u32], new: &[u32]| {
+        let sequence = text::clean(&tokenizer.decode(&[prompt, new].concat())?);
+        let tail = text::clean(&tokenizer.decode(new)?);
+        let text = text::generated(&sequence, &example.source, &tail);
+        let score = rouge::rouge_l(&text, &example.references);
+        let row = Prediction {
+            task: example.task.clone(),
+            source: example.source.clone(),
+            references: example.references.clone(),
+            text,
+            score,
+            cut: cut(prompt.len(), longest, |n| {
+                Ok(tokenizer.prompt(example, n)?.len())
+            })?,
         };
-        reported(&step, progress)?;
-    }
-    Ok(all.into())
+        Ok(Scored {
+            row,
+            value: score,
+            tokens: prompt.len() + new.len(),
+        })
+    };
+    let rows = batches(
+        examples,
+        config.batch_size * PROGRESS,
+        progress,
+        |_, some| {
+            let prompts: Vec<Vec<u32>> = some
+                .iter()
+                .map(|e| tokenizer.prompt(e, longest))
+                .collect::<Result<_>>()?;
+            let tasks: Vec<Name> = some.iter().map(|e| e.task.clone()).collect();
+            let news = model.generate_tokens(&prompts, &tasks, &config, generate::ignore)?;
+            let all = some.iter().zip(prompts.iter().zip(&news));
+            all.map(|(example, (prompt, new))| prediction(example, prompt, new))
+                .collect()
+        },
+    )?;
+    Ok(rows.into())
 }
 
-/// Reports `step`, and ends the evaluation if it is to stop before its last example.
-fn reported(step: &Step, progress: &mut dyn Progress) -> Result<()> {
-    if progress.step(step).is_break() && step.done < step.total {
-        let (done, total) = (step.done, step.total);
-        let text = format!("stopped after {done} of {total} examples; their results are not kept");
-        return Err(Error::Stopped(text));
-    }
-    Ok(())
-}
+/// Examples whose losses are computed at once.
+const LOSSES: usize = 16;
 
-/// The mean cross-entropy over its target tokens of each example, nats; `probe` sees the routing.
+/// Returns the mean cross-entropy of each example over its target tokens, in nats; `probe` sees the
+/// routing. `progress` receives the mean over the examples so far.
 ///
 /// # Errors
-/// When an example cannot be tokenised or the router cannot decide.
+/// When an example cannot be tokenised or the router cannot decide;
+/// [`Error::Stopped`](crate::Error::Stopped) when `progress` stops the run before the last example,
+/// and then nothing is kept.
 pub fn mean_losses(
     model: &Model,
     examples: &[Example],
     max_input: usize,
     probe: Option<&dyn Probe>,
+    progress: &mut dyn Progress,
 ) -> Result<Vec<f64>> {
-    let mut means = Vec::with_capacity(examples.len());
-    for some in examples.chunks(16) {
+    batches(examples, LOSSES, progress, |_, some| {
         let tokens: Vec<Tokens> = some
             .iter()
             .map(|e| model.base().tokenizer.training(e, max_input))
             .collect::<Result<_>>()?;
         let batch = Batch::new(tokens.iter().zip(some.iter().map(|e| e.task.clone())));
         let losses = model.losses(&batch, probe)?.to_vec1::<f32>()?;
-        let mut sums = vec![(0.0, 0.0); some.len()];
+        let (mut sums, mut counts) = (vec![0.0; some.len()], vec![0.0_f64; some.len()]);
         for (owner, loss) in batch.target_seqs.iter().zip(losses) {
-            sums[*owner].0 += f64::from(loss);
-            sums[*owner].1 += 1.0;
+            sums[*owner] += f64::from(loss);
+            counts[*owner] += 1.0;
         }
-        means.extend(
-            sums.into_iter()
-                .map(|(sum, n): (f64, f64)| sum / n.max(1.0)),
-        );
-    }
-    Ok(means)
+        let means = sums.iter().zip(counts).map(|(sum, n)| sum / n.max(1.0));
+        let scored = means.zip(&tokens).map(|(mean, tokens)| Scored {
+            row: mean,
+            value: mean,
+            tokens: tokens.ids.len(),
+        });
+        Ok(scored.collect())
+    })
 }

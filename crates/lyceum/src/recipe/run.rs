@@ -369,7 +369,11 @@ impl Run<'_> {
         let probe = RoutingProbe::new(&experts);
         let longest = self.base.decoder.config().max_position_embeddings;
         let longest = longest.min(self.recipe.train.max_input);
-        let means = mean_losses(model, &self.test, longest, Some(&probe))?;
+        let test = self.test.clone();
+        let means = self.timed(format!("loss {}", subject.tag()), "loss", |progress| {
+            let means = mean_losses(model, &test, longest, Some(&probe), progress)?;
+            Ok((means, false))
+        })?;
         self.report
             .rows
             .push(subject.metric("mean", "loss", &means));

@@ -200,7 +200,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
     phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let losses = |model: &Model| -> Vec<f64> {
         let mean = |rows: &[Example]| {
-            let losses = mean_losses(model, &rows[..SCORED], 128, None).unwrap();
+            let losses = mean_losses(model, &rows[..SCORED], 128, None, &mut NoProgress).unwrap();
             losses.iter().sum::<f64>() / losses.len() as f64
         };
         data.examples.chunks(ROWS).map(mean).collect()

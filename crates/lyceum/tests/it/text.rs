@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use lyceum::data::{Example, Question, Split, Tokenizer};
-use lyceum::eval::{multiple_choice, rouge_l};
+use lyceum::eval::{mean_losses, multiple_choice, rouge_l};
 use lyceum::generate::GenerationConfig;
 use lyceum::model::Model;
 use lyceum::progress::{NoProgress, Step};
@@ -393,6 +393,11 @@ fn an_evaluation_stops_when_it_is_told_to() {
     let why = rouge_l(&model, &rows[..9], &config, &mut first).unwrap_err();
     assert!(
         matches!(&why, Error::Stopped(text) if text.contains("after 4 of 9")),
+        "{why}"
+    );
+    let why = mean_losses(&model, &rows[..20], 64, None, &mut first).unwrap_err();
+    assert!(
+        matches!(&why, Error::Stopped(text) if text.contains("after 16 of 20")),
         "{why}"
     );
 }
