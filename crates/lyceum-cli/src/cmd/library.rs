@@ -308,11 +308,10 @@ pub(crate) fn cluster(args: &ClusterArgs, settings: &Settings) -> Result<()> {
     let (session, format) = (&settings.session, settings.format);
     let library = model::members(&Library::open_with(&args.uri, session)?, &args.members)?;
     let out = args.out.as_path();
-    let how = Mbc {
-        k: args.k,
-        sparsity: args.sparsity,
-        seed: args.seed,
-    };
+    let how = Mbc::default()
+        .k(args.k)
+        .sparsity(args.sparsity)
+        .seed(args.seed);
     let clusters = transform::cluster(&library, &how)?.clusters;
     let tasks = transform::write_clusters(out, &library, &clusters)?;
     if let Some(tasks) = tasks {

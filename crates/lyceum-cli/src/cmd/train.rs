@@ -155,16 +155,13 @@ pub(crate) fn derive(args: &DeriveArgs, settings: &Settings) -> Result<()> {
             derive(&library)?
         }
         Derive::Training(derive) => {
-            let standard = Phatgoose::default();
-            let config = Phatgoose {
-                steps: args.steps.unwrap_or(standard.steps),
-                lr: args.lr.unwrap_or(standard.lr),
-                warmup: args.warmup.unwrap_or(standard.warmup),
-                batch: args.batch.unwrap_or(standard.batch),
-                max_input: args.data.max_input,
-                seed: args.seed.unwrap_or(standard.seed),
-                checkpoints: session.checkpoints(),
-            };
+            let mut config = Phatgoose::default().max_input(args.data.max_input);
+            config.steps = args.steps.unwrap_or(config.steps);
+            config.lr = args.lr.unwrap_or(config.lr);
+            config.warmup = args.warmup.unwrap_or(config.warmup);
+            config.batch = args.batch.unwrap_or(config.batch);
+            config.seed = args.seed.unwrap_or(config.seed);
+            config.checkpoints = session.checkpoints();
             let options = model::Options {
                 accepts: model::accepts(args.allow_other_base),
                 ..model::Options::default()

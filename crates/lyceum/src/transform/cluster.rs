@@ -19,6 +19,7 @@ pub type Clusters = BTreeMap<Name, Vec<Name>>;
 /// Settings of MBC clustering; the defaults are the tutorial's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Mbc {
     /// Number of clusters.
     pub k: usize,
@@ -35,6 +36,29 @@ impl Default for Mbc {
             sparsity: 0.2,
             seed: 42,
         }
+    }
+}
+
+impl Mbc {
+    /// Sets the number of clusters.
+    #[must_use]
+    pub fn k(mut self, clusters: usize) -> Self {
+        self.k = clusters;
+        self
+    }
+
+    /// Sets the share of the smallest weights, 0 to below 1, that are dropped before comparing.
+    #[must_use]
+    pub fn sparsity(mut self, share: f64) -> Self {
+        self.sparsity = share;
+        self
+    }
+
+    /// Sets the seed of k-means.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
     }
 }
 
@@ -58,7 +82,7 @@ pub struct Clustering {
 /// use lyceum::transform::{Mbc, cluster};
 ///
 /// let library = Library::open("experts")?;
-/// let found = cluster(&library, &Mbc { k: 2, ..Mbc::default() })?;
+/// let found = cluster(&library, &Mbc::default().k(2))?;
 /// for (name, experts) in &found.clusters {
 ///     println!("{name}: {experts:?}");
 /// }

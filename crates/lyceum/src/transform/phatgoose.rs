@@ -17,8 +17,17 @@ use crate::progress::Progress;
 use crate::train::{GateTraining, Job, Steps, TrainConfig};
 
 /// Settings of gate training; the defaults are the tutorial's.
+///
+/// ```
+/// use lyceum::transform::Phatgoose;
+///
+/// let config = Phatgoose::default().steps(100).lr(5e-4);
+/// assert_eq!((config.steps, config.batch), (100, 4));
+/// assert!(config.warmup(2.0).check().is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Phatgoose {
     /// Updates per expert.
     pub steps: usize,
@@ -53,6 +62,55 @@ impl Default for Phatgoose {
 }
 
 impl Phatgoose {
+    /// Sets the updates per expert.
+    #[must_use]
+    pub fn steps(mut self, steps: usize) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Sets the peak learning rate.
+    #[must_use]
+    pub fn lr(mut self, lr: f64) -> Self {
+        self.lr = lr;
+        self
+    }
+
+    /// Sets the share of the steps, 0 to 1, over which the rate rises from 0.
+    #[must_use]
+    pub fn warmup(mut self, share: f64) -> Self {
+        self.warmup = share;
+        self
+    }
+
+    /// Sets the examples per step.
+    #[must_use]
+    pub fn batch(mut self, examples: usize) -> Self {
+        self.batch = examples;
+        self
+    }
+
+    /// Sets the longest input, in tokens.
+    #[must_use]
+    pub fn max_input(mut self, tokens: usize) -> Self {
+        self.max_input = tokens;
+        self
+    }
+
+    /// Sets the seed of the data order.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Sets the folder of checkpoints.
+    #[must_use]
+    pub fn checkpoints(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.checkpoints = Some(dir.into());
+        self
+    }
+
     /// Checks the ranges.
     ///
     /// # Errors

@@ -38,11 +38,7 @@ fn arrow_prototypes_equal_the_reference_up_to_sign() {
 #[test]
 fn cosines_and_clusters_equal_the_reference() {
     let said = golden::json("transforms.json");
-    let how = Mbc {
-        k: 2,
-        sparsity: 0.2,
-        seed: 42,
-    };
+    let how = Mbc::default().k(2).sparsity(0.2).seed(42);
     let found = cluster(&golden::library(), &how).unwrap();
     let (clusters, names, cosines) = (found.clusters, found.experts, found.cosines);
     let order: Vec<Name> = serde_json::from_value(said["experts"].clone()).unwrap();

@@ -383,11 +383,7 @@ fn experts_of_mixed_ranks_are_trained_and_kept() {
 fn gates_of_mixed_experts_train_together_as_alone() {
     let data = golden::tasks();
     let tasks = data.tasks();
-    let how = Phatgoose {
-        steps: 3,
-        lr: 1e-2,
-        ..Phatgoose::default()
-    };
+    let how = Phatgoose::default().steps(3).lr(1e-2);
     let experts: Vec<Expert> = experts()
         .into_iter()
         .zip(&tasks)

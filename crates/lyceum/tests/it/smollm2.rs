@@ -192,11 +192,7 @@ fn experts_of_a_strangers_model_learn_their_tasks() {
         library.add(&expert, Put::New).unwrap();
     }
     arrow(&library).unwrap();
-    let gates = Phatgoose {
-        steps: 3,
-        max_input: 128,
-        ..Phatgoose::default()
-    };
+    let gates = Phatgoose::default().steps(3).max_input(128);
     phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let losses = |model: &Model| -> Vec<f64> {
         let mean = |rows: &[Example]| {

@@ -151,10 +151,7 @@ fn saved_models_compute_the_same_bits() {
     let (base, data) = (base(&dir), data(3));
     let library = library(&dir, &base, &data);
     arrow(&library).unwrap();
-    let gates = Phatgoose {
-        steps: 3,
-        ..Phatgoose::default()
-    };
+    let gates = Phatgoose::default().steps(3);
     phatgoose(&base, &library, &data, &gates, &mut NoProgress).unwrap();
     let tokens: Vec<u32> = (0..40).map(|i| (i * 97) % 4096).collect();
     let seq_lens = SeqLens::new(&[15, 25]);

@@ -31,12 +31,10 @@ impl Setting {
         Setting {
             base: Arc::new(Base::open(&path, Precision::F32).unwrap()),
             data: Dataset::from_jsonl(tiny::rows(3).as_bytes(), "rows").unwrap(),
-            how: Phatgoose {
-                steps: STEPS,
-                batch: 2,
-                checkpoints: Some(dir.path().join("training")),
-                ..Phatgoose::default()
-            },
+            how: Phatgoose::default()
+                .steps(STEPS)
+                .batch(2)
+                .checkpoints(dir.path().join("training")),
             dir,
         }
     }
