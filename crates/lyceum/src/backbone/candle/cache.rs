@@ -125,3 +125,48 @@ impl Cache {
 fn new_values(all: &Tensor, places: &Tensor, new: &Tensor) -> Result<()> {
     Ok(all.scatter_set(places, &new.detach().contiguous()?, 1)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::mix::{Pass, SeqLens};
+
+    /// Appends one value per place of the rectangle, and returns what is then held per sequence.
+    fn append(cache: &mut Cache, lens: &[usize], past: &[usize], values: &[f32]) -> Vec<Vec<f32>> {
+        let seq_lens = SeqLens::after(lens, past).unwrap();
+        let pass = Pass::new(&seq_lens);
+        let batch = Batch::new(&pass, None, &Device::Cpu).unwrap();
+        let shape = (lens.len(), batch.queries.longest, 1);
+        let k = Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        cache.arrange().unwrap();
+        let (k, v) = cache.append(0, &k, &(&k * 2.0).unwrap(), &batch).unwrap();
+        let rows = |x: &Tensor| x.squeeze(2).unwrap().to_vec2::<f32>().unwrap();
+        let (mut k, v) = (rows(&k), rows(&v));
+        for (i, (k, v)) in k.iter_mut().zip(&v).enumerate() {
+            k.truncate(lens[i] + past[i]);
+            assert!(k.iter().zip(v).all(|(k, v)| 2.0 * k == *v), "{k:?} {v:?}");
+        }
+        k
+    }
+
+    #[test]
+    fn sequences_keep_their_rows_as_room_grows_and_others_come_and_go() {
+        let mut cache = Cache::new(1, 1, 1);
+        let all: Vec<f32> = (0..70).map(|i| i as f32).collect();
+        assert_eq!(append(&mut cache, &[60], &[0], &all[..60]), [&all[..60]]);
+        assert_eq!(append(&mut cache, &[10], &[60], &all[60..]), [&all[..]]);
+        let mut cache = cache.fork(&[0, 0]);
+        let held = append(&mut cache, &[1, 2], &[70, 70], &[100.0, 0.0, 200.0, 201.0]);
+        let second = [&all[..], &[200.0, 201.0]].concat();
+        assert_eq!(held, [[&all[..], &[100.0]].concat(), second.clone()]);
+        cache.retain(&[false, true]);
+        cache.enter(1);
+        let held = append(&mut cache, &[0, 1], &[72, 0], &[0.0, 300.0]);
+        assert_eq!(held, [second.clone(), vec![300.0]]);
+        cache.retain(&[true, false]);
+        let held = append(&mut cache, &[1], &[72], &[202.0]);
+        assert_eq!(held, [[&second[..], &[202.0]].concat()]);
+    }
+}
