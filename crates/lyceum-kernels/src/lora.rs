@@ -108,6 +108,19 @@ impl Factors<'_> {
     }
 }
 
+/// The activations of one layer's experts, and their gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct Activations<'a> {
+    /// Inputs, `[t, d_in]`.
+    pub x: &'a [f32],
+    /// The result of [`Delta::shrink`] for `x`.
+    pub h: &'a [f32],
+    /// The gradients of `h`, as [`Delta::shrink_backward`] returns them.
+    pub dh: &'a [f32],
+    /// The gradients of the outputs, `[t, d_out]`.
+    pub dy: &'a [f32],
+}
+
 /// The update of one layer's experts, for tokens that chose some of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Delta<'a> {
@@ -200,22 +213,17 @@ impl<'a> Delta<'a> {
             for (token, (dh, dweights)) in rows {
                 let token = first + token;
                 let h = &h[token * step..(token + 1) * step];
-                f.mix_backward((chosen, token), h, dh, dweights);
+                self.mix_backward(token, h, dh, dweights);
             }
         });
         (dh, dweights)
     }
 
-    /// The gradients of the factors, `[R, d_in]` and `[R, d_out]`, for the inputs `x` `[t, d_in]`
-    /// and the outputs' gradients `dy` `[t, d_out]`, beside `h` and `dh` of [`Delta::shrink`]
-    /// and [`Delta::shrink_backward`].
-    pub fn factors_backward(
-        &self,
-        (x, dh): (&[f32], &[f32]),
-        (h, dy): (&[f32], &[f32]),
-        (ddown, dup): (&mut [f32], &mut [f32]),
-    ) {
-        let (f, chosen, level) = (&self.f, self.chosen, self.level);
+    /// The gradients of the factors: of every A, `ddown` `[R, d_in]`, and of every B transposed,
+    /// `dup` `[R, d_out]`.
+    pub fn factors_backward(&self, kept: &Activations<'_>, ddown: &mut [f32], dup: &mut [f32]) {
+        let (f, chosen) = (&self.f, self.chosen);
+        let &Activations { x, h, dh, dy } = kept;
         let (d_in, d_out) = f.table.widths();
         let step = f.step(chosen);
         assert_eq!(x.len() / d_in, dy.len() / d_out, "the inputs");
@@ -228,70 +236,66 @@ impl<'a> Delta<'a> {
             .enumerate()
             .for_each(|(t, h)| f.mix(chosen, t, h));
         rayon::join(
-            || gather(level, f, chosen, (dh, x, d_in), ddown),
-            || gather(level, f, chosen, (&mixed, dy, d_out), dup),
+            || self.gather(dh, x, d_in, ddown),
+            || self.gather(&mixed, dy, d_out, dup),
         );
+    }
+
+    /// `out[row] = sum over the tokens of the row's expert of h[token, slot, rank] * x[token]`,
+    /// `x` and `out` rows of `d` values.
+    fn gather(&self, h: &[f32], x: &[f32], d: usize, out: &mut [f32]) {
+        let (f, chosen, level) = (&self.f, self.chosen, self.level);
+        let (t, k, width) = (x.len() / d, chosen.k, f.width());
+        let slabs = f.table.slabs();
+        let mut tokens = vec![Vec::new(); slabs.len()];
+        for slot in 0..k {
+            for (expert, from, to) in segments(chosen, slot, 0, t) {
+                tokens[expert].push((slot, from, to));
+            }
+        }
+        let parts: Vec<(usize, usize)> = (0..slabs.len())
+            .flat_map(|e| (0..d).step_by(COLUMNS).map(move |from| (e, from)))
+            .collect();
+        let parts: Vec<(usize, usize, Vec<f32>)> = parts
+            .into_par_iter()
+            .map(|(expert, from)| {
+                let columns = (from, d.min(from + COLUMNS));
+                let mut own = vec![0.0; slabs[expert].rank() * (columns.1 - from)];
+                let (tokens, out) = (tokens[expert].as_slice(), own.as_mut_slice());
+                run(
+                    level,
+                    Gather {
+                        d,
+                        width,
+                        k,
+                        tokens,
+                        columns,
+                        h,
+                        x,
+                        out,
+                    },
+                );
+                (expert, from, own)
+            })
+            .collect();
+        let starts: Vec<usize> = { slabs.iter() }
+            .scan(0, |end, slab| {
+                Some(std::mem::replace(end, *end + slab.rank()))
+            })
+            .collect();
+        for (expert, from, own) in parts {
+            let columns = COLUMNS.min(d - from);
+            let rows = out[starts[expert] * d..].chunks_mut(d);
+            for (row, own) in rows.zip(own.chunks(columns)) {
+                row[from..from + columns].copy_from_slice(own);
+            }
+        }
     }
 }
 
 /// The values of `t` tokens from `first` on, `step` a token.
 fn rows_of(h: &[f32], step: usize, first: usize, t: usize) -> &[f32] {
     &h[first * step..(first + t) * step]
-}
-
-/// `out[row] = sum over the tokens of the row's expert of h[token, slot, rank] * x[token]`.
-fn gather(
-    level: Level,
-    f: &Factors<'_>,
-    chosen: TopK<'_>,
-    (h, x, d): (&[f32], &[f32], usize),
-    out: &mut [f32],
-) {
-    let (t, k, width) = (x.len() / d, chosen.k, f.width());
-    let slabs = f.table.slabs();
-    let mut tokens = vec![Vec::new(); slabs.len()];
-    for slot in 0..k {
-        for (expert, from, to) in segments(chosen, slot, 0, t) {
-            tokens[expert].push((slot, from, to));
-        }
-    }
-    let parts: Vec<(usize, usize)> = (0..slabs.len())
-        .flat_map(|e| (0..d).step_by(COLUMNS).map(move |from| (e, from)))
-        .collect();
-    let parts: Vec<(usize, usize, Vec<f32>)> = parts
-        .into_par_iter()
-        .map(|(expert, from)| {
-            let columns = (from, d.min(from + COLUMNS));
-            let mut own = vec![0.0; slabs[expert].rank() * (columns.1 - from)];
-            let (tokens, out) = (tokens[expert].as_slice(), own.as_mut_slice());
-            run(
-                level,
-                Gather {
-                    d,
-                    width,
-                    k,
-                    tokens,
-                    columns,
-                    h,
-                    x,
-                    out,
-                },
-            );
-            (expert, from, own)
-        })
-        .collect();
-    let starts: Vec<usize> = { slabs.iter() }
-        .scan(0, |end, slab| {
-            Some(std::mem::replace(end, *end + slab.rank()))
-        })
-        .collect();
-    for (expert, from, own) in parts {
-        let columns = COLUMNS.min(d - from);
-        let rows = out[starts[expert] * d..].chunks_mut(d);
-        for (row, own) in rows.zip(own.chunks(columns)) {
-            row[from..from + columns].copy_from_slice(own);
-        }
-    }
 }
 
 #[cfg(test)]

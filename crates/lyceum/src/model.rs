@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-pub use saved::Saved;
+pub use saved::{SaveConfig, Saved};
 
 use crate::backbone::{Base, Logits};
 use crate::data::Tokens;

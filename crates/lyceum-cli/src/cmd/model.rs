@@ -9,7 +9,7 @@ use lyceum::backbone::{Base, LoadOptions};
 use lyceum::data::{Dataset, Question};
 use lyceum::expert::BaseMatch;
 use lyceum::library::Library;
-use lyceum::model::Model;
+use lyceum::model::{Model, SaveConfig};
 use lyceum::recipe::is_arc_easy;
 use lyceum::store::{Session, Wanted, fetched_with};
 
@@ -135,13 +135,10 @@ pub(crate) fn save(args: &ModelArgs, out: &Path, settings: &Settings) -> Result<
         ..Options::default()
     };
     let base = base_with(&args.base, options, &settings.on(Device::Cpu))?;
-    Model::save(
-        out,
-        &library,
-        (&base, args.base.base.as_deref()),
-        chosen.spec,
-        chosen.mixing,
-    )?;
+    let config = SaveConfig::default()
+        .mixing(chosen.mixing)
+        .base_path(args.base.base.clone());
+    Model::save(out, &library, &base, chosen.spec, &config)?;
     out::say(&format!("saved as {}", out.join("model.json").display()));
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use lyceum::backbone::LoadOptions;
-use lyceum::recipe::{self, Recipe};
+use lyceum::recipe::{self, Recipe, RunInputs};
 use lyceum::report::chart::{Chart, Kind, Lines};
 use lyceum::report::{self, Report};
 use lyceum_pretrain::{Pretrain, PretrainState};
@@ -46,13 +46,10 @@ pub(crate) fn run(args: &RunArgs, settings: &Settings) -> Result<()> {
     let mut progress = Stages {
         quiet: format == Format::Json,
     };
-    let report = recipe::run_with(
-        &recipe,
-        (Arc::new(base), data, questions),
-        &args.out,
-        &mut progress,
-        session,
-    )?;
+    let inputs = RunInputs::new(Arc::new(base), data)
+        .questions(questions)
+        .session(session.clone());
+    let report = recipe::run(&recipe, inputs, &args.out, &mut progress)?;
     show(format, &report, |report| {
         let means = { report.rows.iter() }.filter(|r| r.task == "mean" && r.metric == "rouge-l");
         let means: Vec<_> = means.map(|row| (row.label(), row)).collect();

@@ -1,6 +1,6 @@
 //! Rules that combine the outputs of a token's experts.
 
-use super::{Factors, Mixing, Slab, TopK};
+use super::{Delta, Factors, Mixing, Slab, TopK};
 
 impl Factors<'_> {
     /// Applies the mixing rule to the values `h` of a token, in place.
@@ -26,21 +26,33 @@ impl Factors<'_> {
         }
     }
 
+    fn scale_of(&self, expert: u32) -> f32 {
+        self.table.slabs()[expert as usize].scale()
+    }
+
+    /// The scale of all experts.
+    fn scale(&self) -> f32 {
+        self.table.slabs().first().map_or(0.0, Slab::scale)
+    }
+}
+
+impl Delta<'_> {
     /// The gradients of [`Factors::mix`]: `dmixed` becomes those of `h`; those of the weights go
     /// to `dweights`.
     pub(super) fn mix_backward(
         &self,
-        (chosen, token): (TopK<'_>, usize),
+        token: usize,
         h: &[f32],
         dmixed: &mut [f32],
         dweights: &mut [f32],
     ) {
-        let width = self.width();
-        match self.mixing {
+        let (f, chosen) = (&self.f, self.chosen);
+        let width = f.width();
+        match f.mixing {
             Mixing::Outputs => {
                 for (slot, dweight) in dweights.iter_mut().enumerate() {
                     let (at, own) = (chosen.at(token, slot), slot * width..(slot + 1) * width);
-                    let scale = self.scale_of(chosen.indices[at]);
+                    let scale = f.scale_of(chosen.indices[at]);
                     let pairs = h[own.clone()].iter().zip(&dmixed[own.clone()]);
                     *dweight = scale * pairs.map(|(x, d)| x * d).sum::<f32>();
                     let by = scale * chosen.weights[at];
@@ -48,7 +60,7 @@ impl Factors<'_> {
                 }
             }
             Mixing::Factors => {
-                let (scale, slots) = (self.scale(), 0..chosen.k);
+                let (scale, slots) = (f.scale(), 0..chosen.k);
                 dweights.fill(0.0);
                 for rank in 0..width {
                     let weight = |slot| chosen.weights[chosen.at(token, slot)];
@@ -67,14 +79,5 @@ impl Factors<'_> {
                 }
             }
         }
-    }
-
-    fn scale_of(&self, expert: u32) -> f32 {
-        self.table.slabs()[expert as usize].scale()
-    }
-
-    /// The scale of all experts.
-    fn scale(&self) -> f32 {
-        self.table.slabs().first().map_or(0.0, Slab::scale)
     }
 }

@@ -55,18 +55,17 @@ pub struct SlabTable {
 }
 
 impl SlabTable {
-    /// A table of `slabs` for a layer of `widths` (in, out).
+    /// A table of `slabs` for a layer from `d_in` to `d_out` values.
     ///
     /// # Panics
     /// When a slab does not hold a row of A and one of B per rank.
-    pub fn new(slabs: Vec<Slab>, widths: (usize, usize)) -> Self {
-        let row = widths.0 + widths.1;
-        let whole = |slab: &Slab| slab.values.len() == slab.rank * row;
+    pub fn new(slabs: Vec<Slab>, d_in: usize, d_out: usize) -> Self {
+        let whole = |slab: &Slab| slab.values.len() == slab.rank * (d_in + d_out);
         assert!(slabs.iter().all(whole), "a row of A and of B per rank");
         let width = slabs.iter().map(|slab| slab.rank).max().unwrap_or(0);
         SlabTable {
             slabs,
-            widths,
+            widths: (d_in, d_out),
             width,
         }
     }

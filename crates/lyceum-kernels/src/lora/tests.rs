@@ -37,7 +37,8 @@ fn backward_at(
     {
         delta.expand_backward(&dh, 7 * i, dx);
     }
-    delta.factors_backward((x, &dh), (h, dy), wanted.factors);
+    let kept = Activations { x, h, dh: &dh, dy };
+    delta.factors_backward(&kept, wanted.factors.0, wanted.factors.1);
     dweights
 }
 
@@ -96,7 +97,7 @@ impl Made {
             Slab::new(a, b, to - from, *scale)
         };
         let slabs = self.starts.windows(2).zip(&self.scales).map(slab);
-        SlabTable::new(slabs.collect(), self.widths)
+        SlabTable::new(slabs.collect(), d_in, d_out)
     }
 
     fn factors<'a>(&self, table: &'a SlabTable) -> Factors<'a> {

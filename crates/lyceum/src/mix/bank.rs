@@ -31,13 +31,13 @@ impl Bank {
         for site in all {
             let here = || loras.iter().map(|l| l.get(site));
             let mut widths = here().flatten().map(|l| (l.d_in(), l.d_out()));
-            let first = widths.next().unwrap_or_default();
-            if widths.any(|own| own != first) {
+            let (d_in, d_out) = widths.next().unwrap_or_default();
+            if widths.any(|own| own != (d_in, d_out)) {
                 return Err(different_widths(site));
             }
             let adapters = here().map(|lora| lora.map(Adapter::new).transpose());
             let adapters = adapters.collect::<Result<_>>()?;
-            sites.insert(site.clone(), SiteBank::new(adapters, first)?);
+            sites.insert(site.clone(), SiteBank::new(adapters, d_in, d_out)?);
         }
         Ok(Bank { names, sites })
     }
@@ -68,8 +68,8 @@ impl Bank {
                 None => vec![None; self.names.len()],
             };
             adapters.push(lora.map(Adapter::new).transpose()?);
-            let widths = widths.or(old).unwrap_or_default();
-            sites.insert(site.clone(), SiteBank::new(adapters, widths)?);
+            let (d_in, d_out) = widths.or(old).unwrap_or_default();
+            sites.insert(site.clone(), SiteBank::new(adapters, d_in, d_out)?);
         }
         let names = self.names.iter().cloned().chain([name]).collect();
         Ok(Bank { names, sites })
@@ -109,7 +109,8 @@ impl Bank {
         for (site, here) in &self.sites {
             let adapters: Vec<_> = places.iter().map(|&e| here.adapters()[e].clone()).collect();
             if adapters.iter().any(Option::is_some) {
-                sites.insert(site.clone(), SiteBank::new(adapters, here.widths())?);
+                let (d_in, d_out) = here.widths();
+                sites.insert(site.clone(), SiteBank::new(adapters, d_in, d_out)?);
             }
         }
         let names = places.iter().map(|&e| self.names[e].clone()).collect();
@@ -213,8 +214,9 @@ mod tests {
         };
         let site = bank.site(&Site::new(SITE)).unwrap();
         let mut got = vec![0.0; t * 5];
-        let h = site.shrink((&x.concat(), 5), &gates, mixing).unwrap();
-        site.expand(&h, &gates, mixing, 0, &mut got);
+        site.check(t * 6, 5, &gates, mixing).unwrap();
+        let delta = site.delta(&gates, mixing);
+        delta.expand(&delta.shrink(&x.concat()), 0, &mut got);
         let got: Vec<&[f32]> = got.chunks(5).collect();
         let loras: Vec<&Lora> = experts.iter().map(|m| &m[SITE]).collect();
         for i in 0..t {
@@ -248,9 +250,7 @@ mod tests {
         let bank = bank(&experts(&mut rng, &[1, 2], true));
         let site = bank.site(&Site::new(SITE)).unwrap();
         let gates = Gates::shared(&[1.0, 1.0]);
-        let error = site
-            .shrink((&[1.0; 12], 5), &gates, Mixing::Factors)
-            .unwrap_err();
+        let error = site.check(12, 5, &gates, Mixing::Factors).unwrap_err();
         let outputs = Hint::Set {
             option: "mixing",
             value: "outputs",
@@ -267,8 +267,9 @@ mod tests {
     fn outputs(bank: &Bank, gates: &Gates) -> Vec<f32> {
         let (site, mut y) = (&bank.sites[SITE], vec![0.0; 10]);
         let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let h = site.shrink((&x, 5), gates, Mixing::Outputs).unwrap();
-        site.expand(&h, gates, Mixing::Outputs, 0, &mut y);
+        site.check(12, 5, gates, Mixing::Outputs).unwrap();
+        let delta = site.delta(gates, Mixing::Outputs);
+        delta.expand(&delta.shrink(&x), 0, &mut y);
         y
     }
 

@@ -231,9 +231,9 @@ mod tests {
             for trained in [false, true] {
                 let bank = bank(&ranks, trained);
                 let site = bank.site(&Site::new(SITE)).unwrap();
-                let h = site.shrink((&values(&x), 5), &gates, mixing).unwrap();
+                let update = site.delta(&gates, mixing);
                 let mut want = vec![0.0; t * 5];
-                site.expand(&h, &gates, mixing, 0, &mut want);
+                update.expand(&update.shrink(&values(&x)), 0, &mut want);
                 let delta = |x: &Tensor, decision: &Decision| {
                     let delta = site.delta_on(x, 5, decision, mixing).unwrap();
                     values(&delta)

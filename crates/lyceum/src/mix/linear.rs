@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use lyceum_kernels::gemm::Then;
+use lyceum_kernels::lora::Activations;
 use lyceum_kernels::stream;
 
 use super::{Gates, Input, Mixing, Mixture, Pass, Route, SiteBank, Vector, Weight};
@@ -151,7 +152,7 @@ impl RoutedLinear {
         let then = |first: usize, y: &mut [f32]| {
             for (own, Part { gates, h }) in experts.iter().zip(&parts) {
                 if let Some((first, y)) = own.within(first, y, d_out) {
-                    own.bank.expand(h, gates, own.mixing(), first, y);
+                    own.bank.delta(gates, own.mixing()).expand(h, first, y);
                 }
             }
         };
@@ -171,8 +172,9 @@ impl RoutedLinear {
                 None => Ok(gates),
             }
         })?;
-        let h = own.bank.shrink((x, self.weight.d_out()?), &gates, *mixing);
-        let h = h.context(|| format!("at {}", self.site))?;
+        let fits = { own.bank }.check(x.len(), self.weight.d_out()?, &gates, *mixing);
+        fits.context(|| format!("at {}", self.site))?;
+        let h = own.bank.delta(&gates, *mixing).shrink(x);
         Ok(Part { gates, h })
     }
 
@@ -198,14 +200,14 @@ impl RoutedLinear {
         let experts = || experts.iter().zip(parts);
         let back = |(own, Part { gates, h }): (&Experts<'_>, &Part)| {
             let dy = own.of(dy, d_out);
-            own.bank.shrink_backward(h, gates, own.mixing(), dy)
+            own.bank.delta(gates, own.mixing()).shrink_backward(h, dy)
         };
         let backs: Vec<_> = experts().map(back).collect();
         let then = |first: usize, dx: &mut [f32]| {
             for ((own, part), (dh, _)) in experts().zip(&backs) {
                 if let Some((first, dx)) = own.within(first, dx, d_in) {
-                    own.bank
-                        .expand_backward(dh, &part.gates, own.mixing(), first, dx);
+                    let delta = own.bank.delta(&part.gates, own.mixing());
+                    delta.expand_backward(dh, first, dx);
                 }
             }
         };
@@ -218,8 +220,8 @@ impl RoutedLinear {
                 continue;
             }
             let (x, dy) = (own.of(x, d_in), own.of(dy, d_out));
-            let both = ((x, dh.as_slice()), (h.as_slice(), dy));
-            gradients.extend(own.bank.backward(both.0, both.1, gates, own.mixing()));
+            let kept = Activations { x, h, dh, dy };
+            gradients.extend(own.bank.backward(&kept, gates, own.mixing()));
             if routed {
                 let dx = dx.as_deref_mut();
                 let dx = dx.map(|dx| &mut dx[own.rows.start * d_in..own.rows.end * d_in]);

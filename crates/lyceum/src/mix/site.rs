@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::lora::{Delta, Factors, Slab, SlabTable};
+use lyceum_kernels::lora::{Activations, Delta, Factors, Slab, SlabTable};
 
 use super::device_factors::DeviceFactors;
 use super::{Gates, Mixing};
@@ -66,8 +66,8 @@ pub struct SiteBank {
 }
 
 impl SiteBank {
-    /// A bank of these adapters, one per expert, for a site of `widths` (in, out).
-    pub(super) fn new(adapters: Vec<Option<Adapter>>, widths: (usize, usize)) -> Result<Self> {
+    /// A bank of these adapters, one per expert, for a site from `d_in` to `d_out` values.
+    pub(super) fn new(adapters: Vec<Option<Adapter>>, d_in: usize, d_out: usize) -> Result<Self> {
         let slab = |adapter: &Option<Adapter>| {
             adapter
                 .as_ref()
@@ -76,7 +76,7 @@ impl SiteBank {
         let here = adapters.iter().flatten();
         let mut params = None;
         if here.clone().any(|own| own.variables.is_some()) {
-            let pairs = here.map(|own| own.tensors(widths.0));
+            let pairs = here.map(|own| own.tensors(d_in));
             let pairs = pairs.collect::<Result<Vec<_>>>()?;
             let sides = [0, 1].map(|side| pairs.iter().map(move |pair| &pair[side]));
             params = Some(Tensor::cat(
@@ -85,7 +85,7 @@ impl SiteBank {
             )?);
         }
         Ok(SiteBank {
-            table: SlabTable::new(adapters.iter().map(slab).collect(), widths),
+            table: SlabTable::new(adapters.iter().map(slab).collect(), d_in, d_out),
             adapters,
             params,
             placed: Placed::new(),
@@ -114,7 +114,8 @@ impl SiteBank {
         self.params.as_ref()
     }
 
-    fn delta<'a>(&'a self, gates: &'a Gates, mixing: Mixing) -> Delta<'a> {
+    /// The update of the experts that `gates` choose, for what [`SiteBank::check`] accepts.
+    pub(super) fn delta<'a>(&'a self, gates: &'a Gates, mixing: Mixing) -> Delta<'a> {
         let factors = Factors {
             table: &self.table,
             mixing,
@@ -122,23 +123,11 @@ impl SiteBank {
         Delta::new(factors, gates.view())
     }
 
-    /// Shrink: `A x` for each token's chosen experts, `x` `[t, d_in]`; the other methods call the
-    /// result `h`. `d_out`, the width of outputs, is only checked.
+    /// Checks that `n` values of input, outputs of `d_out` values and `gates` fit these experts.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for [`Mixing::Factors`] over unequal ranks or scales, and for gates or
     /// widths that do not fit.
-    pub fn shrink(
-        &self,
-        (x, d_out): (&[f32], usize),
-        gates: &Gates,
-        mixing: Mixing,
-    ) -> Result<Vec<f32>> {
-        self.check(x.len(), d_out, gates, mixing)?;
-        Ok(self.delta(gates, mixing).shrink(x))
-    }
-
-    /// Checks that `n` values of input, outputs of `d_out` values and `gates` fit these experts.
     pub(super) fn check(
         &self,
         n: usize,
@@ -172,40 +161,10 @@ impl SiteBank {
         }
     }
 
-    /// Adds to `y`, the outputs of some tokens from `first` on, what the experts make of them.
-    pub fn expand(&self, h: &[f32], gates: &Gates, mixing: Mixing, first: usize, y: &mut [f32]) {
-        self.delta(gates, mixing).expand(h, first, y);
-    }
-
-    /// The gradients of `h` and of the gates' weights `[t, k]` for `dy` `[t, d_out]`.
-    pub(super) fn shrink_backward(
-        &self,
-        h: &[f32],
-        gates: &Gates,
-        mixing: Mixing,
-        dy: &[f32],
-    ) -> (Vec<f32>, Vec<f32>) {
-        self.delta(gates, mixing).shrink_backward(h, dy)
-    }
-
-    /// Adds to `dx`, the gradients of some tokens' inputs from `first` on, what comes through the
-    /// experts.
-    pub(super) fn expand_backward(
-        &self,
-        dh: &[f32],
-        gates: &Gates,
-        mixing: Mixing,
-        first: usize,
-        dx: &mut [f32],
-    ) {
-        self.delta(gates, mixing).expand_backward(dh, first, dx);
-    }
-
     /// The gradients of the factors as [`SiteBank::params`] has them, if they can be trained.
     pub(super) fn backward(
         &self,
-        (x, dh): (&[f32], &[f32]),
-        (h, dy): (&[f32], &[f32]),
+        kept: &Activations<'_>,
         gates: &Gates,
         mixing: Mixing,
     ) -> Option<Vec<f32>> {
@@ -213,9 +172,8 @@ impl SiteBank {
         let (d_in, d_out) = self.widths();
         let ranks = self.table.ranks();
         let mut params = vec![0.0; ranks * (d_in + d_out)];
-        let both = params.split_at_mut(ranks * d_in);
-        self.delta(gates, mixing)
-            .factors_backward((x, dh), (h, dy), both);
+        let (down, up) = params.split_at_mut(ranks * d_in);
+        self.delta(gates, mixing).factors_backward(kept, down, up);
         Some(params)
     }
 

@@ -173,6 +173,41 @@ impl Saved {
     }
 }
 
+/// Options of [`Model::save`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SaveConfig {
+    /// Rule that combines the experts' outputs; by default [`Mixing::Outputs`].
+    pub mixing: Mixing,
+    /// The folder or file of the base, or its address on a hub; by default the embedded base.
+    pub base_path: Option<PathBuf>,
+}
+
+impl Default for SaveConfig {
+    fn default() -> Self {
+        SaveConfig {
+            mixing: Mixing::Outputs,
+            base_path: None,
+        }
+    }
+}
+
+impl SaveConfig {
+    /// Sets the rule that combines the experts' outputs.
+    #[must_use]
+    pub fn mixing(mut self, mixing: Mixing) -> Self {
+        self.mixing = mixing;
+        self
+    }
+
+    /// Sets the folder or file of the base, or its address on a hub; `None` for the embedded base.
+    #[must_use]
+    pub fn base_path(mut self, path: impl Into<Option<PathBuf>>) -> Self {
+        self.base_path = path.into();
+        self
+    }
+}
+
 impl Model {
     /// Saves a routed model as a folder: its experts and artifacts as a library, and
     /// `model.json` (written last). The base itself is not copied but remembered by place and
@@ -184,12 +219,12 @@ impl Model {
     pub fn save(
         dir: &Path,
         library: &Library,
-        base: (&Base, Option<&Path>),
+        base: &Base,
         spec: Router,
-        mixing: Mixing,
+        config: &SaveConfig,
     ) -> Result<()> {
-        let library = &library.chosen()?;
-        spec.mixture(library, &base.0.host(), mixing)?;
+        let (library, mixing) = (&library.chosen()?, config.mixing);
+        spec.mixture(library, &base.host(), mixing)?;
         let own = Library::create(uri(dir)?)?;
         let (held, names) = (own.names()?, library.names()?);
         let others: Vec<&str> = { held.iter() }
@@ -210,7 +245,7 @@ impl Model {
             let text = format!("{} was changed while it was written", dir.display());
             return Err(Error::Conflict(text));
         }
-        let (base_path, base_absolute) = match base.1 {
+        let (base_path, base_absolute) = match &config.base_path {
             Some(path) => recorded(dir, path)?,
             None => (None, None),
         };
@@ -218,9 +253,9 @@ impl Model {
             format: FORMAT,
             base_path,
             base_absolute,
-            base_name: base.0.name.clone(),
-            base_fingerprint: base.0.fingerprint.clone(),
-            base_family: Some(base.0.family_fingerprint.clone()),
+            base_name: base.name.clone(),
+            base_fingerprint: base.fingerprint.clone(),
+            base_family: Some(base.family_fingerprint.clone()),
             mixing,
             spec,
             experts: Some(names),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{downstream_name, is_arc_easy};
 pub use observer::StageObserver;
-pub use run::{run, run_with};
+pub use run::{RunInputs, run};
 
 use crate::backbone::Precision;
 use crate::error::{Context, Error, Result};

@@ -41,36 +41,67 @@ struct Run<'a> {
     inputs: Inputs,
     out: &'a Path,
     observer: &'a mut dyn StageObserver,
-    session: &'a Session,
+    session: Session,
     report: Report,
 }
 
-/// Runs `recipe` into the folder `out`, over `base` and `data`; `questions` are the downstream
-/// ones. Writes the report there and returns it. What can be checked is checked before the first
-/// step.
+/// The base and the data that a recipe runs over.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RunInputs {
+    /// The base.
+    pub base: Arc<Base>,
+    /// The examples that experts are trained and evaluated on.
+    pub data: Dataset,
+    /// The downstream questions; none by default.
+    pub questions: Vec<Question>,
+    /// Where libraries and checkpoints are; by default that of the environment.
+    pub session: Session,
+}
+
+impl RunInputs {
+    /// Inputs without downstream questions.
+    pub fn new(base: Arc<Base>, data: Dataset) -> Self {
+        RunInputs {
+            base,
+            data,
+            questions: Vec::new(),
+            session: Session::from_env(),
+        }
+    }
+
+    /// Sets the downstream questions.
+    #[must_use]
+    pub fn questions(mut self, questions: Vec<Question>) -> Self {
+        self.questions = questions;
+        self
+    }
+
+    /// Sets the session of libraries and checkpoints.
+    #[must_use]
+    pub fn session(mut self, session: Session) -> Self {
+        self.session = session;
+        self
+    }
+}
+
+/// Runs `recipe` over `inputs` into the folder `out`. Writes the report there and returns it.
+/// What can be checked is checked before the first step.
 ///
 /// # Errors
 /// Whatever a stage runs into; what was done before stays and is reused by the next run.
 pub fn run(
     recipe: &Recipe,
-    inputs: (Arc<Base>, Dataset, Vec<Question>),
+    inputs: RunInputs,
     out: &Path,
     observer: &mut dyn StageObserver,
 ) -> Result<Report> {
-    run_with(recipe, inputs, out, observer, &Session::from_env())
-}
-
-/// As [`run`], with the libraries and checkpoints of `session`.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_with(
-    recipe: &Recipe,
-    (base, data, questions): (Arc<Base>, Dataset, Vec<Question>),
-    out: &Path,
-    observer: &mut dyn StageObserver,
-    session: &Session,
-) -> Result<Report> {
+    let RunInputs {
+        base,
+        data,
+        questions,
+        session,
+    } = inputs;
     recipe.check()?;
     recipe.check_over(&base, &data)?;
     if recipe.downstream.is_some() && questions.is_empty() {
@@ -126,7 +157,7 @@ impl Run<'_> {
             Some(uri) => format!("{}/{label}", uri.trim_end_matches('/')),
             None => self.out.join("libraries").join(label).display().to_string(),
         };
-        Library::prepare_with(&uri, self.session)
+        Library::prepare_with(&uri, &self.session)
     }
 
     /// Writes down what is read and what there is no room for.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lyceum::backbone::Base;
 use lyceum::data::{Dataset, Question};
 use lyceum::progress::{NoProgress, Progress};
-use lyceum::recipe::{self, Recipe, StageObserver};
+use lyceum::recipe::{self, Recipe, RunInputs, StageObserver};
 use lyceum::report::Report;
 use serde_json::{Value, json};
 
@@ -92,7 +92,8 @@ pub(crate) fn run(recipe: &Value, dir: &Path, out: &Path) -> lyceum::Result<(Rep
     };
     questions.truncate(recipe.downstream_limit.unwrap_or(usize::MAX));
     let mut said = Said::default();
-    let report = recipe::run(&recipe, (base, data, questions), out, &mut said)?;
+    let inputs = RunInputs::new(base, data).questions(questions);
+    let report = recipe::run(&recipe, inputs, out, &mut said)?;
     Ok((report, said.0))
 }
 

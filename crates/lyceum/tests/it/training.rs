@@ -11,7 +11,7 @@ use lyceum::expert::Expert;
 use lyceum::library::Library;
 use lyceum::lora::LoraConfig;
 use lyceum::mix::{Mixing, SeqLens};
-use lyceum::model::Model;
+use lyceum::model::{Model, SaveConfig};
 use lyceum::progress::NoProgress;
 use lyceum::route::Router;
 use lyceum::train::{Job, TrainConfig, Trainer, experts};
@@ -161,7 +161,8 @@ fn saved_models_compute_the_same_bits() {
         let want = values(&model.logits(&tokens, &seq_lens, &[]).unwrap());
         let out = dir.path().join(router);
         let path = dir.path().join("base");
-        Model::save(&out, &library, (&base, Some(&path)), spec, Mixing::Outputs).unwrap();
+        let config = SaveConfig::default().base_path(path.clone());
+        Model::save(&out, &library, &base, spec, &config).unwrap();
         let again = Arc::new(Base::open(&path, Precision::F32).unwrap());
         let opened = Model::open(&out, again).unwrap();
         let got = values(&opened.logits(&tokens, &seq_lens, &[]).unwrap());
