@@ -10,10 +10,11 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use lyceum::rng::Rng;
 use lyceum_kernels::activation::{self, Activation};
-use lyceum_kernels::attention::{self, Heads, Part, Rows, Span, Stretch};
+use lyceum_kernels::attention::{self, Heads, Part, Qkv, Rows, Span, Stretch};
 use lyceum_kernels::gemm::{Added, Packed, Rounding};
+use lyceum_kernels::loss;
+use lyceum_kernels::norm::{self, NormBackward};
 use lyceum_kernels::rope::{self, Angles, Rotation};
-use lyceum_kernels::{loss, norm};
 use rayon::prelude::*;
 
 /// Tokens of a batch, its sequences, and the width of GPT-Neo-125M.
@@ -125,7 +126,12 @@ fn attend(c: &mut Criterion) {
     let (dout, lens) = (values(T * D), [Stretch::whole(len); SEQUENCES]);
     // The scores again, and four products for the gradients.
     flops(&mut group, "backward", 5 * count / 2, || {
-        black_box(attention::backward((&q, &k, &v), &dout, &lens, &heads));
+        let qkv = Qkv {
+            q: &q,
+            k: &k,
+            v: &v,
+        };
+        black_box(attention::backward(qkv, &dout, &lens, &heads));
     });
 }
 
@@ -145,13 +151,19 @@ fn elementwise(c: &mut Criterion) {
         black_box(activation::gated(Activation::Silu, &wide, &dy));
     });
     let (x, w, b) = (values(T * D), values(D), values(D));
-    let mut y = vec![0.0; x.len()];
     bytes(&mut group, "layer norm", 8 * x.len(), || {
         black_box(norm::layer_norm(&x, &w, &b, 1e-5));
     });
     let dy = values(x.len());
+    let arguments = NormBackward {
+        x: &x,
+        weight: &w,
+        eps: 1e-5,
+        dy: &dy,
+        onto: None,
+    };
     bytes(&mut group, "layer norm backward", 12 * x.len(), || {
-        black_box(norm::layer_norm_backward(&x, &w, 1e-5, &dy, None, None));
+        black_box(norm::layer_norm_backward(arguments, None));
     });
     bytes(&mut group, "rms norm", 8 * x.len(), || {
         black_box(norm::rms_norm(&x, &w, 1e-5));
@@ -162,7 +174,7 @@ fn elementwise(c: &mut Criterion) {
         half: 32,
     };
     bytes(&mut group, "rope", 8 * x.len(), || {
-        rope::rotate(&x, &angles, (12, 64), Rotation::Forward, &mut y);
+        black_box(rope::rotate(&x, &angles, 12, 64, Rotation::Forward));
     });
 }
 

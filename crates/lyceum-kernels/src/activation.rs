@@ -147,7 +147,7 @@ pub fn gated(kind: Activation, gate: &[f32], x: &[f32]) -> Vec<f32> {
 }
 
 /// Gradients of [`gated`]: that of the gate, and `dy` becomes that of `x`.
-pub fn gated_backward(kind: Activation, (gate, x): (&[f32], &[f32]), dy: &mut [f32]) -> Vec<f32> {
+pub fn gated_backward(kind: Activation, gate: &[f32], x: &[f32], dy: &mut [f32]) -> Vec<f32> {
     assert!(
         gate.len() == x.len() && x.len() == dy.len(),
         "as many values"
@@ -222,7 +222,7 @@ mod tests {
         let dy: Vec<f32> = (0..n).map(|i| (i as f32 * 0.53).sin()).collect();
         for kind in ALL {
             let (y, mut dx) = (gated(kind, &gate, &x), dy.clone());
-            let dgate = gated_backward(kind, (&gate, &x), &mut dx);
+            let dgate = gated_backward(kind, &gate, &x, &mut dx);
             for i in 0..n {
                 let [g, x, dy] = [gate[i], x[i], dy[i]].map(f64::from);
                 let f = plain(kind, g);

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use crate::aligned::Aligned;
 use crate::gathered::Gathered;
-use crate::product::{Job, Product};
-use crate::tile::{Steps, Target, finish, load, store};
+use crate::product::{Interval, Job, Product};
+use crate::tile::{At, Steps, Target, finish, load, store};
 use crate::vector::{Vector, Widest, round_pairs};
 
 /// Rows of a tile, and 32-bit words of each.
@@ -165,7 +165,7 @@ impl Drop for Tiles {
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
 pub(crate) unsafe fn blocks(whole: &Product<'_>, job: Job, words: &[u32]) {
     let total = whole.panels.k.div_ceil(2);
-    let rows = job.rows.1 - job.rows.0;
+    let rows = job.rows.len();
     let widest = total.min(DEPTH).next_multiple_of(SIDE);
     let mut prepared = Aligned::zeros(rows.next_multiple_of(BLOCK) * widest);
     let mut rest = Aligned::zeros(SIDE * BLOCK);
@@ -181,88 +181,100 @@ pub(crate) unsafe fn blocks(whole: &Product<'_>, job: Job, words: &[u32]) {
             last: from + count == total,
         };
         let pitch = count.next_multiple_of(SIDE);
-        prepare(whole, job.rows, (from, count), pitch, &mut prepared);
-        for panel in job.panels.0..job.panels.1 {
+        let pairs = Interval::new(from, from + count);
+        prepare(whole, job.rows, pairs, pitch, &mut prepared);
+        for panel in job.panels.start..job.panels.end {
             let words = &words[(panel * total + from) * BLOCK..][..count * BLOCK];
             let (full, part) = words.split_at(count / SIDE * SIDE * BLOCK);
             rest[..part.len()].copy_from_slice(part);
             rest[part.len()..].fill(0);
             for row in (0..rows).step_by(BLOCK) {
-                let at = (job.rows.0 + row, panel);
+                let row_at = job.rows.start + row;
+                let at = At { row: row_at, panel };
                 let here = BLOCK.min(rows - row);
+                let block = TileBlock { at, rows: here };
                 // SAFETY: the block's rows were prepared, its columns are in `full` and `rest`;
                 // its place in the result is this job's own.
                 unsafe {
                     let x = prepared[row * pitch..].as_ptr();
-                    begin(&tiles, &whole.target, at, here, steps, &mut edge);
+                    begin(&tiles, &whole.target, block, steps, &mut edge);
                     tiles.add(x, pitch, full.as_ptr(), count / SIDE);
                     let x = x.wrapping_add(count / SIDE * SIDE);
                     tiles.add(x, pitch, rest.as_ptr(), usize::from(!part.is_empty()));
-                    end(&tiles, &whole.target, at, here, steps, &mut edge);
+                    end(&tiles, &whole.target, block, steps, &mut edge);
                 }
             }
         }
     }
 }
 
-/// Rounds the job's rows for `count` pairs from `from` on to rows of `pitch` words, and fills up
-/// what belongs to no row or pair with zeros.
+/// Rounds the job's rows for `pairs` to rows of `pitch` words, and fills up what belongs to no row
+/// or pair with zeros.
 ///
 /// # Safety
 /// The processor must have AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
 fn prepare(
     whole: &Product<'_>,
-    rows: (usize, usize),
-    (from, count): (usize, usize),
+    rows: Interval,
+    pairs: Interval,
     pitch: usize,
     prepared: &mut [u32],
 ) {
-    let (from, to) = (2 * from, (2 * (from + count)).min(whole.panels.k));
+    let count = pairs.len();
+    let (from, to) = (2 * pairs.start, (2 * pairs.end).min(whole.panels.k));
     let mut gathered = Gathered::default();
-    let size = (rows.1 - rows.0).next_multiple_of(BLOCK) * pitch;
+    let size = rows.len().next_multiple_of(BLOCK) * pitch;
     let lines = prepared[..size].chunks_mut(pitch.max(1));
-    for (row, line) in (rows.0..).zip(lines) {
-        let (pairs, none) = line.split_at_mut(if row < rows.1 { count } else { 0 });
+    for (row, line) in (rows.start..).zip(lines) {
+        let (pairs, none) = line.split_at_mut(if row < rows.end { count } else { 0 });
         none.fill(0);
-        if row < rows.1 {
-            let x = gathered.row(whole.x, row, (from, to));
+        if row < rows.end {
+            let x = gathered.row(whole.x, row, from, to);
             // SAFETY: this function is compiled for AVX512-BF16.
             unsafe { round_pairs(x, pairs) }
         }
     }
 }
 
-/// Returns `true` if a block of `rows` rows is entirely inside the result, and a pointer to its
-/// first element.
-fn place(target: &Target<'_>, at: (usize, usize), rows: usize) -> (bool, *mut f32) {
-    let inside = rows == BLOCK && (at.1 + 1) * BLOCK <= target.n;
-    let first = target.y.0.wrapping_add(at.0 * target.stride + at.1 * BLOCK);
+/// A block of the result in the tiles: one panel of `rows` rows.
+#[derive(Clone, Copy)]
+struct TileBlock {
+    at: At,
+    rows: usize,
+}
+
+/// Returns `true` if `block` is entirely inside the result, and a pointer to its first element.
+fn place(target: &Target<'_>, block: TileBlock) -> (bool, *mut f32) {
+    let TileBlock { at, rows } = block;
+    let inside = rows == BLOCK && (at.panel + 1) * BLOCK <= target.n;
+    let offset = at.row * target.stride + at.panel * BLOCK;
+    let first = target.y.0.wrapping_add(offset);
     (inside, first)
 }
 
 /// Puts what the sums of a block begin with into the tiles.
 ///
 /// # Safety
-/// The processor must have AVX-512; `rows` rows from `at.0` on and panel `at.1` are in the result.
+/// The processor must have AVX-512; the rows of `block` and its panel are in the result.
 #[inline(always)]
 unsafe fn begin(
     tiles: &Tiles,
     target: &Target<'_>,
-    at: (usize, usize),
-    rows: usize,
+    block: TileBlock,
     steps: Steps,
     edge: &mut [f32],
 ) {
+    let TileBlock { at, rows } = block;
     // SAFETY: see above.
     unsafe {
-        match place(target, at, rows) {
+        match place(target, block) {
             _ if steps.first => tiles.clear(),
             (true, first) => tiles.fetch(first, target.stride),
             _ => {
                 for (row, line) in edge.chunks_mut(BLOCK).enumerate().take(rows) {
-                    let from = target.y.0.wrapping_add((at.0 + row) * target.stride);
-                    let held = load::<Widest>(from, at.1 * BLOCK, target.n);
+                    let from = target.y.0.wrapping_add((at.row + row) * target.stride);
+                    let held = load::<Widest>(from, at.panel * BLOCK, target.n);
                     held[0].store(line.as_mut_ptr());
                     held[1].store(line[SIDE..].as_mut_ptr());
                 }
@@ -280,15 +292,15 @@ unsafe fn begin(
 unsafe fn end(
     tiles: &Tiles,
     target: &Target<'_>,
-    at: (usize, usize),
-    rows: usize,
+    block: TileBlock,
     steps: Steps,
     edge: &mut [f32],
 ) {
+    let TileBlock { at, rows } = block;
     let added = target.added.bias.is_some() || target.added.rows.is_some();
     // SAFETY: see above.
     unsafe {
-        if let (true, first) = place(target, at, rows)
+        if let (true, first) = place(target, block)
             && !(steps.last && added)
         {
             return tiles.keep(first, target.stride);
@@ -299,12 +311,12 @@ unsafe fn end(
                 Widest::load(line.as_ptr()),
                 Widest::load(line[SIDE..].as_ptr()),
             ];
-            let row = at.0 + row;
+            let row = at.row + row;
             if steps.last {
-                sum = finish(target, sum, row * target.n, at.1 * BLOCK);
+                sum = finish(target, sum, row * target.n, at.panel * BLOCK);
             }
             let to = target.y.0.wrapping_add(row * target.stride);
-            store::<Widest>(sum, to, at.1 * BLOCK, target.n);
+            store::<Widest>(sum, to, at.panel * BLOCK, target.n);
         }
     }
 }

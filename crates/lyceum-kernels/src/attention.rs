@@ -9,12 +9,12 @@ mod few;
 use half::bf16;
 use rayon::prelude::*;
 
-pub use self::backward::{Gradients, Stretch, backward};
+pub use self::backward::{Gradients, Qkv, Stretch, backward};
 use crate::cpu::Level;
 use crate::gemm::Rounding;
 use crate::math::{self, LANES, Number};
 use crate::pack::Panels;
-use crate::product::{OutputTile, part};
+use crate::product::{Interval, OutputTile, PanelBlock, part};
 use crate::tile::Output;
 use crate::view::View;
 
@@ -191,9 +191,9 @@ fn own_columns<'a>(
 }
 
 /// The keys that the rows `start..end` may see, from a panel's first on.
-fn seen(start: usize, end: usize, h: &Heads, keys: &Panels) -> (usize, usize) {
+fn seen(start: usize, end: usize, h: &Heads, keys: &Panels) -> Interval {
     let width = 2 * keys.lanes;
-    (first_seen(start, h.window) / width * width, end)
+    Interval::new(first_seen(start, h.window) / width * width, end)
 }
 
 /// The destination of a part that overwrites its elements.
@@ -205,25 +205,41 @@ fn over(y: &mut [f32], stride: usize) -> OutputTile {
     }
 }
 
+/// The queries of a sequence.
+#[derive(Clone, Copy)]
+struct Queries<'a> {
+    q: &'a [f32],
+    rows: usize,
+    /// Positions before the first one.
+    past: usize,
+}
+
+/// A block of rows of scores.
+#[derive(Clone, Copy)]
+struct ScoreRows {
+    /// The position of the first row's query.
+    first: usize,
+    /// The first key of every row.
+    from: usize,
+    /// Keys.
+    n: usize,
+    /// Values from one row to the next.
+    step: usize,
+}
+
 /// One head's attention over one sequence: `q` and `out` begin at the head in the sequence's first
 /// row; row `i` of `out` begins `i * h.width()` values on.
 ///
 /// # Safety
 /// `out` must have room for the head in every row, which nothing else may touch meanwhile.
-unsafe fn head_forward(
-    level: Level,
-    q: &[f32],
-    (rows, past): (usize, usize),
-    head: &Head,
-    h: &Heads,
-    out: Output,
-) {
+unsafe fn head_forward(level: Level, queries: Queries<'_>, head: &Head, h: &Heads, out: Output) {
+    let Queries { q, rows, past } = queries;
     let (width, dim) = (h.width(), h.dim);
     let mut scores = Vec::new();
     for from in (0..rows).step_by(BLOCK) {
         let to = rows.min(from + BLOCK);
         let keys = seen(past + from, past + to, h, &head.keys);
-        let n = keys.1 - keys.0;
+        let n = keys.len();
         let step = row_step(n);
         scores.resize((to - from) * step, 0.0);
         let queries = View::new(&q[from * width..], to - from, dim, width);
@@ -235,21 +251,29 @@ unsafe fn head_forward(
         // SAFETY: `scores` has room for a row per query, `out` says the caller.
         unsafe {
             let place = over(&mut scores, step);
-            part(level, queries, &head.keys, ((0, dim), keys), place);
-            weights(&mut scores, step, past + from, keys.0, h, None);
+            let across = PanelBlock::new(Interval::new(0, dim), keys);
+            part(level, queries, &head.keys, across, place);
+            let rows = ScoreRows {
+                first: past + from,
+                from: keys.start,
+                n,
+                step,
+            };
+            weights(&mut scores, rows, h, None);
             let shares = View::new(&scores, to - from, n, step);
-            part(level, shares, &head.values, (keys, (0, dim)), own);
+            let back = PanelBlock::new(keys, Interval::new(0, dim));
+            part(level, shares, &head.values, back, own);
         }
     }
 }
 
 math::dispatch! {
-    /// Turns the products of rows `start..`, `step` values apart, with the keys `from..` into
-    /// weights, 0 where a row does not see; `slopes` receives the scores' slopes.
+    /// Turns products of queries and keys into weights, 0 where a row does not see; `slopes`
+    /// receives the scores' slopes.
     fn weights(
-        products: &mut [f32], step: usize, start: usize, from: usize, h: &Heads,
-        slopes: Option<&mut [f32]>,
+        products: &mut [f32], rows: ScoreRows, h: &Heads, slopes: Option<&mut [f32]>,
     ) {
+        let ScoreRows { first: start, from, step, .. } = rows;
         let mut slopes = slopes;
         for (i, row) in products.chunks_mut(step).enumerate() {
             let first = first_seen(start + i, h.window) - from;
@@ -323,7 +347,8 @@ pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
                 out.0.write_bytes(0, q.len());
                 std::slice::from_raw_parts_mut(out.0, q.len())
             };
-            few::forward(q, span, past, h, scores, out)
+            let rows = span.rows;
+            few::forward(Queries { q, rows, past }, span, h, scores, out)
         });
     let many = many.into_par_iter().with_max_len(1);
     many.for_each(|(q, span, past, kv, out)| {
@@ -332,8 +357,9 @@ pub fn forward(q: &[f32], spans: &[Span<'_>], h: &Heads) -> Vec<f32> {
         for head in kv * group..(kv + 1) * group {
             let at = head * h.dim;
             let out = Output(out.0.wrapping_add(at));
+            let (q, rows) = (&q[at..], span.rows);
             // SAFETY: every head of every span has columns of its own.
-            unsafe { head_forward(level, &q[at..], (span.rows, past), &packed, h, out) }
+            unsafe { head_forward(level, Queries { q, rows, past }, &packed, h, out) }
         }
     });
     // SAFETY: every span's rows were written, with the columns of all heads.

@@ -86,17 +86,24 @@ fn number(half: u16) -> f32 {
     f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
+/// Room for opened blocks: numbers, and a scale and an offset per group.
+struct Opened<'a> {
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    m: &'a mut [f32],
+}
+
 /// Small blocks, of one group each: `numbers` reads one, `scales` makes d and m of the two f16
 /// numbers at its start.
 #[inline(always)]
 fn small<B: Block>(
     bytes: &[u8],
-    parts: (&mut [i8], &mut [f32], &mut [f32]),
+    opened: Opened<'_>,
     numbers: impl Fn(&[u8], &mut [i8]),
     scales: impl Fn(f32, f32) -> (f32, f32),
 ) {
     const MOST: usize = LONGEST / 32;
-    let (q, d, m) = parts;
+    let Opened { q, d, m } = opened;
     let mut halves = [[0u16; MOST]; 2];
     let [first, second] = &mut halves;
     let blocks = bytes.chunks_exact(B::BYTES).zip(q.chunks_exact_mut(32));
@@ -150,7 +157,7 @@ impl Block for Q4_0 {
     #[inline(always)]
     fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
         let numbers = |block: &[u8], q: &mut [i8]| nibbles(&block[2..], q);
-        small::<Self>(bytes, (q, d, m), numbers, |d, _| (d, 8.0 * d));
+        small::<Self>(bytes, Opened { q, d, m }, numbers, |d, _| (d, 8.0 * d));
     }
 }
 
@@ -161,7 +168,7 @@ impl Block for Q4_1 {
     #[inline(always)]
     fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
         let numbers = |block: &[u8], q: &mut [i8]| nibbles(&block[4..], q);
-        small::<Self>(bytes, (q, d, m), numbers, |d, m| (d, -m));
+        small::<Self>(bytes, Opened { q, d, m }, numbers, |d, m| (d, -m));
     }
 }
 
@@ -172,7 +179,7 @@ impl Block for Q5_0 {
     #[inline(always)]
     fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
         let numbers = |block: &[u8], q: &mut [i8]| fives(&block[2..], &block[6..], q);
-        small::<Self>(bytes, (q, d, m), numbers, |d, _| (d, 16.0 * d));
+        small::<Self>(bytes, Opened { q, d, m }, numbers, |d, _| (d, 16.0 * d));
     }
 }
 
@@ -183,7 +190,7 @@ impl Block for Q5_1 {
     #[inline(always)]
     fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
         let numbers = |block: &[u8], q: &mut [i8]| fives(&block[4..], &block[8..], q);
-        small::<Self>(bytes, (q, d, m), numbers, |d, m| (d, -m));
+        small::<Self>(bytes, Opened { q, d, m }, numbers, |d, m| (d, -m));
     }
 }
 
@@ -199,7 +206,8 @@ impl Block for Q8_0 {
                 *q = byte.cast_signed();
             }
         };
-        small::<Self>(bytes, (q, d, &mut []), numbers, |d, _| (d, 0.0));
+        let m = &mut [];
+        small::<Self>(bytes, Opened { q, d, m }, numbers, |d, _| (d, 0.0));
     }
 }
 
@@ -239,12 +247,8 @@ fn sixes(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
 
 /// 256 weights in eight groups of 32; `high` holds the fifth bits, one group per bit.
 #[inline(always)]
-fn groups(
-    bytes: &[u8],
-    high: Option<&[u8]>,
-    low: &[u8],
-    (q, d, m): (&mut [i8], &mut [f32], &mut [f32]),
-) {
+fn groups(bytes: &[u8], high: Option<&[u8]>, low: &[u8], opened: Opened<'_>) {
+    let Opened { q, d, m } = opened;
     let both = (number(half(bytes, 0)), number(half(bytes, 2)));
     let (scales, offsets) = sixes(&bytes[4..16]);
     let (d, m) = (&mut d[..8], &mut m[..8]);
@@ -277,7 +281,7 @@ impl Block for Q4K {
     const BYTES: usize = Format::Q4_K.block_bytes();
     #[inline(always)]
     fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
-        groups(bytes, None, &bytes[16..144], (q, d, m));
+        groups(bytes, None, &bytes[16..144], Opened { q, d, m });
     }
 }
 
@@ -287,7 +291,12 @@ impl Block for Q5K {
     const BYTES: usize = Format::Q5_K.block_bytes();
     #[inline(always)]
     fn open(bytes: &[u8], q: &mut [i8], d: &mut [f32], m: &mut [f32]) {
-        groups(bytes, Some(&bytes[16..48]), &bytes[48..176], (q, d, m));
+        groups(
+            bytes,
+            Some(&bytes[16..48]),
+            &bytes[48..176],
+            Opened { q, d, m },
+        );
     }
 }
 

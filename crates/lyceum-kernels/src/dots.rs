@@ -73,12 +73,12 @@ fn rows<B: Block>(bytes: &[u8], x: Few<'_>, y: &mut [f32]) {
         let rest = spans.remainder();
         let mut from = 0;
         for span in spans {
-            several::<B, LONGEST>(span, &mut parts, (x, from), running);
+            several::<B, LONGEST>(span, &mut parts, x, from, running);
             from += LONGEST;
         }
         if B::LEN < LONGEST {
             for block in rest.chunks_exact(B::BYTES) {
-                several::<B, GROUP>(block, &mut parts, (x, from), running);
+                several::<B, GROUP>(block, &mut parts, x, from, running);
                 from += GROUP;
             }
         }
@@ -95,7 +95,8 @@ fn rows<B: Block>(bytes: &[u8], x: Few<'_>, y: &mut [f32]) {
 fn several<B: Block, const N: usize>(
     bytes: &[u8],
     parts: &mut Parts,
-    (x, from): (Few<'_>, usize),
+    x: Few<'_>,
+    from: usize,
     running: &mut [Running],
 ) {
     let Parts { q, d, m } = parts;
@@ -103,10 +104,10 @@ fn several<B: Block, const N: usize>(
     B::open(bytes, &mut q[..N], &mut d[..groups], &mut m[..groups]);
     let mut first = 0;
     while first < x.t {
-        let (parts, at) = (&*parts, (x, first, from));
+        let (parts, running) = (&*parts, &mut running[first..]);
         first += match x.t - first {
-            TILE.. => tile::<B, N, TILE>(parts, at, &mut running[first..]),
-            _ => tile::<B, N, 1>(parts, at, &mut running[first..]),
+            TILE.. => tile::<B, N, TILE>(parts, x, first, from, running),
+            _ => tile::<B, N, 1>(parts, x, first, from, running),
         };
     }
 }
@@ -115,7 +116,9 @@ fn several<B: Block, const N: usize>(
 #[inline(always)]
 fn tile<B: Block, const N: usize, const R: usize>(
     parts: &Parts,
-    (x, first, from): (Few<'_>, usize, usize),
+    x: Few<'_>,
+    first: usize,
+    from: usize,
     running: &mut [Running],
 ) -> usize {
     let k = x.x.len() / x.t;

@@ -1,5 +1,7 @@
 //! Rows of a matrix that may lie column by column, brought together a cache line at a time.
 
+use std::ops::Range;
+
 use crate::cpu::Level;
 use crate::vector::{Block, SIDE};
 use crate::view::View;
@@ -11,7 +13,7 @@ const GROUP: usize = 16;
 #[derive(Default)]
 pub(crate) struct Gathered {
     values: Vec<f32>,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 impl Gathered {
@@ -21,9 +23,10 @@ impl Gathered {
         &'a mut self,
         x: View<'a>,
         row: usize,
-        (from, to): (usize, usize),
+        from: usize,
+        to: usize,
     ) -> &'a [f32] {
-        self.pair(x, row, (from, to)).0
+        self.pair(x, row, from, to).0
     }
 
     /// Values `from..to` of a row and of the next one, if there is one. Rows must be requested in
@@ -33,7 +36,8 @@ impl Gathered {
         &'a mut self,
         x: View<'a>,
         row: usize,
-        (from, to): (usize, usize),
+        from: usize,
+        to: usize,
     ) -> (&'a [f32], Option<&'a [f32]>) {
         let next = (row + 1 < x.rows).then_some(row + 1);
         if let Some(values) = x.run(row, from, to) {
@@ -43,7 +47,7 @@ impl Gathered {
         if !self.rows.contains(&row) {
             self.rows = row..(row + GROUP).min(x.rows);
             self.values.resize(GROUP * width, 0.0);
-            gather(x, row, from, width, &mut self.values);
+            gather(x, row, from..to, &mut self.values);
         }
         let first = (row - self.rows.start) * width;
         let (own, rest) = self.values[first..].split_at(width);
@@ -51,24 +55,21 @@ impl Gathered {
     }
 }
 
-/// Copies the columns `from..from + width` of [`GROUP`] rows from `row` on, as far as there are
-/// any, to rows of `into`.
-fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
+/// Copies `columns` of [`GROUP`] rows from `row` on, as far as there are any, to rows of `into`.
+fn gather(x: View<'_>, row: usize, columns: Range<usize>, into: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn wide(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) {
-            blocks(x, row, from, width, into, |block| {
-                crate::vector::turn(block)
-            });
+        fn wide(x: View<'_>, row: usize, columns: Range<usize>, into: &mut [f32]) {
+            blocks(x, row, columns, into, |block| crate::vector::turn(block));
         }
         if Level::Avx2.exists() {
             // SAFETY: the level exists, as just checked.
-            return unsafe { wide(x, row, from, width, into) };
+            return unsafe { wide(x, row, columns, into) };
         }
     }
     let turn = |block: &Block| std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]));
-    blocks(x, row, from, width, into, turn);
+    blocks(x, row, columns, into, turn);
 }
 
 /// [`gather`], rows and columns transposed by `turn` where there is a block of them.
@@ -76,11 +77,11 @@ fn gather(x: View<'_>, row: usize, from: usize, width: usize, into: &mut [f32]) 
 fn blocks(
     x: View<'_>,
     row: usize,
-    from: usize,
-    width: usize,
+    columns: Range<usize>,
     into: &mut [f32],
     turn: impl Fn(&Block) -> Block,
 ) {
+    let (from, width) = (columns.start, columns.len());
     let (side, pitch) = x.steps;
     let end = x.rows.min(row + GROUP);
     for column in (0..width).step_by(SIDE) {

@@ -70,30 +70,31 @@ impl Packed {
 
     /// Keeps `w` `[n_out, n_in]` in f32.
     pub fn f32(w: impl AsRef<[f32]>, n_out: usize, n_in: usize) -> Self {
-        Packed::new(w.as_ref(), (n_out, n_in), false, Level::best())
+        Packed::new(w.as_ref(), n_out, n_in, false, Level::best())
     }
 
     /// Rounds `w` `[n_out, n_in]` to bf16; inputs of products are rounded too, sums are f32.
     pub fn bf16(w: &[f32], n_out: usize, n_in: usize) -> Self {
-        Packed::new(w, (n_out, n_in), true, Level::best())
+        Packed::new(w, n_out, n_in, true, Level::best())
     }
 
     /// Rounds `w` `[n_out, n_in]`, of which no value is above [`Packed::LARGEST_INT8`], to eight
     /// bits, each 32 along a row to a scale of their own (ggml's `Q8_0`); products are in f32.
     pub fn int8(w: &[f32], n_out: usize, n_in: usize) -> Self {
-        Packed(Kind::Quantised(Quantised::int8(w, (n_out, n_in))))
+        Packed(Kind::Quantised(Quantised::int8(w, n_out, n_in)))
     }
 
     /// Packs a matrix in panels as its rows arrive, from several threads: `read` receives the index
     /// of the first row and a buffer to fill. The whole matrix is never in memory.
     pub fn read<E: Send>(
-        (n_out, n_in): (usize, usize),
+        n_out: usize,
+        n_in: usize,
         precision: Precision,
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let halves = match precision {
             Precision::Int8 => {
-                let quantised = Quantised::read_int8((n_out, n_in), read)?;
+                let quantised = Quantised::read_int8(n_out, n_in, read)?;
                 return Ok(Packed(Kind::Quantised(quantised)));
             }
             Precision::F32 => false,
@@ -101,7 +102,7 @@ impl Packed {
         };
         let level = Level::best();
         Ok(Packed(Kind::Laid(Laid {
-            forward: Panels::read((n_in, n_out), level.lanes(), halves, read)?,
+            forward: Panels::read(n_in, n_out, level.lanes(), halves, read)?,
             backward: OnceLock::new(),
             level,
         })))
@@ -110,15 +111,17 @@ impl Packed {
     /// Takes a quantised matrix `[n_out, n_in]`, row after row, as it lies. Values must be finite
     /// ([`Format::finite`]). `rounding` is that of products of many rows; those of few are in f32.
     pub fn quantised(
-        (format, bytes): (Format, Bytes),
-        (n_out, n_in): (usize, usize),
+        format: Format,
+        bytes: Bytes,
+        n_out: usize,
+        n_in: usize,
         rounding: Rounding,
     ) -> Self {
-        let quantised = Quantised::new((format, bytes), (n_out, n_in), rounding);
+        let quantised = Quantised::new(format, bytes, n_out, n_in, rounding);
         Packed(Kind::Quantised(quantised))
     }
 
-    fn new(w: &[f32], (n_out, n_in): (usize, usize), halves: bool, level: Level) -> Self {
+    fn new(w: &[f32], n_out: usize, n_in: usize, halves: bool, level: Level) -> Self {
         assert_eq!(w.len(), n_out * n_in, "as many values as the shape says");
         let matrix = View::whole(w, n_out, n_in).transposed();
         Packed(Kind::Laid(Laid {
@@ -234,7 +237,7 @@ pub(crate) fn agrees(level: Level) -> bool {
     let x: Vec<f32> = (0..t * k).map(value).collect();
     let w: Vec<f32> = (0..n * k).map(|i| value(3 * i + 1)).collect();
     [false, true].into_iter().all(|halves| {
-        let run = |level| Packed::new(&w, (n, k), halves, level).forward(&x, Added::default());
+        let run = |level| Packed::new(&w, n, k, halves, level).forward(&x, Added::default());
         let (got, want) = (run(level), run(Level::Portable));
         got.iter().zip(want).all(|(a, b)| (a - b).abs() <= 1e-4)
     })
@@ -249,15 +252,43 @@ pub enum Rounding {
     Bf16,
 }
 
-/// `a b`, each transposed if asked: `(m, k, n)` are the sizes after transposition, so `a` is
-/// `[m, k]` (or `[k, m]`), `b` `[k, n]` (or `[n, k]`), the result `[m, n]`.
-pub fn matmul(
-    a: &[f32],
-    b: &[f32],
-    (m, k, n): (usize, usize, usize),
-    (a_transposed, b_transposed): (bool, bool),
-    rounding: Rounding,
-) -> Vec<f32> {
+/// Shapes of the factors of [`matmul`].
+#[derive(Debug, Clone, Copy)]
+pub struct MatmulShape {
+    /// Rows of the result.
+    pub m: usize,
+    /// Terms of a sum.
+    pub k: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// `true` if `a` is `[k, m]`, not `[m, k]`.
+    pub a_transposed: bool,
+    /// `true` if `b` is `[n, k]`, not `[k, n]`.
+    pub b_transposed: bool,
+}
+
+impl MatmulShape {
+    /// Of `a` `[m, k]` and `b` `[k, n]`.
+    pub fn new(m: usize, k: usize, n: usize) -> Self {
+        MatmulShape {
+            m,
+            k,
+            n,
+            a_transposed: false,
+            b_transposed: false,
+        }
+    }
+}
+
+/// `a b`, each transposed where `shape` says so; the result is `[m, n]`.
+pub fn matmul(a: &[f32], b: &[f32], shape: MatmulShape, rounding: Rounding) -> Vec<f32> {
+    let MatmulShape {
+        m,
+        k,
+        n,
+        a_transposed,
+        b_transposed,
+    } = shape;
     assert!(a.len() == m * k && b.len() == k * n, "shapes must agree");
     let view = |values, rows, columns, transposed| match transposed {
         true => View::whole(values, columns, rows).transposed(),
@@ -288,7 +319,7 @@ mod tests {
                 (Precision::Bf16, Packed::bf16(&w, n, k)),
                 (Precision::Int8, Packed::int8(&w, n, k)),
             ] {
-                let got = Packed::read((n, k), precision, read).unwrap();
+                let got = Packed::read(n, k, precision, read).unwrap();
                 assert_eq!(got.weight(), want.weight(), "{precision:?} {n} {k}");
                 let x = values(2 * k, 10);
                 let product = |by: &Packed| by.forward(&x, Added::default());
@@ -299,7 +330,7 @@ mod tests {
                     false => Ok(()),
                 };
                 assert_eq!(
-                    Packed::read((n, k), precision, bad).unwrap_err(),
+                    Packed::read(n, k, precision, bad).unwrap_err(),
                     "the last row"
                 );
             }
@@ -350,9 +381,14 @@ mod tests {
                 } else {
                     b.clone()
                 };
-                let out = matmul(&left, &right, (m, k, n), flags, Rounding::F32);
+                let shape = MatmulShape {
+                    a_transposed: flags.0,
+                    b_transposed: flags.1,
+                    ..MatmulShape::new(m, k, n)
+                };
+                let out = matmul(&left, &right, shape, Rounding::F32);
                 close(&out, &want, 1e-4);
-                let out = matmul(&left, &right, (m, k, n), flags, Rounding::Bf16);
+                let out = matmul(&left, &right, shape, Rounding::Bf16);
                 close(&out, &want, 0.05);
             }
             let packed = Packed::f32(transpose(&b, k, n), n, k);

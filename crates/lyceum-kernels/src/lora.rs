@@ -259,8 +259,8 @@ impl<'a> Delta<'a> {
         let parts: Vec<(usize, usize, Vec<f32>)> = parts
             .into_par_iter()
             .map(|(expert, from)| {
-                let columns = (from, d.min(from + COLUMNS));
-                let mut own = vec![0.0; slabs[expert].rank() * (columns.1 - from)];
+                let columns = from..d.min(from + COLUMNS);
+                let mut own = vec![0.0; slabs[expert].rank() * columns.len()];
                 let (tokens, out) = (tokens[expert].as_slice(), own.as_mut_slice());
                 run(
                     level,

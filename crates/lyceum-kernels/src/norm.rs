@@ -41,10 +41,9 @@ math::dispatch! {
 
 math::dispatch! {
     fn block_backward(
-        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], onto: Option<&[f32]>,
-        dx: &mut [MaybeUninit<f32>], params: Option<(&mut [f32], &mut [f32])>,
+        rows: Block<'_>, weight: &[f32], eps: f32, params: Option<AffineGradients<'_>>,
     ) {
-        let d = weight.len();
+        let (d, Block { x, dy, onto, dx }) = (weight.len(), rows);
         let (mut params, mut g) = (params, vec![0f32; d]);
         for (row, (x, dy)) in x.chunks(d).zip(dy.chunks(d)).enumerate() {
             let own = row * d..(row + 1) * d;
@@ -58,7 +57,7 @@ math::dispatch! {
                 g[i] = (g[i] - sum - unit * along) * inverse;
             }
             put(&g, onto.map(|onto| &onto[own.clone()]), &mut dx[own]);
-            if let Some((dweight, dbias)) = &mut params {
+            if let Some(AffineGradients { dweight, dbias }) = &mut params {
                 for i in 0..d {
                     dweight[i] += dy[i] * (x[i] - mean) * inverse;
                     dbias[i] += dy[i];
@@ -90,27 +89,49 @@ fn each_block(
     blocks.for_each(|(x, y)| block(x, y));
 }
 
-/// Gradient of [`layer_norm`] for `dy`, added to `onto`, if any; `params` receive, if wanted, the
-/// sums `[d]` for weight and bias.
+/// The arguments of a backward pass of [`layer_norm`] or [`rms_norm`].
+#[derive(Debug, Clone, Copy)]
+pub struct NormBackward<'a> {
+    /// The inputs of the forward pass, rows of `weight.len()` values.
+    pub x: &'a [f32],
+    /// The weight, `[d]`.
+    pub weight: &'a [f32],
+    /// As in the forward pass.
+    pub eps: f32,
+    /// The gradients of the result.
+    pub dy: &'a [f32],
+    /// Added to the gradients of the inputs, if any.
+    pub onto: Option<&'a [f32]>,
+}
+
+/// Where the gradients of a norm's weight and bias go, `[d]` each.
+#[derive(Debug)]
+pub struct AffineGradients<'a> {
+    /// Of the weight.
+    pub dweight: &'a mut [f32],
+    /// Of the bias.
+    pub dbias: &'a mut [f32],
+}
+
+/// Gradient of the inputs of [`layer_norm`]; `params` receive, if wanted, those of weight and bias.
 pub fn layer_norm_backward(
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    dy: &[f32],
-    onto: Option<&[f32]>,
-    params: Option<(&mut [f32], &mut [f32])>,
+    arguments: NormBackward<'_>,
+    params: Option<AffineGradients<'_>>,
 ) -> Vec<f32> {
+    let NormBackward { weight, eps, .. } = arguments;
     let d = weight.len();
     let wanted = params.is_some();
     let block = |own: Block<'_>| {
         let (mut dweight, mut dbias) = (vec![0.0; d], vec![0.0; d]);
-        let sums = (dweight.as_mut_slice(), dbias.as_mut_slice());
-        let sums = wanted.then_some(sums);
-        block_backward(own.x, weight, eps, own.dy, own.onto, own.dx, sums);
+        let sums = wanted.then_some(AffineGradients {
+            dweight: &mut dweight,
+            dbias: &mut dbias,
+        });
+        block_backward(own, weight, eps, sums);
         [dweight, dbias]
     };
-    let (dx, sums) = blocks_backward(x, d, dy, onto, block);
-    if let Some((dweight, dbias)) = params {
+    let (dx, sums) = blocks_backward(arguments, block);
+    if let Some(AffineGradients { dweight, dbias }) = params {
         dweight.fill(0.0);
         dbias.fill(0.0);
         for [w, b] in &sums {
@@ -132,12 +153,11 @@ struct Block<'a> {
 /// The gradient `dx` that `block`, which must write all of its part, makes some rows at a time, and
 /// what it returns, in order.
 fn blocks_backward<T: Send>(
-    x: &[f32],
-    d: usize,
-    dy: &[f32],
-    onto: Option<&[f32]>,
+    arguments: NormBackward<'_>,
     block: impl Fn(Block<'_>) -> T + Sync,
 ) -> (Vec<f32>, Vec<T>) {
+    let NormBackward { x, dy, onto, .. } = arguments;
+    let d = arguments.weight.len();
     assert!(
         dy.len() == x.len() && onto.is_none_or(|onto| onto.len() == x.len()),
         "as many values"
@@ -181,10 +201,9 @@ math::dispatch! {
 
 math::dispatch! {
     fn rms_block_backward(
-        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], onto: Option<&[f32]>,
-        dx: &mut [MaybeUninit<f32>], dweight: Option<&mut [f32]>,
+        rows: Block<'_>, weight: &[f32], eps: f32, dweight: Option<&mut [f32]>,
     ) {
-        let d = weight.len();
+        let (d, Block { x, dy, onto, dx }) = (weight.len(), rows);
         let (mut dweight, mut g) = (dweight, vec![0f32; d]);
         for (row, (x, dy)) in x.chunks(d).zip(dy.chunks(d)).enumerate() {
             let own = row * d..(row + 1) * d;
@@ -213,25 +232,18 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     unsafe { written(x.len(), |y| each_block(x, weight.len(), y, block)) }
 }
 
-/// Gradient of [`rms_norm`] for `dy`, added to `onto`, if any; `dweight` receives, if wanted, the
-/// sum `[d]` for the weight.
-pub fn rms_norm_backward(
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    dy: &[f32],
-    onto: Option<&[f32]>,
-    dweight: Option<&mut [f32]>,
-) -> Vec<f32> {
+/// Gradient of the inputs of [`rms_norm`]; `dweight` `[d]` receives, if wanted, that of the weight.
+pub fn rms_norm_backward(arguments: NormBackward<'_>, dweight: Option<&mut [f32]>) -> Vec<f32> {
+    let NormBackward { weight, eps, .. } = arguments;
     let d = weight.len();
     let wanted = dweight.is_some();
     let block = |own: Block<'_>| {
         let mut dweight = vec![0.0; d];
         let sum = wanted.then_some(dweight.as_mut_slice());
-        rms_block_backward(own.x, weight, eps, own.dy, own.onto, own.dx, sum);
+        rms_block_backward(own, weight, eps, sum);
         dweight
     };
-    let (dx, sums) = blocks_backward(x, d, dy, onto, block);
+    let (dx, sums) = blocks_backward(arguments, block);
     if let Some(dweight) = dweight {
         dweight.fill(0.0);
         for sum in &sums {
@@ -258,6 +270,17 @@ mod tests {
         x.chunks(d).flat_map(row).collect()
     }
 
+    fn arguments<'a>(x: &'a [f32], weight: &'a [f32], eps: f32, dy: &'a [f32]) -> NormBackward<'a> {
+        let onto = None;
+        NormBackward {
+            x,
+            weight,
+            eps,
+            dy,
+            onto,
+        }
+    }
+
     #[test]
     fn forward_and_backward_equal_the_formula() {
         for (t, d) in [(1, 7), (3, 16), (70, 5)] {
@@ -269,10 +292,15 @@ mod tests {
                 assert!((f64::from(*a) - b).abs() < 1e-4);
             }
             let (mut dw, mut db) = (vec![9.0; d], vec![9.0; d]);
-            let params = Some((dw.as_mut_slice(), db.as_mut_slice()));
-            let dx = layer_norm_backward(&x, &w, 1e-5, &dy, None, params);
+            let params = AffineGradients {
+                dweight: &mut dw,
+                dbias: &mut db,
+            };
+            let mut arguments = arguments(&x, &w, 1e-5, &dy);
+            let dx = layer_norm_backward(arguments, Some(params));
             let onto = values(t * d, 5);
-            let sum = layer_norm_backward(&x, &w, 1e-5, &dy, Some(&onto), None);
+            arguments.onto = Some(&onto);
+            let sum = layer_norm_backward(arguments, None);
             assert!((0..t * d).all(|i| sum[i] == dx[i] + onto[i]));
             let objective = |x: &[f64], w: &[f32], b: &[f32]| -> f64 {
                 naive(x, w, b, d)
@@ -318,9 +346,11 @@ mod tests {
             let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             let y = rms_norm(&x, &w, 1e-6);
             let mut dw = vec![9.0; d];
-            let dx = rms_norm_backward(&x, &w, 1e-6, &dy, None, Some(&mut dw));
+            let mut arguments = arguments(&x, &w, 1e-6, &dy);
+            let dx = rms_norm_backward(arguments, Some(&mut dw));
             let onto = values(t * d, 5);
-            let sum = rms_norm_backward(&x, &w, 1e-6, &dy, Some(&onto), None);
+            arguments.onto = Some(&onto);
+            let sum = rms_norm_backward(arguments, None);
             assert!((0..t * d).all(|i| sum[i] == dx[i] + onto[i]));
             for (j, dw) in dw.iter().enumerate() {
                 let unit = |row: &[f64]| {

@@ -45,10 +45,10 @@ impl Panels {
         let total = n.div_ceil(width) * size;
         let values = match halves {
             true => Values::Bf16(each(total, size, |p, words| {
-                fill_bf16(matrix, (p * width, width), words)
+                fill_bf16(matrix, p * width, width, words)
             })),
             false => Values::F32(each(total, size, |p, values| {
-                fill_f32(matrix, (p * width, width), values)
+                fill_f32(matrix, p * width, width, values)
             })),
         };
         Panels {
@@ -61,7 +61,8 @@ impl Panels {
 
     /// Packs the transpose of a matrix `[n, k]` whose rows `read` gives, a panel's at a time.
     pub(crate) fn read<E: Send>(
-        (k, n): (usize, usize),
+        k: usize,
+        n: usize,
         lanes: usize,
         halves: bool,
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
@@ -78,12 +79,12 @@ impl Panels {
         let values = match halves {
             true => Values::Bf16(tried(total, size, |panel, words| {
                 let rows = some(panel)?;
-                fill_bf16(transposed(&rows, k), (0, width), words);
+                fill_bf16(transposed(&rows, k), 0, width, words);
                 Ok(())
             })?),
             false => Values::F32(tried(total, size, |panel, values| {
                 let rows = some(panel)?;
-                fill_f32(transposed(&rows, k), (0, width), values);
+                fill_f32(transposed(&rows, k), 0, width, values);
                 Ok(())
             })?),
         };
@@ -166,13 +167,12 @@ fn tried<T: Copy + Default + Send, E: Send>(
 }
 
 math::dispatch! {
-    /// The panel of columns `at.0..at.0 + at.1`, as far as there are any.
-    fn fill_f32(matrix: View<'_>, at: (usize, usize), values: &mut [f32]) {
-        let (from, width) = at;
+    /// The panel of columns `from..from + width`, as far as there are any.
+    fn fill_f32(matrix: View<'_>, from: usize, width: usize, values: &mut [f32]) {
         let to = matrix.columns.min(from + width);
         let mut gathered = Gathered::default();
         for (row, values) in values.chunks_mut(width).enumerate() {
-            let line = gathered.row(matrix, row, (from, to));
+            let line = gathered.row(matrix, row, from, to);
             values.iter_mut().zip(line).for_each(|(value, x)| *value = *x);
         }
     }
@@ -180,13 +180,12 @@ math::dispatch! {
 
 math::dispatch! {
     /// As [`fill_f32`], two rows to a word.
-    fn fill_bf16(matrix: View<'_>, at: (usize, usize), words: &mut [u32]) {
-        let (from, width) = at;
+    fn fill_bf16(matrix: View<'_>, from: usize, width: usize, words: &mut [u32]) {
         let to = matrix.columns.min(from + width);
         let mut gathered = Gathered::default();
         let bits = |x: f32| round(x).to_bits();
         for (pair, words) in words.chunks_mut(width).enumerate() {
-            match gathered.pair(matrix, 2 * pair, (from, to)) {
+            match gathered.pair(matrix, 2 * pair, from, to) {
                 (low, Some(high)) => {
                     for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
                         *word = bits(*low) >> 16 | bits(*high);

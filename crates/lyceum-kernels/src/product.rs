@@ -16,7 +16,7 @@ use crate::gathered::Gathered;
 use crate::pack::{Panels, Values};
 #[cfg(target_arch = "x86_64")]
 use crate::tile::Paired;
-use crate::tile::{Added, Operand, Output, Rows, Single, Steps, Target, Widened, tile};
+use crate::tile::{Added, At, Operand, Output, Rows, Single, Steps, Target, Widened, tile};
 use crate::vector::{Plain, Vector};
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Wide, Widest};
@@ -37,17 +37,34 @@ pub(crate) struct Product<'a> {
     pub(crate) panels: &'a Panels,
     /// The rows of the panels' matrix that x stands for. With pairs of rows in a panel the first
     /// is even; with tiles they are all of them.
-    inner: (usize, usize),
+    inner: Interval,
     /// `true` if the result is added to the output's previous values.
     pub(crate) adds: bool,
     pub(crate) target: Target<'a>,
 }
 
+/// Half-open, as [`std::ops::Range`], but `Copy`.
+#[derive(Clone, Copy)]
+pub(crate) struct Interval {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl Interval {
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        Interval { start, end }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.end - self.start
+    }
+}
+
 /// Rows and panels of one job.
 #[derive(Clone, Copy)]
 pub(crate) struct Job {
-    pub(crate) rows: (usize, usize),
-    pub(crate) panels: (usize, usize),
+    pub(crate) rows: Interval,
+    pub(crate) panels: Interval,
 }
 
 /// Epilogue applied to rows of a result as soon as they are complete, while they are cached: it
@@ -68,12 +85,19 @@ pub(crate) fn product_then(
     then: Option<Then<'_>>,
 ) -> Vec<f32> {
     let mut y = Vec::with_capacity(x.rows * panels.n);
+    let epilogue = Epilogue { added, then };
     // SAFETY: `product_at` writes every element of the buffer.
     unsafe {
-        product_at(level, x, panels, added, then, y.as_mut_ptr());
+        product_at(level, x, panels, epilogue, y.as_mut_ptr());
         y.set_len(x.rows * panels.n);
     }
     y
+}
+
+/// Terms added to a product, and the function applied to its rows.
+struct Epilogue<'a> {
+    added: Added<'a>,
+    then: Option<Then<'a>>,
 }
 
 /// # Safety
@@ -82,16 +106,16 @@ unsafe fn product_at(
     level: Level,
     x: View<'_>,
     panels: &Panels,
-    added: Added<'_>,
-    then: Option<Then<'_>>,
+    epilogue: Epilogue<'_>,
     y: *mut f32,
 ) {
+    let Epilogue { added, then } = epilogue;
     check_shapes(level, x, panels, &added);
     let n = panels.n;
     let whole = Product {
         x,
         panels,
-        inner: (0, panels.k),
+        inner: Interval::new(0, panels.k),
         adds: false,
         target: Target {
             n,
@@ -101,13 +125,13 @@ unsafe fn product_at(
         },
     };
     let cut = Cut::new(level, x.rows, panels, then.is_some());
-    let finish = |rows: (usize, usize)| {
+    let finish = |rows: Interval| {
         if let Some(then) = then {
             let target = &whole.target;
-            let from = target.y.0.wrapping_add(rows.0 * n);
+            let from = target.y.0.wrapping_add(rows.start * n);
             // SAFETY: these rows were written, and no other job writes them.
-            then(rows.0, unsafe {
-                std::slice::from_raw_parts_mut(from, (rows.1 - rows.0) * n)
+            then(rows.start, unsafe {
+                std::slice::from_raw_parts_mut(from, rows.len() * n)
             });
         }
     };
@@ -123,7 +147,7 @@ unsafe fn product_at(
         cut.jobs.into_par_iter().with_max_len(1).for_each(job);
     }
     if !cut.whole_rows {
-        finish((0, x.rows));
+        finish(Interval::new(0, x.rows));
     }
 }
 
@@ -154,10 +178,24 @@ pub(crate) struct OutputTile {
     pub(crate) adds: bool,
 }
 
-/// A part of a product, computed where it stands by one thread: x `[t, inner.1 - inner.0]` times
-/// the rows `inner` and the columns `columns` of panels, which are in f32 or the level's pairs; the
-/// first column is a panel's first, the first row even.
-/// Result `(i, column)` goes to `y[i * stride + column - columns.0]`.
+/// A block of a matrix in panels.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelBlock {
+    /// Rows of the matrix, over which a product sums; the first one is even.
+    pub(crate) inner: Interval,
+    /// Columns; the first one is a panel's first.
+    pub(crate) columns: Interval,
+}
+
+impl PanelBlock {
+    pub(crate) fn new(inner: Interval, columns: Interval) -> Self {
+        PanelBlock { inner, columns }
+    }
+}
+
+/// A part of a product, computed where it stands by one thread: x `[t, inner.len()]` times a block
+/// of panels, which are in f32 or the level's pairs.
+/// Result `(i, column)` goes to `y[i * stride + column - columns.start]`.
 ///
 /// # Safety
 /// `place` must have room for the part, which nothing else may touch meanwhile, and hold numbers
@@ -166,16 +204,19 @@ pub(crate) unsafe fn part(
     level: Level,
     x: View<'_>,
     panels: &Panels,
-    (inner, columns): ((usize, usize), (usize, usize)),
+    block: PanelBlock,
     place: OutputTile,
 ) {
     let width = 2 * panels.lanes;
+    let PanelBlock { inner, columns } = block;
     assert!(
-        inner.1 <= panels.k && x.columns == inner.1 - inner.0 && x.inside(),
+        inner.end <= panels.k && x.columns == inner.len() && x.inside(),
         "shapes must agree"
     );
     assert!(
-        columns.1 <= panels.n && columns.0.is_multiple_of(width) && inner.0.is_multiple_of(2),
+        columns.end <= panels.n
+            && columns.start.is_multiple_of(width)
+            && inner.start.is_multiple_of(2),
         "whole panels"
     );
     assert!(
@@ -190,15 +231,15 @@ pub(crate) unsafe fn part(
         inner,
         adds: place.adds,
         target: Target {
-            n: columns.1,
+            n: columns.end,
             stride: place.stride,
             added: Added::default(),
-            y: Output(place.y.0.wrapping_sub(columns.0)),
+            y: Output(place.y.0.wrapping_sub(columns.start)),
         },
     };
     let job = Job {
-        rows: (0, x.rows),
-        panels: (columns.0 / width, columns.1.div_ceil(width)),
+        rows: Interval::new(0, x.rows),
+        panels: Interval::new(columns.start / width, columns.end.div_ceil(width)),
     };
     run(level, &whole, job);
 }
@@ -262,9 +303,10 @@ unsafe fn job_on<V: Vector, B: Operand<V = V, W = u32>, const ROWS: usize>(
 unsafe fn blocks<O: Operand, const ROWS: usize>(whole: &Product<'_>, job: Job, values: &[O::W]) {
     let width = 2 * O::V::LANES;
     let total = whole.panels.k.div_ceil(O::DEPTH);
-    let (begin, end) = (whole.inner.0 / O::DEPTH, whole.inner.1.div_ceil(O::DEPTH));
+    let begin = whole.inner.start / O::DEPTH;
+    let end = whole.inner.end.div_ceil(O::DEPTH);
     // The whole depth at once when there is no second tile of rows to reuse a panel for.
-    let few = job.rows.1 - job.rows.0 <= ROWS;
+    let few = job.rows.len() <= ROWS;
     let depth = if few { end } else { PANEL_BYTES / (4 * width) }.max(1);
     let mut prepared = Vec::new();
     // One block of no steps when there is nothing to sum: the result is still written.
@@ -277,13 +319,16 @@ unsafe fn blocks<O: Operand, const ROWS: usize>(whole: &Product<'_>, job: Job, v
         };
         // SAFETY: rows, steps and panels are inside the product.
         unsafe {
-            let x = prepare::<O>(whole, job.rows, (from, count), &mut prepared);
+            let x = prepare::<O>(whole, job.rows, from, count, &mut prepared);
             let panel_at = |panel: usize| values[(panel * total + from) * width..].as_ptr();
-            let mut panel = job.panels.0;
-            while panel < job.panels.1 {
-                let left = job.panels.1 - panel;
-                let at = (job.rows.0, panel);
-                match job.rows.1 - job.rows.0 {
+            let mut panel = job.panels.start;
+            while panel < job.panels.end {
+                let left = job.panels.end - panel;
+                let at = At {
+                    row: job.rows.start,
+                    panel,
+                };
+                match job.rows.len() {
                     1 if left >= 4 => {
                         let four = std::array::from_fn(|i| panel_at(panel + i));
                         tile::<O, 1, 4>(&whole.target, at, steps, x, four);
@@ -295,8 +340,12 @@ unsafe fn blocks<O: Operand, const ROWS: usize>(whole: &Product<'_>, job: Job, v
                         panel += 2;
                     }
                     _ => {
-                        let one = [panel_at(panel)];
-                        panel_rows::<O, ROWS>(&whole.target, (job.rows, panel), steps, x, one);
+                        let job = OnePanel {
+                            rows: job.rows,
+                            panel,
+                            values: panel_at(panel),
+                        };
+                        panel_rows::<O, ROWS>(&whole.target, job, steps, x);
                         panel += 1;
                     }
                 }
@@ -312,27 +361,25 @@ unsafe fn blocks<O: Operand, const ROWS: usize>(whole: &Product<'_>, job: Job, v
 #[inline(always)]
 unsafe fn prepare<O: Operand>(
     whole: &Product<'_>,
-    rows: (usize, usize),
-    (from, count): (usize, usize),
+    rows: Interval,
+    from: usize,
+    count: usize,
     prepared: &mut Vec<O::X>,
 ) -> Rows<O::X> {
-    let first = from * O::DEPTH - whole.inner.0;
-    let (from, to) = (
-        first,
-        (first + count * O::DEPTH).min(whole.inner.1 - whole.inner.0),
-    );
+    let from = from * O::DEPTH - whole.inner.start;
+    let to = (from + count * O::DEPTH).min(whole.inner.len());
     if let (stride, 1) = whole.x.steps
         && !stride.is_multiple_of(PAGE)
         && let Some(lying) = O::as_they_lie(whole.x.values.as_ptr())
     {
-        let first = lying.wrapping_add(rows.0 * stride + from);
+        let first = lying.wrapping_add(rows.start * stride + from);
         return Rows { first, stride };
     }
     let stride = count * O::XS;
-    prepared.resize((rows.1 - rows.0) * stride, O::X::default());
+    prepared.resize(rows.len() * stride, O::X::default());
     let mut gathered = Gathered::default();
-    for (row, into) in (rows.0..rows.1).zip(prepared.chunks_mut(stride.max(1))) {
-        let x = gathered.row(whole.x, row, (from, to));
+    for (row, into) in (rows.start..rows.end).zip(prepared.chunks_mut(stride.max(1))) {
+        let x = gathered.row(whole.x, row, from, to);
         // SAFETY: the caller vouches for the level.
         unsafe { O::prepare(x, into) }
     }
@@ -342,22 +389,29 @@ unsafe fn prepare<O: Operand>(
     }
 }
 
+/// Rows of a job, and one of its panels.
+struct OnePanel<W> {
+    rows: Interval,
+    panel: usize,
+    values: *const W,
+}
+
 /// # Safety
 /// As [`tile`], for all rows of the job.
 #[inline(always)]
 unsafe fn panel_rows<O: Operand, const ROWS: usize>(
     target: &Target<'_>,
-    (rows, panel): ((usize, usize), usize),
+    job: OnePanel<O::W>,
     steps: Steps,
     x: Rows<O::X>,
-    one: [*const O::W; 1],
 ) {
-    let mut row = rows.0;
+    let (rows, panel, one) = (job.rows, job.panel, [job.values]);
+    let mut row = rows.start;
     // SAFETY: the rows are those of the job.
     unsafe {
-        while row < rows.1 {
-            let (at, left) = ((row, panel), rows.1 - row);
-            let first = x.first.add((row - rows.0) * x.stride);
+        while row < rows.end {
+            let (at, left) = (At { row, panel }, rows.end - row);
+            let first = x.first.add((row - rows.start) * x.stride);
             let x = Rows { first, ..x };
             row += match left {
                 left if left >= ROWS => {

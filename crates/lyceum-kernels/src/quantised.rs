@@ -65,8 +65,10 @@ pub(crate) struct Quantised {
 impl Quantised {
     /// Takes `bytes` as they are; see [`Format::finite`].
     pub(crate) fn new(
-        (format, bytes): (Format, Bytes),
-        (n_out, n_in): (usize, usize),
+        format: Format,
+        bytes: Bytes,
+        n_out: usize,
+        n_in: usize,
         rounding: Rounding,
     ) -> Self {
         let wanted = format.row_bytes(n_in).checked_mul(n_out);
@@ -82,13 +84,13 @@ impl Quantised {
     }
 
     /// Rounds `w` `[n_out, n_in]` to eight bits, 32 weights to a scale.
-    pub(crate) fn int8(w: &[f32], (n_out, n_in): (usize, usize)) -> Self {
+    pub(crate) fn int8(w: &[f32], n_out: usize, n_in: usize) -> Self {
         assert_eq!(w.len(), n_out * n_in, "as many values as the shape says");
         let read = |first: usize, rows: &mut [f32]| -> Result<(), Infallible> {
             rows.copy_from_slice(&w[first * n_in..][..rows.len()]);
             Ok(())
         };
-        match Quantised::read_int8((n_out, n_in), read) {
+        match Quantised::read_int8(n_out, n_in, read) {
             Ok(quantised) => quantised,
             Err(never) => match never {},
         }
@@ -96,7 +98,8 @@ impl Quantised {
 
     /// Quantises a matrix to int8 as `read` delivers its rows, a group at a time.
     pub(crate) fn read_int8<E: Send>(
-        (n_out, n_in): (usize, usize),
+        n_out: usize,
+        n_in: usize,
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let width = Format::Q8_0.row_bytes(n_in);
@@ -115,8 +118,8 @@ impl Quantised {
                 Ok(())
             })?;
         }
-        let bytes = (Format::Q8_0, Bytes::Own(bytes));
-        Ok(Quantised::new(bytes, (n_out, n_in), Rounding::F32))
+        let (format, bytes) = (Format::Q8_0, Bytes::Own(bytes));
+        Ok(Quantised::new(format, bytes, n_out, n_in, Rounding::F32))
     }
 
     /// Bytes of the matrix.
@@ -290,7 +293,7 @@ mod tests {
             at.iter().for_each(|at| block[at + 1] &= 0x93);
         }
         assert!(format.finite(&bytes));
-        Packed::quantised((format, Bytes::Own(bytes)), (n_out, n_in), Rounding::F32)
+        Packed::quantised(format, Bytes::Own(bytes), n_out, n_in, Rounding::F32)
     }
 
     fn close(got: &[f32], want: &[f32], k: usize) {

@@ -25,15 +25,16 @@ pub enum Rotation {
     Back,
 }
 
-/// Rotates the first `2 * half` values of every head of `x` `[t, heads * dim]` into `y` of the same
-/// shape; the other values are copied.
+/// Rotates the first `2 * half` values of every head of `x` `[t, heads * dim]`; the result has the
+/// same shape, and the other values of `x`.
 pub fn rotate(
     x: &[f32],
     angles: &Angles,
-    (heads, dim): (usize, usize),
+    heads: usize,
+    dim: usize,
     rotation: Rotation,
-    y: &mut [f32],
-) {
+) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
     let (width, half) = (heads * dim, angles.half);
     assert!(2 * half <= dim, "a head of {dim} has no {half} pairs");
     let sign = if rotation == Rotation::Forward {
@@ -62,6 +63,7 @@ pub fn rotate(
                 y_rest.copy_from_slice(rest);
             }
         });
+    y
 }
 
 #[cfg(test)]
@@ -80,8 +82,7 @@ mod tests {
                 sin: angle.iter().map(|a| 1.3 * a.sin()).collect(),
                 half,
             };
-            let (mut y, mut back) = (vec![0.0; n], vec![0.0; n]);
-            rotate(&x, &angles, (heads, dim), Rotation::Forward, &mut y);
+            let y = rotate(&x, &angles, heads, dim, Rotation::Forward);
             for (i, y) in y.iter().enumerate() {
                 let (row, c) = (i / (heads * dim), i % dim);
                 let pair = c % half.max(1);
@@ -96,7 +97,7 @@ mod tests {
             }
             // <R x, g> = <x, R^T g> for any g.
             let g: Vec<f32> = (0..n).map(|i| (i as f32 * 1.1).cos()).collect();
-            rotate(&g, &angles, (heads, dim), Rotation::Back, &mut back);
+            let back = rotate(&g, &angles, heads, dim, Rotation::Back);
             let inner = |a: &[f32], b: &[f32]| -> f64 {
                 let products = a.iter().zip(b);
                 products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()

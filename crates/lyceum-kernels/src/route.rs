@@ -174,15 +174,33 @@ pub fn gate(vectors: &[f32], owners: &[u32], x: &[f32]) -> Vec<f32> {
     gates
 }
 
-/// Gradients of [`gate`], which returned `gates`, for `dgates` `[t]`: those of `vectors` go to
-/// `dvectors`, those of `x` are added to `dx`.
+/// The arguments and the result of a call of [`gate`].
+#[derive(Debug, Clone, Copy)]
+pub struct GateForward<'a> {
+    /// A vector per expert, `[e, d]`.
+    pub vectors: &'a [f32],
+    /// The expert of each token, `[t]`.
+    pub owners: &'a [u32],
+    /// Inputs, `[t, d]`.
+    pub x: &'a [f32],
+    /// The result, `[t]`.
+    pub gates: &'a [f32],
+}
+
+/// Gradients of [`gate`] for `dgates` `[t]`: those of the vectors go to `dvectors`, those of the
+/// inputs are added to `dx`.
 pub fn gate_backward(
-    (vectors, owners, x): (&[f32], &[u32], &[f32]),
-    gates: &[f32],
+    forward: GateForward<'_>,
     dgates: &[f32],
     dvectors: &mut [f32],
     dx: Option<&mut [f32]>,
 ) {
+    let GateForward {
+        vectors,
+        owners,
+        x,
+        gates,
+    } = forward;
     dvectors.fill(0.0);
     // What nearly cancels decides the sign of an optimiser's first steps: the sums are f64.
     let mut sums = vec![0f64; dvectors.len()];
@@ -323,7 +341,13 @@ mod tests {
             .sum();
         assert!((got - objective(&v, &x)).abs() < 1e-5);
         let (mut dv, mut dx) = (vec![9.0; e * d], vec![1.0; t * d]);
-        gate_backward((&v, &owners, &x), &gates, &w, &mut dv, Some(&mut dx));
+        let forward = GateForward {
+            vectors: &v,
+            owners: &owners,
+            x: &x,
+            gates: &gates,
+        };
+        gate_backward(forward, &w, &mut dv, Some(&mut dx));
         let slope = |of: &[f32], way: &[f32], at: &dyn Fn(&[f32]) -> f64| {
             let moved =
                 |by: f32| -> Vec<f32> { of.iter().zip(way).map(|(x, u)| x + by * u).collect() };

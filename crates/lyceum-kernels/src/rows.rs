@@ -3,6 +3,8 @@
 //! The order in which a result is summed depends on the rows alone, not on what is computed beside
 //! nor on the level: what has fused multiply-adds gives the same bits.
 
+use std::ops::Range;
+
 use crate::cpu::Level;
 use crate::vector::{Plain, SIDE, Vector};
 #[cfg(target_arch = "x86_64")]
@@ -195,15 +197,16 @@ pub(crate) unsafe fn all_dots<V: Vector>(
                 first: rows[j * width..].as_ptr(),
                 pitch: width,
             };
+            let out = &mut out[i * step + j..];
             // SAFETY: `own` rows are left in `x` and `some` in `rows`.
             unsafe {
                 match (own, some) {
-                    (2, 4) => put(&dots::<V, 2, 4>(x, rows, width), out, (i, j), step),
-                    (2, 2) => put(&dots::<V, 2, 2>(x, rows, width), out, (i, j), step),
-                    (2, _) => put(&dots::<V, 2, 1>(x, rows, width), out, (i, j), step),
-                    (_, 4) => put(&dots::<V, 1, 4>(x, rows, width), out, (i, j), step),
-                    (_, 2) => put(&dots::<V, 1, 2>(x, rows, width), out, (i, j), step),
-                    _ => put(&dots::<V, 1, 1>(x, rows, width), out, (i, j), step),
+                    (2, 4) => put(&dots::<V, 2, 4>(x, rows, width), out, step),
+                    (2, 2) => put(&dots::<V, 2, 2>(x, rows, width), out, step),
+                    (2, _) => put(&dots::<V, 2, 1>(x, rows, width), out, step),
+                    (_, 4) => put(&dots::<V, 1, 4>(x, rows, width), out, step),
+                    (_, 2) => put(&dots::<V, 1, 2>(x, rows, width), out, step),
+                    _ => put(&dots::<V, 1, 1>(x, rows, width), out, step),
                 }
             }
             j += some;
@@ -213,29 +216,27 @@ pub(crate) unsafe fn all_dots<V: Vector>(
 }
 
 #[inline(always)]
-fn put<const N: usize>(block: &[[f32; N]], out: &mut [f32], (i, j): (usize, usize), step: usize) {
+fn put<const N: usize>(block: &[[f32; N]], out: &mut [f32], step: usize) {
     for (t, row) in block.iter().enumerate() {
-        out[(i + t) * step + j..][..N].copy_from_slice(row);
+        out[t * step..][..N].copy_from_slice(row);
     }
 }
 
 /// `y[t] += sum_n weight(t, n) rows[n]`, in the order of the rows: of `rows`, `pitch` values
-/// apart, the columns from `columns.0` to `columns.1`, which are all that `y` has.
+/// apart, only `columns`, which are all that `y` has.
 ///
 /// # Safety
 /// The processor must have the level of `V`.
 #[inline(always)]
 pub(crate) unsafe fn all_sums<V: Vector>(
     weight: impl Fn(usize, usize) -> f32,
-    (rows, pitch): (&[f32], usize),
-    columns: (usize, usize),
+    rows: &[f32],
+    pitch: usize,
+    columns: Range<usize>,
     y: &mut [f32],
 ) {
-    assert!(
-        columns.0 < columns.1 && columns.1 <= pitch,
-        "columns of the rows"
-    );
-    let width = columns.1 - columns.0;
+    let width = columns.len();
+    assert!(width > 0 && columns.end <= pitch, "columns of the rows");
     let (t, n) = (y.len() / width, rows.len() / pitch);
     let mut i = 0;
     while i < t {
@@ -247,15 +248,15 @@ pub(crate) unsafe fn all_sums<V: Vector>(
         let mut j = 0;
         while j < n {
             let some = if j + 4 <= n { 4 } else { 1 };
-            let first = rows[j * pitch + columns.0..].as_ptr();
+            let first = rows[j * pitch + columns.start..].as_ptr();
             let from = Rows { first, pitch };
             // SAFETY: `own` rows are left in `y` and `some` in `rows`, from their first column on.
             unsafe {
                 match (own, some) {
-                    (4, 4) => sums::<V, 4, 4>(square(&weight, (i, j)), from, to, width),
-                    (4, _) => sums::<V, 4, 1>(square(&weight, (i, j)), from, to, width),
-                    (_, 4) => sums::<V, 1, 4>(square(&weight, (i, j)), from, to, width),
-                    _ => sums::<V, 1, 1>(square(&weight, (i, j)), from, to, width),
+                    (4, 4) => sums::<V, 4, 4>(square(&weight, i, j), from, to, width),
+                    (4, _) => sums::<V, 4, 1>(square(&weight, i, j), from, to, width),
+                    (_, 4) => sums::<V, 1, 4>(square(&weight, i, j), from, to, width),
+                    _ => sums::<V, 1, 1>(square(&weight, i, j), from, to, width),
                 }
             }
             j += some;
@@ -267,7 +268,8 @@ pub(crate) unsafe fn all_sums<V: Vector>(
 #[inline(always)]
 fn square<const T: usize, const N: usize>(
     weight: &impl Fn(usize, usize) -> f32,
-    (i, j): (usize, usize),
+    i: usize,
+    j: usize,
 ) -> [[f32; N]; T] {
     std::array::from_fn(|t| std::array::from_fn(|n| weight(i + t, j + n)))
 }

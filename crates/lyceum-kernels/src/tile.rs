@@ -207,15 +207,22 @@ pub(crate) struct Rows<X> {
     pub(crate) stride: usize,
 }
 
+/// The first row and the first panel of a block of the result.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) row: usize,
+    pub(crate) panel: usize,
+}
+
 /// Adds to `R` rows and `P` panels of the result their products over `steps`.
 ///
 /// # Safety
-/// The processor must have the level of `O::V`; rows `at.0..at.0 + R` and panels `at.1..at.1 + P`
-/// are inside the result; `x` are those rows, `panels` those panels, for all `steps`.
+/// The processor must have the level of `O::V`; `R` rows and `P` panels from `at` on are inside
+/// the result; `x` are those rows, `panels` those panels, for all `steps`.
 #[inline(always)]
 pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
     target: &Target<'_>,
-    at: (usize, usize),
+    at: At,
     steps: Steps,
     x: Rows<O::X>,
     panels: [*const O::W; P],
@@ -224,8 +231,8 @@ pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
     let n = target.n;
     // SAFETY: see above; every pointer stays inside its buffer.
     unsafe {
-        let line = |r: usize| target.y.0.wrapping_add((at.0 + r) * target.stride);
-        let from = |p: usize| (at.1 + p) * columns;
+        let line = |r: usize| target.y.0.wrapping_add((at.row + r) * target.stride);
+        let from = |p: usize| (at.panel + p) * columns;
         let whole = from(P) <= n;
         // The result comes from memory while the sums are made.
         for r in 0..R {
@@ -277,7 +284,7 @@ pub(crate) unsafe fn tile<O: Operand, const R: usize, const P: usize>(
             for r in 0..R {
                 for p in 0..P {
                     let sum = load::<O::V>(line(r), from(p), n);
-                    let sum = finish(target, sum, (at.0 + r) * n, from(p));
+                    let sum = finish(target, sum, (at.row + r) * n, from(p));
                     store::<O::V>(sum, line(r), from(p), n);
                 }
             }

@@ -2,12 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::{BLOCK, Heads, over, row_step, seen, weights};
+use super::{BLOCK, Heads, ScoreRows, over, row_step, seen, weights};
 use crate::cpu::Level;
 use crate::gathered::Gathered;
 use crate::math;
 use crate::pack::Panels;
-use crate::product::{OutputTile, part};
+use crate::product::{Interval, OutputTile, PanelBlock, part};
 use crate::tile::Output;
 use crate::view::View;
 
@@ -76,12 +76,12 @@ impl<'a> HeadBackward<'a> {
     /// # Safety
     /// The dq of the sequence must have room for these queries, whose columns of this head nothing
     /// else may touch meanwhile.
-    unsafe fn block(&mut self, at: usize, (from, to): (usize, usize)) {
+    unsafe fn block(&mut self, at: usize, from: usize, to: usize) {
         let (level, s, h) = (self.level, self.s, self.h);
         let (width, dim, t) = (h.width(), h.dim, self.keys.k);
         let (rows, start) = (to - from, s.before + from);
         let seen = seen(start, s.before + to, h, &self.keys_transposed);
-        let n = seen.1 - seen.0;
+        let n = seen.len();
         let step = row_step(n);
         let (p, d, slopes) = (&mut self.p, &mut self.d, &mut self.slopes);
         p.resize(rows * step, 0.0);
@@ -95,23 +95,31 @@ impl<'a> HeadBackward<'a> {
             adds: false,
         };
         let sums = |sum: &mut [f32]| OutputTile {
-            y: Output(sum[seen.0..].as_mut_ptr()),
+            y: Output(sum[seen.start..].as_mut_ptr()),
             stride: t,
             adds: true,
         };
         let panels = |view: View<'_>| Panels::new(view, level.lanes(), h.halves(level));
-        let (across, down) = (((0, dim), seen), ((0, rows), (0, n)));
+        let head = Interval::new(0, dim);
+        let (across, back) = (PanelBlock::new(head, seen), PanelBlock::new(seen, head));
+        let down = PanelBlock::new(Interval::new(0, rows), Interval::new(0, n));
+        let scores = ScoreRows {
+            first: start,
+            from: seen.start,
+            n,
+            step,
+        };
         // SAFETY: p and d have room for a row per query, dk and dv for a row of `t` per column of
         // the head, dq says the caller.
         unsafe {
             part(level, queries, &self.keys_transposed, across, over(p, step));
-            weights(p, step, start, seen.0, h, Some(slopes));
+            weights(p, scores, h, Some(slopes));
             part(level, douts, &self.values_transposed, across, over(d, step));
             let shares = panels(View::new(p, rows, n, step));
             part(level, douts.transposed(), &shares, down, sums(&mut self.dv));
-            scores_backward(p, d, slopes, (n, step), h);
+            scores_backward(p, d, slopes, scores, h);
             let slope = View::new(d, rows, n, step);
-            part(level, slope, &self.keys, (seen, (0, dim)), dq);
+            part(level, slope, &self.keys, back, dq);
             let slope = panels(slope);
             part(
                 level,
@@ -133,7 +141,7 @@ impl<'a> HeadBackward<'a> {
         for (sums, to) in [(&self.dk, self.s.dk), (&self.dv, self.s.dv)] {
             let (columns, mut gathered) = (View::whole(sums, dim, t), Gathered::default());
             for row in 0..t {
-                let values = gathered.row(columns.transposed(), row, (0, dim));
+                let values = gathered.row(columns.transposed(), row, 0, dim);
                 // SAFETY: these columns are this call's own, says the caller.
                 unsafe {
                     let to = to.0.add(row * kv_width + self.kv_at);
@@ -156,7 +164,7 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
         for from in (0..rows).step_by(BLOCK) {
             let to = rows.min(from + BLOCK);
             // SAFETY: these columns are this call's own, says the caller.
-            unsafe { head_backward.block(head * h.dim, (from, to)) }
+            unsafe { head_backward.block(head * h.dim, from, to) }
         }
     }
     // SAFETY: as above.
@@ -164,12 +172,11 @@ unsafe fn head_backward(level: Level, s: &Sequence<'_>, kv_head: usize, h: &Head
 }
 
 math::dispatch! {
-    /// Turns `dp`, rows of `n` values `step` apart, into the gradients of the products:
-    /// `p (dp - sum p dp) slope`.
+    /// Turns `dp` into the gradients of the products: `p (dp - sum p dp) slope`.
     fn scores_backward(
-        p: &[f32], dp: &mut [f32], slopes: &[f32], row: (usize, usize), h: &Heads,
+        p: &[f32], dp: &mut [f32], slopes: &[f32], rows: ScoreRows, h: &Heads,
     ) {
-        let (n, step) = row;
+        let ScoreRows { n, step, .. } = rows;
         for (i, (p, dp)) in p.chunks(step).zip(dp.chunks_mut(step)).enumerate() {
             let (p, dp) = (&p[..n], &mut dp[..n]);
             let mean = math::dot(p, dp);
@@ -223,14 +230,21 @@ impl Stretch {
     }
 }
 
-/// Gradients of [`super::forward`] over `sequences` packed end to end: `q` and `dout` are rows of
-/// `heads * dim` values for the queries, k and v of `kv_heads * dim` for the keys.
-pub fn backward(
-    (q, k, v): (&[f32], &[f32], &[f32]),
-    dout: &[f32],
-    sequences: &[Stretch],
-    h: &Heads,
-) -> Gradients {
+/// Queries, keys and values of sequences packed end to end.
+#[derive(Debug, Clone, Copy)]
+pub struct Qkv<'a> {
+    /// `[t, heads * dim]`, t the queries.
+    pub q: &'a [f32],
+    /// `[t, kv_heads * dim]`, t the keys.
+    pub k: &'a [f32],
+    /// `[t, kv_heads * dim]`, t the keys.
+    pub v: &'a [f32],
+}
+
+/// Gradients of [`super::forward`] over `sequences`, for those of its result, `dout`
+/// `[t, heads * dim]`, t the queries.
+pub fn backward(qkv: Qkv<'_>, dout: &[f32], sequences: &[Stretch], h: &Heads) -> Gradients {
+    let Qkv { q, k, v } = qkv;
     let level = Level::best();
     let queries: usize = sequences.iter().map(|s| s.rows).sum();
     let keys: usize = sequences.iter().map(|s| s.keys).sum();

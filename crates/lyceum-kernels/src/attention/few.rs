@@ -1,22 +1,23 @@
 //! Attention of a few rows, as in decoding: every row of keys and values is read once, for all
 //! heads.
 
-use super::{Heads, Part, Rows, Span, first_seen, softmax};
+use super::{Heads, Part, Queries, Rows, Span, first_seen, softmax};
 use crate::math::{self, Number};
 
 math::dispatch! {
-    /// Attention of the rows `q`, the last of `span`'s from position `start` on, added to `out`.
+    /// Attention of the rows of `queries`, the last of `span`'s, added to `out`.
     pub(super) fn forward(
-        q: &[f32], span: &Span<'_>, start: usize, h: &Heads, scores: &mut Vec<f32>,
+        queries: Queries<'_>, span: &Span<'_>, h: &Heads, scores: &mut Vec<f32>,
         out: &mut [f32],
     ) {
+        let Queries { q, past: start, .. } = queries;
         let (width, kv_width) = (h.width(), h.kv_width());
         for (i, (q, out)) in q.chunks(width).zip(out.chunks_mut(width)).enumerate() {
             let (from, to) = (first_seen(start + i, h.window), start + i + 1);
             let n = to - from;
             scores.clear();
             scores.resize(h.heads * n, 0.0);
-            for (at, part, rows) in pieces(span, kv_width, (from, to)) {
+            for (at, part, rows) in pieces(span, kv_width, from, to) {
                 match part.k {
                     Rows::F32(k) => all_scores(q, &k[rows], h, n, &mut scores[at..]),
                     Rows::Bf16(k) => all_scores(q, &k[rows], h, n, &mut scores[at..]),
@@ -25,7 +26,7 @@ math::dispatch! {
             for scores in scores.chunks_mut(n) {
                 softmax(scores);
             }
-            for (at, part, rows) in pieces(span, kv_width, (from, to)) {
+            for (at, part, rows) in pieces(span, kv_width, from, to) {
                 match part.v {
                     Rows::F32(v) => all_values(&scores[at..], &v[rows], h, n, out),
                     Rows::Bf16(v) => all_values(&scores[at..], &v[rows], h, n, out),
@@ -40,7 +41,8 @@ math::dispatch! {
 fn pieces<'a>(
     span: &'a Span<'_>,
     width: usize,
-    (from, to): (usize, usize),
+    from: usize,
+    to: usize,
 ) -> impl Iterator<Item = (usize, &'a Part<'a>, std::ops::Range<usize>)> {
     let mut start = 0;
     span.parts.iter().filter_map(move |part| {

@@ -3,6 +3,10 @@
 use super::*;
 use crate::values::values;
 
+fn qkv<'a>(q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Qkv<'a> {
+    Qkv { q, k, v }
+}
+
 /// (heads, kv_heads, window, soft cap) of the shapes checked.
 const SHAPES: [(usize, usize, Option<usize>, Option<f32>); 6] = [
     (3, 3, None, None),
@@ -142,7 +146,7 @@ fn gradients_equal_finite_differences() {
             out.extend(naive(&q[cut..], &k[kv_cut..], &v[kv_cut..], &h));
             out.iter().zip(&w).map(|(o, w)| o * f64::from(*w)).sum()
         };
-        let Gradients { dq, dk, dv } = backward((&q, &k, &v), &w, &lens.map(Stretch::whole), &h);
+        let Gradients { dq, dk, dv } = backward(qkv(&q, &k, &v), &w, &lens.map(Stretch::whole), &h);
         let nudge = |m: &[f32], i: usize, by: f32| {
             let mut m = m.to_vec();
             m[i] += by;
@@ -172,7 +176,7 @@ fn gradients_over_several_blocks_equal_the_slope_along_a_direction() {
         let t = BLOCK + 9;
         let (n, m) = (t * h.width(), t * h.kv_width());
         let (q, k, v, w) = (values(n, 1), values(m, 2), values(m, 3), values(n, 4));
-        let Gradients { dq, dk, dv } = backward((&q, &k, &v), &w, &[Stretch::whole(t)], &h);
+        let Gradients { dq, dk, dv } = backward(qkv(&q, &k, &v), &w, &[Stretch::whole(t)], &h);
         let e = 1e-3;
         for seed in 5..8 {
             let ways = [values(n, seed), values(m, seed + 10), values(m, seed + 20)];
@@ -222,9 +226,9 @@ fn gradients_for_some_queries_are_those_with_nothing_from_the_others() {
             at += keys;
         }
         let whole = parts.map(|(keys, ..)| Stretch::whole(keys));
-        let all = backward((&q, &k, &v), &w, &whole, &h);
+        let all = backward(qkv(&q, &k, &v), &w, &whole, &h);
         let own = parts.map(|(keys, before, rows)| Stretch { before, rows, keys });
-        let some = backward((&some_q, &k, &v), &some_w, &own, &h);
+        let some = backward(qkv(&some_q, &k, &v), &some_w, &own, &h);
         let dq: Vec<f32> = wanted
             .into_iter()
             .flat_map(|own| all.dq[own].to_vec())
@@ -256,7 +260,7 @@ fn rounded_factors_change_results_by_no_more_than_their_rounding() {
                 rows: t,
                 parts: vec![part],
             };
-            let own = backward((&q, &k, &v), &w, &[Stretch::whole(t)], h);
+            let own = backward(qkv(&q, &k, &v), &w, &[Stretch::whole(t)], h);
             [forward(&q, &[span], h), own.dq, own.dk, own.dv]
         };
         let (rounded, plain) = (both(&rounded), both(&h));

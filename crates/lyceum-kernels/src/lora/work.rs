@@ -1,5 +1,7 @@
 //! The three products: onto an expert's rows, back from them, and summed over its tokens.
 
+use std::ops::Range;
+
 use super::{SlabTable, TopK};
 use crate::rows::{Work, all_dots, all_sums};
 use crate::vector::Vector;
@@ -111,7 +113,7 @@ impl Work for Expand<'_> {
                 let weight =
                     |token: usize, rank: usize| h[(from + token) * step + slot * width + rank];
                 // SAFETY: the caller vouches for the level.
-                unsafe { all_sums::<V>(weight, (own, d), (0, d), &mut y[from * d..to * d]) };
+                unsafe { all_sums::<V>(weight, own, d, 0..d, &mut y[from * d..to * d]) };
             }
         }
     }
@@ -124,7 +126,7 @@ pub(super) struct Gather<'a> {
     pub(super) k: usize,
     /// Runs of tokens that chose the expert: slot, first, past the last.
     pub(super) tokens: &'a [(usize, usize, usize)],
-    pub(super) columns: (usize, usize),
+    pub(super) columns: Range<usize>,
     pub(super) h: &'a [f32],
     pub(super) x: &'a [f32],
     pub(super) out: &'a mut [f32],
@@ -137,9 +139,9 @@ impl Work for Gather<'_> {
         for &(slot, from, to) in self.tokens {
             let at = |token: usize| ((from + token) * k + slot) * width;
             let weight = |rank: usize, token: usize| self.h[at(token) + rank];
-            let x = (&self.x[from * d..to * d], d);
+            let x = &self.x[from * d..to * d];
             // SAFETY: the caller vouches for the level.
-            unsafe { all_sums::<V>(weight, x, self.columns, self.out) };
+            unsafe { all_sums::<V>(weight, x, d, self.columns.clone(), self.out) };
         }
     }
 }

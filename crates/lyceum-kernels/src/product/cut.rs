@@ -1,6 +1,6 @@
 //! Splits a product into jobs.
 
-use super::{Job, ROWS};
+use super::{Interval, Job, ROWS};
 use crate::cpu::Level;
 use crate::pack::{Panels, Values};
 
@@ -50,8 +50,8 @@ impl Cut {
         for panel in (0..count).step_by(wide) {
             for row in (0..t).step_by(rows.max(1)) {
                 jobs.push(Job {
-                    rows: (row, (row + rows).min(t)),
-                    panels: (panel, (panel + wide).min(count)),
+                    rows: Interval::new(row, (row + rows).min(t)),
+                    panels: Interval::new(panel, (panel + wide).min(count)),
                 });
             }
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use lyceum_kernels::gemm::{self, Added, Packed, Rounding, Then};
+use lyceum_kernels::gemm::{self, Added, MatmulShape, Packed, Rounding, Then};
 use lyceum_kernels::stream;
 
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ impl Weight {
             .chain(bias.clone())
             .collect();
         let (weight, d_out) = (self.clone(), self.shape()?.0);
-        ops::fused((&x, &variables), (y, (t, d_out)), move |x, dy, wants_dx| {
+        ops::fused(&x, &variables, y, (t, d_out), move |x, dy, wants_dx| {
             let mut params = Vec::new();
             params.extend(weight.gradient(x, dy)?);
             params.extend(bias.as_ref().map(|_| stream::columns(dy, d_out)));
@@ -93,14 +93,11 @@ impl Weight {
             Weight::Frozen(w) => Ok(w.forward_then(x, Added { bias, rows }, then)),
             Weight::Trained(w, rounding) => {
                 let w = w.contiguous()?;
-                let transposed = (false, true);
-                let mut y = gemm::matmul(
-                    x,
-                    &ops::values(&w)?,
-                    (t, d_in, d_out),
-                    transposed,
-                    *rounding,
-                );
+                let shape = MatmulShape {
+                    b_transposed: true,
+                    ..MatmulShape::new(t, d_in, d_out)
+                };
+                let mut y = gemm::matmul(x, &ops::values(&w)?, shape, *rounding);
                 if let Some(bias) = bias {
                     stream::add_to_each(bias, &mut y);
                 }
@@ -120,8 +117,8 @@ impl Weight {
             Weight::Frozen(w) => Ok(w.backward_then(dy, then)),
             Weight::Trained(w, rounding) => {
                 let w = w.contiguous()?;
-                let (w, plain) = (ops::values(&w)?, (false, false));
-                let dx = gemm::matmul(dy, &w, (t, d_out, d_in), plain, *rounding);
+                let shape = MatmulShape::new(t, d_out, d_in);
+                let dx = gemm::matmul(dy, &ops::values(&w)?, shape, *rounding);
                 Ok(gemm::done(dx, d_in, then))
             }
         }
@@ -131,11 +128,12 @@ impl Weight {
     pub(crate) fn gradient(&self, x: &[f32], dy: &[f32]) -> Result<Option<Vec<f32>>> {
         let (d_out, d_in) = self.shape()?;
         let t = dy.len() / d_out.max(1);
-        let transposed = (true, false);
+        let shape = MatmulShape {
+            a_transposed: true,
+            ..MatmulShape::new(d_out, t, d_in)
+        };
         Ok(match self {
-            Weight::Trained(_, rounding) => {
-                Some(gemm::matmul(dy, x, (d_out, t, d_in), transposed, *rounding))
-            }
+            Weight::Trained(_, rounding) => Some(gemm::matmul(dy, x, shape, *rounding)),
             Weight::Frozen(_) => None,
         })
     }

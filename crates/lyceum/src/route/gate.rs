@@ -99,8 +99,13 @@ impl Gating for TrainedGates {
     ) -> Result<Vec<f32>> {
         let vectors = ops::values(self.vectors(site)?)?;
         let mut dvectors = vec![0.0; vectors.len()];
-        let read = (&*vectors, gates.indices(), x);
-        route::gate_backward(read, gates.weights(), dweights, &mut dvectors, dx);
+        let forward = route::GateForward {
+            vectors: &vectors,
+            owners: gates.indices(),
+            x,
+            gates: gates.weights(),
+        };
+        route::gate_backward(forward, dweights, &mut dvectors, dx);
         Ok(dvectors)
     }
 }

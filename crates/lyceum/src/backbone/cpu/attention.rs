@@ -140,10 +140,10 @@ impl Attention {
         angles: Option<&Arc<Angles>>,
         rotation: Rotation,
     ) -> Vec<f32> {
-        let Some(angles) = angles else { return x };
-        let mut y = vec![0.0; x.len()];
-        rope::rotate(&x, angles, (heads, self.heads.dim), rotation, &mut y);
-        y
+        match angles {
+            Some(angles) => rope::rotate(&x, angles, heads, self.heads.dim, rotation),
+            None => x,
+        }
     }
 
     /// Of `x` `[t, d]` what attention makes of the wanted rows, added to `onto`, if any.
@@ -247,7 +247,8 @@ impl Attention {
         let own = args.own();
         self.out
             .backward(seen, dy, &own, Some(&mut dout), &mut out)?;
-        let own = kernel::backward((q, k, v), &dout, &self.stretches(args), &self.heads);
+        let qkv = kernel::Qkv { q, k, v };
+        let own = kernel::backward(qkv, &dout, &self.stretches(args), &self.heads);
         let kernel::Gradients { mut dq, mut dk, dv } = own;
         drop(dout);
         let own = match (args.angles, args.wanted) {

@@ -115,8 +115,7 @@ impl Mlp {
                 Vec::new()
             }
             Up::Gated(_) | Up::Fused(_) => {
-                let both = (made.gate.as_slice(), made.up.as_slice());
-                activation::gated_backward(self.activation, both, &mut dup)
+                activation::gated_backward(self.activation, &made.gate, &made.up, &mut dup)
             }
         };
         let mut dx = Vec::new();

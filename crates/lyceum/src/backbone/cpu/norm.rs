@@ -80,12 +80,22 @@ impl Norm {
         let d = weight.len();
         let trained = self.weight.variable().is_some();
         let (mut dweight, mut dbias) = (vec![0.0; d], vec![0.0; d]);
+        let arguments = norm::NormBackward {
+            x,
+            weight: &weight,
+            eps: self.eps,
+            dy,
+            onto,
+        };
         let dx = if self.bias.is_some() {
-            let params = trained.then_some((dweight.as_mut_slice(), dbias.as_mut_slice()));
-            norm::layer_norm_backward(x, &weight, self.eps, dy, onto, params)
+            let params = trained.then_some(norm::AffineGradients {
+                dweight: &mut dweight,
+                dbias: &mut dbias,
+            });
+            norm::layer_norm_backward(arguments, params)
         } else {
             let dweight = trained.then_some(dweight.as_mut_slice());
-            norm::rms_norm_backward(x, &weight, self.eps, dy, onto, dweight)
+            norm::rms_norm_backward(arguments, dweight)
         };
         if trained {
             gradients.push(dweight);
@@ -99,7 +109,7 @@ impl Norm {
         let x = x.contiguous()?;
         let y = self.forward(&ops::values(&x)?)?;
         let norm = self.clone();
-        ops::fused((&x, &self.variables()), (y, x.shape()), move |x, dy, _| {
+        ops::fused(&x, &self.variables(), y, x.shape(), move |x, dy, _| {
             let mut params = Vec::new();
             let dx = Some(norm.backward(x, dy, None, &mut params)?);
             Ok(Gradient { dx, params })

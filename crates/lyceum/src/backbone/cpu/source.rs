@@ -43,7 +43,7 @@ impl Source<'_> {
             return Err(Error::Mismatch(format!("tensor `{name}` is not a matrix")));
         };
         if let (Some((format, bytes)), false) = (weights.blocks(name)?, transposed) {
-            let packed = Packed::quantised((format, bytes), (n_out, n_in), self.rounding());
+            let packed = Packed::quantised(format, bytes, n_out, n_in, self.rounding());
             return Ok(Weight::Frozen(Arc::new(packed)));
         }
         // What lies the other way round is transposed as a whole.
@@ -63,7 +63,7 @@ impl Source<'_> {
                 false => Err(bad(name, "has values too large for int8")),
             }
         };
-        let packed = Packed::read((n_out, n_in), precision, read)?;
+        let packed = Packed::read(n_out, n_in, precision, read)?;
         Ok(Weight::Frozen(Arc::new(packed)))
     }
 
