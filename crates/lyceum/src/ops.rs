@@ -32,7 +32,7 @@ pub fn cross_entropy(logits: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
     let mut losses = vec![0.0; n];
     loss::cross_entropy(&values(&logits)?, ids, &mut losses);
     let ids = ids.clone();
-    fused((&logits, &[]), (losses, n), move |logits, dlosses, _| {
+    fused(&logits, &[], losses, n, move |logits, dlosses, _| {
         let mut dlogits = vec![0.0; logits.len()];
         loss::cross_entropy_backward(logits, &ids, dlosses, &mut dlogits);
         Ok(Gradient {

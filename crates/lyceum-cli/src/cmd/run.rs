@@ -92,9 +92,9 @@ fn curves(state: &PretrainState, every: usize) -> Chart {
     let means = state.losses.chunks(every).enumerate();
     let mean = |(i, some): (usize, &[f64])| {
         let at = (i * every + some.len()) as f64;
-        (at, some.iter().sum::<f64>() / some.len() as f64)
+        [at, some.iter().sum::<f64>() / some.len() as f64]
     };
-    let held = state.held_out.iter().map(|h| (h.0 as f64, h.1));
+    let held = state.held_out.iter().map(|h| [h.0 as f64, h.1]);
     Chart {
         name: "loss".into(),
         title: "Pre-training".into(),

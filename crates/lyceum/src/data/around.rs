@@ -111,14 +111,21 @@ pub(super) struct Built {
     pub(super) after: Vec<u32>,
 }
 
+/// A token that begins a text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bos<'a> {
+    pub(super) id: u32,
+    pub(super) text: &'a str,
+}
+
 /// The ids put before every text, and the disagreements about them.
 pub(super) fn decide(
     built: &Built,
     around: &Around,
-    bos: Option<(u32, &str)>,
+    bos: Option<Bos<'_>>,
 ) -> (Vec<u32>, Vec<String>) {
     let file = &around.file;
-    let named = bos.map(|(_, text)| format!("`{text}`"));
+    let named = bos.map(|bos| format!("`{}`", bos.text));
     let named = named.unwrap_or_else(|| "a beginning-of-text token".into());
     let puts = !built.before.is_empty();
     let (start, note) = match (built.present, around.add_bos, bos) {
@@ -136,7 +143,7 @@ pub(super) fn decide(
             (built.before.clone(), Some(note))
         }
         (true, ..) => (built.before.clone(), None),
-        (false, Some(true), Some((id, _))) => (vec![id], None),
+        (false, Some(true), Some(bos)) => (vec![bos.id], None),
         (false, Some(true), None) => {
             let note = format!(
                 "add_bos_token in {file} is true, but the file names no bos_token of the \
@@ -191,7 +198,7 @@ mod tests {
             before: before.into(),
             after: Vec::new(),
         };
-        let bos = Some((2, "<s>"));
+        let bos = Some(Bos { id: 2, text: "<s>" });
         for (present, before, flag, start, noted) in [
             (true, &[2][..], Some(true), &[2][..], false),
             (true, &[2], None, &[2], false),

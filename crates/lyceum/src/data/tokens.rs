@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use lyceum_formats::sentencepiece;
 
-use super::around::{Around, Built, decide};
+use super::around::{Around, Bos, Built, decide};
 use super::cuts::Cuts;
 use super::pieces::Vocabulary;
 use super::{Example, join};
@@ -143,6 +143,7 @@ impl Tokenizer {
         this.bos = this.bos.or(first);
         let text = first.and_then(|id| this.inner.id_to_token(id));
         let bos = named.or_else(|| first.zip(text.as_deref()));
+        let bos = bos.map(|(id, text)| Bos { id, text });
         (this.start, this.notes) = decide(&built, around, bos);
         this.merges_space = this.encode("this")?.len() == this.encode(" this")?.len();
         Ok(this)

@@ -45,7 +45,10 @@ pub(super) fn sum(terms: &[(&Lora, f64)], rank: Option<usize>) -> Result<Sum> {
             let b = (&lora.b * (weight * lora.scale))?;
             uncut(Lora::new(lora.a.clone(), b, 1.0)?)
         }
-        _ => cut(&stacked(&terms)?, rank),
+        _ => {
+            let (a_t, b) = stacked(&terms)?;
+            cut(&a_t, &b, rank)
+        }
     }
 }
 
@@ -75,7 +78,7 @@ fn stacked(terms: &[&(&Lora, f64)]) -> Result<(Mat<f64>, Mat<f64>)> {
 }
 
 /// The directions of `B A` that are there, the largest `rank` of them, as balanced factors.
-fn cut((a_t, b): &(Mat<f64>, Mat<f64>), rank: Option<usize>) -> Result<Sum> {
+fn cut(a_t: &Mat<f64>, b: &Mat<f64>, rank: Option<usize>) -> Result<Sum> {
     let ((qa, ra), (qb, rb)) = (thin(a_t), thin(b));
     let core = &rb * ra.transpose();
     let bad = |e| Error::invalid(format!("the singular value decomposition failed: {e:?}"));

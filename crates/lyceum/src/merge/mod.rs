@@ -247,7 +247,7 @@ fn by_factor(experts: &[&Expert], spec: &MergeSpec) -> Result<BTreeMap<Site, Lor
         let shape = part(&experts[0].loras[site]).dims2()?;
         let merged = match spec {
             MergeSpec::Ties { .. } => ties::merge(&all, &trims),
-            MergeSpec::Wudi { steps, lr } => wudi::merge(&all, shape, *steps, *lr),
+            MergeSpec::Wudi { steps, lr } => wudi::merge(&all, shape.0, shape.1, *steps, *lr),
             _ => factor_linear::merge(&all, &shares),
         };
         Ok(Tensor::from_vec(merged, shape, &Device::Cpu)?)

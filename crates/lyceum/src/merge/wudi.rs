@@ -15,7 +15,7 @@ const PATIENCE: usize = 5;
 const LEAST_CHANGE: f64 = 1e-4;
 
 /// One factor `[n, m]` of all experts.
-pub(super) fn merge(all: &[Vec<f32>], (n, m): (usize, usize), steps: usize, lr: f64) -> Vec<f32> {
+pub(super) fn merge(all: &[Vec<f32>], n: usize, m: usize, steps: usize, lr: f64) -> Vec<f32> {
     let matrix = |x: &Vec<f32>| Mat::from_fn(n, m, |i, j| f64::from(x[i * m + j]));
     let all: Vec<Term> = all.iter().map(|x| Term::new(matrix(x))).collect();
     let mut merged = all
@@ -103,7 +103,7 @@ mod tests {
     fn experts_that_do_not_meet_are_kept_whole() {
         // Rows of MTTL's layout that are orthogonal: the sum already interferes with neither.
         let all = [vec![3.0, 0.0], vec![0.0, 4.0]];
-        let got = merge(&all, (2, 1), 100, 1e-2);
+        let got = merge(&all, 2, 1, 100, 1e-2);
         assert!(
             got.iter()
                 .zip([1.5, 2.0])
@@ -128,6 +128,6 @@ mod tests {
             .zip(&all[1])
             .map(|(a, b)| (a + b) / 2.0)
             .collect();
-        assert!(loss(&merge(&all, (2, 2), 200, 1e-2)) < 0.5 * loss(&mean));
+        assert!(loss(&merge(&all, 2, 2, 200, 1e-2)) < 0.5 * loss(&mean));
     }
 }

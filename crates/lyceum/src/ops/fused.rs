@@ -95,14 +95,16 @@ impl CustomOp2 for Fused {
 }
 
 /// The result `y` of something computed from `x`, which must be contiguous, and from `params`, as
-/// a tensor whose gradients are what `backward(x, dy, wants_dx)` gives. Without a variable behind
-/// `x` or in `params` it is a plain tensor.
+/// a tensor of `shape` whose gradients are what `backward(x, dy, wants_dx)` gives. Without a
+/// variable behind `x` or in `params` it is a plain tensor.
 ///
 /// # Errors
 /// When `y` has another shape.
 pub(crate) fn fused(
-    (x, params): (&Tensor, &[Tensor]),
-    (y, shape): (Vec<f32>, impl Into<Shape>),
+    x: &Tensor,
+    params: &[Tensor],
+    y: Vec<f32>,
+    shape: impl Into<Shape>,
     backward: impl Fn(&[f32], &[f32], bool) -> Result<Gradient> + Send + Sync + 'static,
 ) -> Result<Tensor> {
     let shape = shape.into();

@@ -25,7 +25,8 @@ pub trait BaseTensors {
 /// # Errors
 /// [`Error::Mismatch`] saying how they differ and what to do.
 pub(super) fn check(
-    (said, name): (&str, &str),
+    said: &str,
+    name: &str,
     copy: &Tensor,
     base: Option<&dyn BaseTensors>,
 ) -> Result<()> {
@@ -95,7 +96,7 @@ mod tests {
         let own = Tensor::from_slice(&values, (3, 2), &Device::Cpu).unwrap();
         let base = One(own.clone());
         let said = |copy: &Tensor, name: &str, base: Option<&dyn BaseTensors>| {
-            check(("x.weight", name), copy, base).map_err(|e| e.to_string())
+            check("x.weight", name, copy, base).map_err(|e| e.to_string())
         };
         let head = "lm_head.weight";
         for dtype in [DType::F32, DType::F16, DType::BF16] {

@@ -282,7 +282,7 @@ fn left_out(
     for copy in copies {
         let name = naming.base(&copy.name);
         let name = name.as_deref().unwrap_or(&copy.name);
-        copies::check((&copy.said, name), &copy.tensor, base.tensors)?;
+        copies::check(&copy.said, name, &copy.tensor, base.tensors)?;
     }
     let first: Vec<String> = { copies.iter().take(3) }
         .map(|copy| format!("`{}`", copy.said))

@@ -99,8 +99,8 @@ pub struct Lines {
     pub x: String,
     /// Name of the vertical axis.
     pub y: String,
-    /// Each line's name and points.
-    pub lines: Vec<(String, Vec<(f64, f64)>)>,
+    /// Each line's name and points: x and y.
+    pub lines: Vec<(String, Vec<[f64; 2]>)>,
     /// Values to compare with.
     pub marks: Vec<Mark>,
     /// The horizontal axis counts.
@@ -122,9 +122,9 @@ pub struct Panel {
     /// Its name.
     pub name: String,
     /// The measured points, drawn faintly.
-    pub points: Vec<(f64, f64)>,
+    pub points: Vec<[f64; 2]>,
     /// The smoothed points.
-    pub smooth: Vec<(f64, f64)>,
+    pub smooth: Vec<[f64; 2]>,
     /// Panels of one group share a colour.
     pub group: usize,
 }

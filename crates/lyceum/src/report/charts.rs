@@ -204,11 +204,14 @@ fn curves(report: &Report) -> Option<Chart> {
     }
     let panel = |curve: &Curve| {
         let library = curve.name.split('/').next().unwrap_or("");
-        let places = || curve.steps.iter().map(|&step| step as f64);
+        let points = |losses: &[f64]| -> Vec<[f64; 2]> {
+            let places = curve.steps.iter().map(|&step| step as f64);
+            places.zip(losses).map(|(x, y)| [x, *y]).collect()
+        };
         Panel {
             name: curve.name.clone(),
-            points: places().zip(curve.losses.iter().copied()).collect(),
-            smooth: places().zip(smoothed(&curve.losses)).collect(),
+            points: points(&curve.losses),
+            smooth: points(&smoothed(&curve.losses)),
             group: libraries.iter().position(|l| *l == library).unwrap_or(0),
         }
     };

@@ -86,7 +86,7 @@ fn references(all: &[&Routing], mark: impl Fn(&Routing) -> Mark) -> Vec<Mark> {
 fn layers(all: &[&Routing], y: &str, pick: fn(&LayerRouting) -> f64, marks: Vec<Mark>) -> Kind {
     let line = |r: &&Routing| {
         let points = r.layers.iter();
-        let points = points.map(|l| (l.layer.parse::<f64>().unwrap_or(f64::NAN), pick(l)));
+        let points = points.map(|l| [l.layer.parse::<f64>().unwrap_or(f64::NAN), pick(l)]);
         (routed(r), points.collect())
     };
     Kind::Lines(Lines {

@@ -55,10 +55,11 @@ impl Fresh {
         for (site, (d_out, d_in)) in base.decoder.config().sites() {
             if lora.adapts(&site) {
                 let rank = lora.rank_at(&site);
+                let shape = FactorShape { rank, d_in, d_out };
                 let (a, b) = match &job.init {
-                    Some(init) => begin(init.get(&site), (rank, d_out, d_in))
+                    Some(init) => begin(init.get(&site), shape)
                         .context(|| format!("expert `{}` at {site}", job.name))?,
-                    None => fresh(&site, seed, (rank, d_out, d_in))?,
+                    None => fresh(&site, seed, shape)?,
                 };
                 sites.insert(site, (Var::from_tensor(&a)?, Var::from_tensor(&b)?));
             }
@@ -102,9 +103,17 @@ impl Fresh {
     }
 }
 
-/// Fresh factors `[r, d_in]`, `[d_out, r]`.
-fn fresh(site: &Site, seed: u64, shape: (usize, usize, usize)) -> Result<(Tensor, Tensor)> {
-    let (rank, d_out, d_in) = shape;
+/// The widths of an adapter's factors, A `[rank, d_in]` and B `[d_out, rank]`.
+#[derive(Debug, Clone, Copy)]
+struct FactorShape {
+    rank: usize,
+    d_in: usize,
+    d_out: usize,
+}
+
+/// Fresh factors.
+fn fresh(site: &Site, seed: u64, shape: FactorShape) -> Result<(Tensor, Tensor)> {
+    let FactorShape { rank, d_in, d_out } = shape;
     let mut rng = Rng::named(seed, site.as_str());
     let a = rng.uniform(rank * d_in, 1.0 / (3.0 * d_in as f64).sqrt());
     let a = Tensor::from_vec(a, (rank, d_in), &Device::Cpu)?;
@@ -113,13 +122,15 @@ fn fresh(site: &Site, seed: u64, shape: (usize, usize, usize)) -> Result<(Tensor
 }
 
 /// The factors to begin from, if they have this shape.
-fn begin(lora: Option<&Lora>, shape: (usize, usize, usize)) -> Result<(Tensor, Tensor)> {
+fn begin(lora: Option<&Lora>, shape: FactorShape) -> Result<(Tensor, Tensor)> {
+    let FactorShape { rank, d_in, d_out } = shape;
     match lora {
-        Some(lora) if (lora.rank(), lora.d_out(), lora.d_in()) == shape => {
+        Some(lora) if (lora.rank(), lora.d_out(), lora.d_in()) == (rank, d_out, d_in) => {
             Ok((lora.a.clone(), lora.b.clone()))
         }
         _ => Err(Error::Mismatch(format!(
-            "there must be an adapter of (rank, d_out, d_in) {shape:?} to begin from"
+            "there must be an adapter of (rank, d_out, d_in) ({rank}, {d_out}, {d_in}) to begin \
+             from"
         ))),
     }
 }

@@ -116,7 +116,7 @@ impl<'a> Machine<'a, '_> {
     fn call(&mut self, global: Global, arguments: &[Id]) -> Result<Node<'a>> {
         match (global, arguments) {
             (Global::RebuildTensor, [storage, offset, size, stride, ..]) => {
-                self.tensor(*storage, *offset, (*size, *stride))
+                self.tensor(*storage, *offset, *size, *stride)
             }
             (Global::RebuildParameter, [tensor, ..]) => match &self.nodes[*tensor] {
                 Node::Plain(Value::Tensor(tensor)) => {
@@ -143,7 +143,7 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
-    fn tensor(&mut self, storage: Id, offset: Id, (size, stride): (Id, Id)) -> Result<Node<'a>> {
+    fn tensor(&mut self, storage: Id, offset: Id, size: Id, stride: Id) -> Result<Node<'a>> {
         let Node::Storage(dtype, data) = self.nodes[storage].clone() else {
             return Err("a tensor without a storage".into());
         };

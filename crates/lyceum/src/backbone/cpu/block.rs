@@ -356,7 +356,7 @@ pub(super) fn run(
     let tracked = x.track_op() || !variables.is_empty();
     let kept = Mutex::new(Some(kept).filter(|_| tracked && !held.recompute));
     let (block, held, wanted) = (block.clone(), held.clone(), args.wanted.cloned());
-    ops::fused((x, &variables), (y, shape), move |x, dy, wants_dx| {
+    ops::fused(x, &variables, y, shape, move |x, dy, wants_dx| {
         let routes = held.routes();
         let pass = held.pass(&routes);
         let args = BlockArgs {

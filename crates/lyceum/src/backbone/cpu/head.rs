@@ -53,7 +53,7 @@ impl Head {
         let dlosses = early.then_some(ones.as_slice());
         let (losses, known) = self.some_at_a_time(&ops::values(&x)?, ids, dlosses)?;
         let (head, ids) = (self.clone(), ids.clone());
-        ops::fused((&x, &variables), (losses, n), move |x, dlosses, _| {
+        ops::fused(&x, &variables, losses, n, move |x, dlosses, _| {
             if early {
                 let mut dx = known.dx.clone().unwrap_or_default();
                 stream::scale_each(dlosses, &mut dx);

@@ -48,17 +48,17 @@ impl Axis {
 }
 
 /// The least and greatest finite value; `None` where there is none.
-pub(super) fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(super) fn extent(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
     let finite = values.filter(|v| v.is_finite());
     finite.fold(None, |seen, v| {
-        let (low, high) = seen.unwrap_or((v, v));
-        Some((low.min(v), high.max(v)))
+        let [low, high] = seen.unwrap_or([v, v]);
+        Some([low.min(v), high.max(v)])
     })
 }
 
 /// Moves `places` as little as may be so that each is `gap` from the next and all are within
 /// `low..=high` where there is room. Their order stays.
-pub(super) fn spread(places: &[f64], gap: f64, (low, high): (f64, f64)) -> Vec<f64> {
+pub(super) fn spread(places: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
     let mut moved = places.to_vec();
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn labels_are_kept_apart_and_inside() {
-        let moved = spread(&[50.0, 51.0, 52.0, 99.0], 10.0, (0.0, 100.0));
+        let moved = spread(&[50.0, 51.0, 52.0, 99.0], 10.0, 0.0, 100.0);
         let mut sorted = moved.clone();
         sorted.sort_by(f64::total_cmp);
         assert_eq!(sorted, moved, "the order stays");
@@ -115,6 +115,6 @@ mod tests {
             "{moved:?}"
         );
         assert!(moved.iter().all(|p| (0.0..=100.0).contains(p)), "{moved:?}");
-        assert_eq!(spread(&[10.0, 90.0], 10.0, (0.0, 100.0)), [10.0, 90.0]);
+        assert_eq!(spread(&[10.0, 90.0], 10.0, 0.0, 100.0), [10.0, 90.0]);
     }
 }

@@ -31,16 +31,16 @@ pub(super) fn draw(canvas: &mut Canvas, bars: &Bars) {
     let bottom = top + BAR.1 * bars.bars.len() as f64 - (BAR.1 - BAR.0) + 6.0;
     for (value, text) in axis.ticks(6, false) {
         let x = axis.at(value);
-        let line = [(x, top - 6.0), (x, bottom)];
+        let line = [[x, top - 6.0], [x, bottom]];
         canvas.line(&line, Stroke::thin(Paint::Faint));
-        canvas.text_at(&text, (x, bottom + 12.0), 11.0, Side::Middle);
+        canvas.text_at(&text, [x, bottom + 12.0], 11.0, Side::Middle);
     }
     let middle = left + LONG / 2.0;
-    canvas.text_at(&bars.x, (middle, bottom + 30.0), 12.0, Side::Middle);
+    canvas.text_at(&bars.x, [middle, bottom + 30.0], 12.0, Side::Middle);
     for (i, bar) in bars.bars.iter().enumerate() {
         let y = top + BAR.1 * i as f64;
         let mid = y + BAR.0 / 2.0;
-        canvas.text_at(&bar.label, (left - 8.0, mid), 13.0, Side::End);
+        canvas.text_at(&bar.label, [left - 8.0, mid], 13.0, Side::End);
         let length = axis.at(bar.value) - left;
         canvas.rect([left, y, length, BAR.0], Paint::Series(bar.group));
         let (low, high) = (
@@ -48,9 +48,9 @@ pub(super) fn draw(canvas: &mut Canvas, bars: &Bars) {
             axis.at(bar.value + bar.error),
         );
         for line in [
-            [(low, mid), (high, mid)],
-            [(low, mid - 4.0), (low, mid + 4.0)],
-            [(high, mid - 4.0), (high, mid + 4.0)],
+            [[low, mid], [high, mid]],
+            [[low, mid - 4.0], [low, mid + 4.0]],
+            [[high, mid - 4.0], [high, mid + 4.0]],
         ] {
             canvas.line(&line, Stroke::thin(Paint::Ink));
         }
@@ -61,7 +61,7 @@ pub(super) fn draw(canvas: &mut Canvas, bars: &Bars) {
             width,
             bars.marks.iter().map(|m| axis.at(m.value)),
         );
-        canvas.text_at(&text, (from, mid), 12.0, Side::Start);
+        canvas.text_at(&text, [from, mid], 12.0, Side::Start);
     }
     marks(canvas, &bars.marks, &axis, top, bottom);
 }
@@ -83,7 +83,7 @@ fn key(canvas: &mut Canvas, groups: &[String], y: f64) {
     let mut x = MARGIN;
     for (i, name) in groups.iter().enumerate() {
         canvas.rect([x, y - 6.0, 12.0, 12.0], Paint::Series(i));
-        canvas.text(name, (x + 18.0, y), 12.0, Paint::Ink);
+        canvas.text(name, [x + 18.0, y], 12.0, Paint::Ink);
         x += 18.0 + canvas.width(name, 12.0) + 22.0;
     }
 }
@@ -95,11 +95,11 @@ fn marks(canvas: &mut Canvas, marks: &[Mark], axis: &Axis, top: f64, bottom: f64
     let mut free = MARGIN;
     for mark in order {
         let x = axis.at(mark.value);
-        let line = [(x, top - 8.0), (x, bottom)];
+        let line = [[x, top - 8.0], [x, bottom]];
         canvas.line(&line, Stroke::dashed(Paint::Muted));
         let width = canvas.width(&mark.label, 11.0);
         let from = (x - width / 2.0).max(free);
-        canvas.text(&mark.label, (from, top - 17.0), 11.0, Paint::Muted);
+        canvas.text(&mark.label, [from, top - 17.0], 11.0, Paint::Muted);
         free = from + width + 12.0;
     }
 }

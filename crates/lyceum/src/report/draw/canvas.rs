@@ -71,7 +71,7 @@ impl Stroke {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Label {
     pub(super) text: String,
-    pub(super) at: (f64, f64),
+    pub(super) at: [f64; 2],
     /// Pixels to the em.
     pub(super) size: f64,
     pub(super) paint: Paint,
@@ -88,7 +88,7 @@ pub(super) enum Shape {
     /// The outline of one.
     Frame([f64; 4], Stroke),
     /// A line through points.
-    Line(Vec<(f64, f64)>, Stroke),
+    Line(Vec<[f64; 2]>, Stroke),
     /// A text.
     Label(Label),
 }
@@ -115,12 +115,12 @@ impl Canvas {
             face: Face::shipped()?,
             shapes: Vec::new(),
         };
-        canvas.text(title, (MARGIN, 24.0), 16.0, Paint::Ink);
+        canvas.text(title, [MARGIN, 24.0], 16.0, Paint::Ink);
         Ok(canvas)
     }
 
     /// A text that begins at `at`.
-    pub(super) fn text(&mut self, text: &str, at: (f64, f64), size: f64, paint: Paint) {
+    pub(super) fn text(&mut self, text: &str, at: [f64; 2], size: f64, paint: Paint) {
         self.label(Label {
             text: text.to_owned(),
             at,
@@ -132,7 +132,7 @@ impl Canvas {
     }
 
     /// A text beside `at`.
-    pub(super) fn text_at(&mut self, text: &str, at: (f64, f64), size: f64, side: Side) {
+    pub(super) fn text_at(&mut self, text: &str, at: [f64; 2], size: f64, side: Side) {
         self.label(Label {
             text: text.to_owned(),
             at,
@@ -154,7 +154,7 @@ impl Canvas {
     }
 
     /// A line through `points`.
-    pub(super) fn line(&mut self, points: &[(f64, f64)], stroke: Stroke) {
+    pub(super) fn line(&mut self, points: &[[f64; 2]], stroke: Stroke) {
         if !points.is_empty() {
             self.shapes.push(Shape::Line(points.to_vec(), stroke));
         }
@@ -193,7 +193,7 @@ impl Canvas {
                     f64::NEG_INFINITY,
                     f64::NEG_INFINITY,
                 ];
-                for &(x, y) in points {
+                for &[x, y] in points {
                     all = [
                         all[0].min(x - half),
                         all[1].min(y - half),
@@ -204,7 +204,7 @@ impl Canvas {
                 all
             }
             Shape::Label(label) => {
-                let (x, y) = label.at;
+                let [x, y] = label.at;
                 let width = self.width(&label.text, label.size);
                 let before = match label.side {
                     Side::Start => 0.0,

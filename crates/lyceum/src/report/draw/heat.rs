@@ -26,7 +26,7 @@ pub(super) fn draw(canvas: &mut Canvas, heat: &Heat) {
     for (r, name) in heat.rows.iter().enumerate() {
         let y = top + CELL.1 * r as f64;
         let middle = y + CELL.1 / 2.0;
-        canvas.text_at(name, (left - 8.0, middle), 12.0, Side::End);
+        canvas.text_at(name, [left - 8.0, middle], 12.0, Side::End);
         for (c, &value) in heat.values[r].iter().enumerate() {
             if !value.is_finite() {
                 continue;
@@ -37,7 +37,7 @@ pub(super) fn draw(canvas: &mut Canvas, heat: &Heat) {
             canvas.rect(sides, Paint::Shade(share));
             canvas.label(Label {
                 text: format!("{value:.*}", heat.digits),
-                at: (x + CELL.0 / 2.0, middle),
+                at: [x + CELL.0 / 2.0, middle],
                 size: 11.0,
                 paint: Paint::OnShade(share),
                 side: Side::Middle,
@@ -59,9 +59,9 @@ pub(super) fn draw(canvas: &mut Canvas, heat: &Heat) {
     if let Some(row) = heat.apart {
         let y = top + CELL.1 * row as f64 - 0.5;
         let right = left + CELL.0 * heat.columns.len() as f64;
-        canvas.line(&[(MARGIN, y), (right, y)], Stroke::thin(Paint::Ink));
+        canvas.line(&[[MARGIN, y], [right, y]], Stroke::thin(Paint::Ink));
     }
-    key(canvas, heat, (left, below + 18.0));
+    key(canvas, heat, left, below + 18.0);
 }
 
 /// The names of the columns: level where they fit, else read from the bottom up. Returns where
@@ -78,7 +78,7 @@ fn names(canvas: &mut Canvas, heat: &Heat, left: f64) -> f64 {
         };
         canvas.label(Label {
             text: name.clone(),
-            at: (x, y),
+            at: [x, y],
             size: 12.0,
             paint: Paint::Ink,
             side,
@@ -89,7 +89,7 @@ fn names(canvas: &mut Canvas, heat: &Heat, left: f64) -> f64 {
 }
 
 /// Which colour is which value.
-fn key(canvas: &mut Canvas, heat: &Heat, (left, top): (f64, f64)) {
+fn key(canvas: &mut Canvas, heat: &Heat, left: f64, top: f64) {
     let low = heat.scale.least;
     let most = heat.scale.most;
     let steps = 50_u8;
@@ -108,6 +108,6 @@ fn key(canvas: &mut Canvas, heat: &Heat, (left, top): (f64, f64)) {
             false => format!("{value}"),
         };
         let x = left + BAR * part;
-        canvas.text_at(&text, (x, top + 20.0), 11.0, Side::Middle);
+        canvas.text_at(&text, [x, top + 20.0], 11.0, Side::Middle);
     }
 }

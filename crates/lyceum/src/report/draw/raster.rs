@@ -56,17 +56,17 @@ impl Picture {
     fn draw(&mut self, canvas: &Canvas, shape: &Shape) {
         match shape {
             Shape::Rect([x, y, w, h], paint) => {
-                let corners = [(*x, *y), (x + w, *y), (x + w, y + h), (*x, y + h)];
+                let corners = [[*x, *y], [x + w, *y], [x + w, y + h], [*x, y + h]];
                 self.fill(&[corners.map(scaled).to_vec()], paint.rgb(), 1.0);
             }
             Shape::Frame([x, y, w, h], stroke) => {
                 let (right, bottom) = (x + w, y + h);
                 let around = [
-                    (*x, *y),
-                    (right, *y),
-                    (right, bottom),
-                    (*x, bottom),
-                    (*x, *y),
+                    [*x, *y],
+                    [right, *y],
+                    [right, bottom],
+                    [*x, bottom],
+                    [*x, *y],
                 ];
                 self.stroke(&around, stroke);
             }
@@ -75,7 +75,7 @@ impl Picture {
         }
     }
 
-    fn stroke(&mut self, points: &[(f64, f64)], stroke: &Stroke) {
+    fn stroke(&mut self, points: &[[f64; 2]], stroke: &Stroke) {
         let points: Vec<Point> = points.iter().copied().map(scaled).collect();
         let mut pieces: Vec<(Point, Point)> = Vec::new();
         for pair in points.windows(2) {
@@ -128,7 +128,7 @@ impl Picture {
         }
         let (left, top) = (left as i64, top as i64);
         raster.for_each_pixel_2d(|x, y, cover| {
-            let at = (left + i64::from(x), top + i64::from(y));
+            let at = [left + i64::from(x), top + i64::from(y)];
             self.blend(at, colour, cover.min(1.0) * opacity);
         });
     }
@@ -141,7 +141,7 @@ impl Picture {
             Side::Middle => -width / 2.0,
             Side::End => -width,
         };
-        let (x, y) = (label.at.0 * SCALE, label.at.1 * SCALE);
+        let (x, y) = (label.at[0] * SCALE, label.at[1] * SCALE);
         let (along, down) = (along.round() as i64, (size * BASELINE).round() as i64);
         let (x, y) = (x.round() as i64, y.round() as i64);
         let colour = label.paint.rgb();
@@ -151,15 +151,15 @@ impl Picture {
             glyph.draw(|dx, dy, cover| {
                 let (dx, dy) = (left + i64::from(dx), top + i64::from(dy));
                 let at = match label.turned {
-                    false => (x + dx, y + dy),
-                    true => (x + dy, y - dx - 1),
+                    false => [x + dx, y + dy],
+                    true => [x + dy, y - dx - 1],
                 };
                 self.blend(at, colour, cover.min(1.0));
             });
         }
     }
 
-    fn blend(&mut self, (x, y): (i64, i64), colour: Rgb, share: f32) {
+    fn blend(&mut self, [x, y]: [i64; 2], colour: Rgb, share: f32) {
         let (Ok(x), Ok(y)) = (usize::try_from(x), usize::try_from(y)) else {
             return;
         };
@@ -175,7 +175,7 @@ impl Picture {
     }
 }
 
-fn scaled((x, y): (f64, f64)) -> Point {
+fn scaled([x, y]: [f64; 2]) -> Point {
     point((x * SCALE) as f32, (y * SCALE) as f32)
 }
 
@@ -218,9 +218,9 @@ mod tests {
             width: 4.0,
             ..Stroke::thin(Paint::Ink)
         };
-        let points = [(5.0, 25.0), (15.0, 5.0), (25.0, 25.0), (5.0, 15.0)];
+        let points = [[5.0, 25.0], [15.0, 5.0], [25.0, 25.0], [5.0, 15.0]];
         picture.stroke(&points, &stroke);
-        for (x, y) in points {
+        for [x, y] in points {
             let at = (y * SCALE) as usize * 60 + (x * SCALE) as usize;
             assert_eq!(picture.pixels[at], Paint::Ink.rgb(), "{x} {y}");
         }
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_rectangle_covers_its_pixels_and_no_others() {
         let mut picture = Picture::new(10, 10);
-        let corners = [(1.0, 1.0), (3.0, 1.0), (3.0, 4.0), (1.0, 4.0)];
+        let corners = [[1.0, 1.0], [3.0, 1.0], [3.0, 4.0], [1.0, 4.0]];
         picture.fill(&[corners.map(scaled).to_vec()], RED, 1.0);
         for (i, pixel) in picture.pixels.iter().enumerate() {
             let inside = (2..6).contains(&(i % 10)) && (2..8).contains(&(i / 10));

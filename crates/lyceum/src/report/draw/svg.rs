@@ -28,7 +28,7 @@ pub(super) fn render(canvas: &Canvas, title: &str, description: &str) -> String 
             Shape::Line(points, stroke) => {
                 let points: Vec<String> = points
                     .iter()
-                    .map(|(x, y)| format!("{},{}", number(*x), number(*y)))
+                    .map(|[x, y]| format!("{},{}", number(*x), number(*y)))
                     .collect();
                 let (points, stroke) = (points.join(" "), stroked(stroke));
                 let _ = writeln!(
@@ -44,7 +44,7 @@ pub(super) fn render(canvas: &Canvas, title: &str, description: &str) -> String 
 }
 
 fn text(out: &mut String, label: &Label) {
-    let (x, y) = (number(label.at.0), number(label.at.1));
+    let (x, y) = (number(label.at[0]), number(label.at[1]));
     let anchor = match label.side {
         Side::Start => "start",
         Side::Middle => "middle",
@@ -55,7 +55,7 @@ fn text(out: &mut String, label: &Label) {
         false => String::new(),
     };
     // Half the height of a capital letter below the middle.
-    let base = number(label.at.1 + label.size * BASELINE);
+    let base = number(label.at[1] + label.size * BASELINE);
     let (size, paint) = (number(label.size), painted("fill", label.paint));
     let _ = writeln!(
         out,

@@ -63,7 +63,7 @@ fn heat(count: usize) -> Kind {
 
 fn lines(count: usize) -> Kind {
     let line = |i: usize| {
-        let points = (0..4).map(|x| (f64::from(x), 1.0 + i as f64 * 1e-3));
+        let points = (0..4).map(|x| [f64::from(x), 1.0 + i as f64 * 1e-3]);
         (format!("{LONG} {i}"), points.collect())
     };
     Kind::Lines(Lines {
@@ -79,7 +79,7 @@ fn lines(count: usize) -> Kind {
 }
 
 fn panels(count: usize) -> Kind {
-    let points = vec![(1.0, 3.0), (2.0, f64::NAN), (3.0, 90.0), (4.0, 1.0)];
+    let points = vec![[1.0, 3.0], [2.0, f64::NAN], [3.0, 90.0], [4.0, 1.0]];
     let panel = |i: usize| Panel {
         name: format!("{LONG}{i}"),
         smooth: points.clone(),
@@ -182,7 +182,7 @@ fn no_colour_serves_two_lines_and_no_two_names_overlap() {
             if let Shape::Label(label) = shape
                 && (label.text.starts_with(LONG) || label.text.starts_with("chance"))
             {
-                heights.push(label.at.1);
+                heights.push(label.at[1]);
             }
         }
         heights.sort_by(f64::total_cmp);
