@@ -3,6 +3,9 @@
 //! Streams are derived from a seed *and a name*, so adding an expert changes no other's draw.
 //! Sources: <https://prng.di.unimi.it/> (algorithms), docs/decisions.md (how anything is reproducible).
 
+use std::hash::{BuildHasher, Hasher};
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use sha2::{Digest, Sha256};
 
 /// A deterministic random number generator (xoshiro256++).
@@ -79,6 +82,22 @@ impl Rng {
             items.swap(i, self.below(i + 1));
         }
     }
+}
+
+/// A number of the system's random source, which no seed reproduces: for names and pauses, never
+/// for results.
+pub(crate) fn entropy() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// An identifier that no other writer has, 32 hex digits: from the system's random source, the time
+/// and the process.
+pub(crate) fn unique_id() -> String {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH);
+    let time = time.unwrap_or_default();
+    let process = std::process::id();
+    let text = format!("{} {} {time:?} {process}", entropy(), entropy());
+    crate::digest::sha256(text.as_bytes())[..32].to_owned()
 }
 
 #[cfg(test)]

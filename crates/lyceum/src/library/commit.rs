@@ -15,10 +15,11 @@ use crate::error::{Context, Error, Result};
 use crate::expert::Expert;
 use crate::name::Name;
 use crate::peft;
-use crate::store::Put;
+use crate::rng::unique_id;
+use crate::store::{Backoff, Put};
 
 /// Time for which a writer competes with others before it gives up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Changes that become one version, or none. Objects are written as they are added, so a batch
 /// holds no weights in memory; until [`commit`](Batch::commit) nobody sees any of it.
@@ -160,8 +161,9 @@ impl Library {
         let objects = &self.shared.objects;
         let store = &*objects.store;
         let begun = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(640));
         let mut head = self.snapshot();
-        for attempt in 0.. {
+        loop {
             let _turn = store.turn()?;
             head = Arc::new(Snapshot::latest(objects, Some(&head))?);
             let time = manifest::now().max(head.time());
@@ -187,16 +189,16 @@ impl Library {
                 self.advance(&Arc::new(Snapshot { manifest, index }))?;
                 return Ok(version);
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > COMMIT_TIMEOUT {
                 break;
             }
             drop(_turn);
-            std::thread::sleep(pause(attempt));
+            std::thread::sleep(backoff.pause(None));
         }
         Err(Error::Conflict(format!(
             "other writers of {} were faster for {} seconds; try again",
             self.uri(),
-            PATIENCE.as_secs()
+            COMMIT_TIMEOUT.as_secs()
         )))
     }
 
@@ -261,17 +263,10 @@ fn next(head: &Snapshot, plan: &Plan, (epoch, time): (u64, u64), root: Blob) -> 
         epoch,
         time,
         by: concat!("lyceum ", env!("CARGO_PKG_VERSION")).into(),
-        writer: manifest::mark(),
+        writer: unique_id(),
         experts: head.experts().saturating_add_signed(plan.grown),
         changes: plan.changes.iter().take(NAMED).cloned().collect(),
         changed: plan.changes.len() as u64,
         root,
     }
-}
-
-/// Longer the more often others were first, and different for each writer.
-fn pause(attempt: u32) -> Duration {
-    let random = u64::from_str_radix(&manifest::mark()[..8], 16).unwrap_or(0);
-    let most = 10_000u64 << attempt.min(6);
-    Duration::from_micros(1000 + random % most)
 }

@@ -4,13 +4,11 @@
 //! Manifests are never changed or deleted, so no number is ever given out twice. `versions/latest`
 //! is only a hint where to begin looking.
 
-use std::hash::{BuildHasher, Hasher};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::blob::Blob;
-use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::store::{Change as KeyChange, Put, Store};
@@ -106,20 +104,6 @@ fn key(version: u64) -> String {
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map(|d| d.as_secs()).unwrap_or_default()
-}
-
-/// A mark no other writer has: from the system's random source, the time and the process.
-pub(crate) fn mark() -> String {
-    let random = || std::hash::RandomState::new().build_hasher().finish();
-    let time = SystemTime::now().duration_since(UNIX_EPOCH);
-    let text = format!(
-        "{} {} {:?} {}",
-        random(),
-        random(),
-        time.unwrap_or_default(),
-        std::process::id()
-    );
-    sha256(text.as_bytes())[..32].to_owned()
 }
 
 /// The manifest of `version`; `None` when there is no such version.
@@ -233,7 +217,7 @@ mod tests {
             epoch: 0,
             time: 0,
             by: "test".into(),
-            writer: mark(),
+            writer: crate::rng::unique_id(),
             experts: 0,
             changes: Vec::new(),
             changed: 0,

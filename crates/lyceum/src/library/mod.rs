@@ -37,7 +37,6 @@ pub(crate) use commit::Since;
 pub use copy::Copied;
 pub use entry::{Derived, Entry};
 pub use foreign::{Taking, contents, take_in};
-pub(crate) use manifest::mark;
 pub use manifest::{Change, Did, Manifest};
 pub use members::Members;
 pub use purge::Purged;

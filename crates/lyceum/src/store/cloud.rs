@@ -14,7 +14,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 
 use super::refusal::Login;
-use super::remote::{Remote, client, patience};
+use super::remote::{Remote, client, retries};
 use super::{Address, Session, waiting};
 use crate::error::{Error, Result};
 
@@ -101,7 +101,7 @@ fn s3(bucket: &str, session: &Session) -> Result<Bucket> {
         .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
     let built = builder
         .with_client_options(client(plain(endpoint)))
-        .with_retry(patience())
+        .with_retry(retries())
         // Deleting in bulk is not offered everywhere.
         .with_disable_bulk_delete(true)
         .build();
@@ -185,7 +185,7 @@ fn azure(account: &str, container: &str, session: &Session) -> Result<Bucket> {
     }
     let built = builder
         .with_client_options(client(plain(endpoint)))
-        .with_retry(patience())
+        .with_retry(retries())
         .build();
     Ok(Arc::new(built.map_err(|_| unusable("Azure", AZURE))?))
 }
@@ -241,7 +241,7 @@ fn google(bucket: &str, session: &Session) -> Result<Bucket> {
     let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
     let built = builder
         .with_client_options(client(plain(endpoint)))
-        .with_retry(patience())
+        .with_retry(retries())
         .build();
     Ok(Arc::new(
         built.map_err(|_| unusable("Google Cloud Storage", GOOGLE))?,

@@ -3,6 +3,11 @@
 mod address;
 #[cfg_attr(
     not(feature = "remote"),
+    allow(dead_code, reason = "requests are of remote places alone")
+)]
+mod backoff;
+#[cfg_attr(
+    not(feature = "remote"),
     allow(
         dead_code,
         reason = "a build that fetches nothing only shows and clears it"
@@ -37,6 +42,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use address::Address;
+pub(crate) use backoff::Backoff;
 pub use cache::{Cache, Usage};
 pub(crate) use fetch::hub_at;
 pub use fetch::{Wanted, fetched, fetched_with};

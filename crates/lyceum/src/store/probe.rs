@@ -6,7 +6,7 @@
 
 use super::{Put, Store, each};
 use crate::error::{Error, Result};
-use crate::library::mark;
+use crate::rng::unique_id;
 
 /// Tries whether `store` creates only what is absent, also when asked by several at once.
 ///
@@ -17,7 +17,7 @@ pub fn probe(store: &dyn Store) -> Result<()> {
     if store.proves()? {
         return Ok(());
     }
-    let key = format!("probe/{}", mark());
+    let key = format!("probe/{}", unique_id());
     let result = tried(store, &key);
     let gone = store.delete(&key);
     result.and(gone)

@@ -11,14 +11,13 @@ use object_store::{
     RetryConfig,
 };
 
+use super::backoff::{Backoff, FIRST, LONGEST, RETRIES};
 use super::refusal::{self, Login};
 use super::{Put, Store, check_key, waiting};
 use crate::error::{Error, Result};
 
-/// Attempts at a request when the server fails or asks to wait.
-const AGAIN: usize = 4;
-/// Attempts at a whole download that arrives incomplete.
-const WHOLE: usize = 3;
+/// Attempts at a download that arrives incomplete.
+const DOWNLOADS: usize = 3;
 
 /// Keys are objects of a bucket, below a prefix.
 #[derive(Debug)]
@@ -29,15 +28,15 @@ pub(super) struct Remote {
     login: Login,
 }
 
-/// Retry settings: growing pauses, up to a limit.
-pub(super) fn patience() -> RetryConfig {
+/// Retry settings of `object_store`, those of [`Backoff`].
+pub(super) fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(10),
+            init_backoff: FIRST,
+            max_backoff: LONGEST,
             base: 2.0,
         },
-        max_retries: AGAIN,
+        max_retries: RETRIES as usize,
         retry_timeout: Duration::from_secs(120),
     }
 }
@@ -123,7 +122,7 @@ fn told((place, key): (&str, &str), error: &object_store::Error, login: Login) -
         Some(404) if !place_gone => Error::not_found("file", key, []),
         Some(status) => {
             let asked = match status {
-                429 | 500.. => AGAIN + 1,
+                429 | 500.. => RETRIES as usize + 1,
                 _ => 1,
             };
             refusal::refused(place, (status, code), asked, login)
@@ -168,7 +167,7 @@ impl Store for Remote {
 
     fn get(&self, key: &str) -> Result<Vec<u8>> {
         let path = self.path(key)?;
-        for _ in 0..WHOLE {
+        for _ in 0..DOWNLOADS {
             let path = path.clone();
             let got = self.ask(key, |bucket| async move {
                 let found = bucket.get(&path).await?;
@@ -200,16 +199,15 @@ impl Store for Remote {
             Put::Replace => PutMode::Overwrite,
         };
         let put = self.ask(key, |bucket| async move {
-            let mut asked = 0;
+            let mut backoff = Backoff::of_requests();
             loop {
-                asked += 1;
                 let options = PutOptions::from(mode.clone());
                 match bucket.put_opts(&path, bytes.clone(), options).await {
                     // The crate repeats no create whose answer was lost: it may have happened.
                     // Then the next answer is that the key exists, and whoever creates here
                     // knows its own bytes again.
-                    Err(error) if asked <= AGAIN && lost(&error) => {
-                        tokio::time::sleep(Duration::from_millis(100 << asked)).await;
+                    Err(error) if backoff.retries() < RETRIES && lost(&error) => {
+                        tokio::time::sleep(backoff.pause(None)).await;
                     }
                     other => return other,
                 }

@@ -7,14 +7,11 @@ use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use crate::error::{Error, Refusal, Result};
+use crate::store::backoff::{Backoff, RETRIES};
 use crate::store::refusal::{self, Login};
 use crate::store::{Session, waiting};
 
 const HUB: &str = "https://huggingface.co";
-/// Attempts at a request when the hub fails, asks to wait or is not reached.
-const AGAIN: u32 = 4;
-/// The longest wait that a hub may ask for before a request is repeated.
-const LONGEST: Duration = Duration::from_secs(60);
 
 pub(super) const LOGIN: Login = Login {
     how: "set HF_TOKEN to a token that may do this, or run `hf auth login`",
@@ -107,19 +104,18 @@ impl Client {
         place: &str,
         make: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response> {
-        let mut asked = 0;
+        let mut backoff = Backoff::of_requests();
         loop {
-            asked += 1;
             let answer = make(&self.http).send().await;
-            let again = asked <= AGAIN;
+            let again = backoff.retries() < RETRIES;
             match answer {
                 Ok(answer) if again && passes(answer.status()) => {
-                    let wait = wished(answer.headers()).unwrap_or_else(|| growing(asked));
-                    tokio::time::sleep(wait).await;
+                    let pause = backoff.pause(retry_after(answer.headers()));
+                    tokio::time::sleep(pause).await;
                 }
                 Ok(answer) => return Ok(answer),
                 Err(error) if again && !error.is_builder() && !error.is_redirect() => {
-                    tokio::time::sleep(growing(asked)).await;
+                    tokio::time::sleep(backoff.pause(None)).await;
                 }
                 Err(error) => {
                     // The crate's own words hold the address asked, which may be a signed one.
@@ -173,20 +169,9 @@ fn passes(status: StatusCode) -> bool {
 }
 
 /// Time for which the hub asks to wait.
-fn wished(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get("retry-after")?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST))
-}
-
-/// Twice as long each time, and different for each of several waiting.
-fn growing(asked: u32) -> Duration {
-    let most = 100u64 << asked.min(7);
-    Duration::from_millis(most / 2 + random() % (most / 2))
-}
-
-pub(super) fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish()
+    Some(Duration::from_secs(seconds))
 }
 
 /// The hub's code for the error; only a plain word.
@@ -200,7 +185,7 @@ pub(super) fn code(headers: &HeaderMap) -> Option<&str> {
 pub(super) fn refused(place: &str, answer: &Response) -> Error {
     let (status, code) = (answer.status().as_u16(), code(answer.headers()));
     let asked = match passes(answer.status()) {
-        true => AGAIN as usize + 1,
+        true => RETRIES as usize + 1,
         false => 1,
     };
     match (status, code) {

@@ -18,11 +18,13 @@ use commit::Outcome;
 use repo::Repo;
 pub use snapshot::Snapshot;
 
+use super::backoff::Backoff;
 use super::{Address, Change, Put, Session, Store, check_key, refusal, waiting};
 use crate::error::{Error, Refusal, Result};
+use crate::rng::entropy;
 
-/// Time for which a writer tries to be first.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time for which a writer competes with others before it gives up.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Staged bytes beyond this are committed before their manifest.
 const STAGED: usize = 256 << 20;
 /// Keys deleted by one commit.
@@ -90,7 +92,8 @@ impl Hub {
     fn commit(&self, summary: &str, changes: Vec<Change>, absent: Option<&str>) -> Result<()> {
         let begun = Instant::now();
         let (changes, summary) = (Arc::new(changes), Arc::<str>::from(summary));
-        for attempt in 0.. {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
             let head = self.head()?;
             if let Some(key) = absent {
                 let (at, path) = (self.repo.at(&head), self.path(key)?);
@@ -109,16 +112,15 @@ impl Hub {
             if outcome == Outcome::Done {
                 return Ok(());
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > COMMIT_TIMEOUT {
                 break;
             }
-            let most = 20u64 << attempt.min(6);
-            std::thread::sleep(Duration::from_millis(5 + client::random() % most));
+            std::thread::sleep(backoff.pause(None));
         }
         Err(Error::Conflict(format!(
             "other writers of {} were faster for {} seconds; try again",
             self.uri,
-            PATIENCE.as_secs()
+            COMMIT_TIMEOUT.as_secs()
         )))
     }
 
@@ -269,7 +271,7 @@ impl Store for Hub {
     /// One commit built on a parent that cannot be: a hub that takes it does not look.
     fn proves(&self) -> Result<bool> {
         self.head()?;
-        let key = self.path(&format!("probe/{:016x}", client::random()))?;
+        let key = self.path(&format!("probe/{:016x}", entropy()))?;
         let changes = vec![(key, Some(b"probe".to_vec()))];
         let outcome = self.ask(|repo| async move {
             let nowhere = "0".repeat(40);
