@@ -18,7 +18,7 @@ pub(crate) fn export(uri: &str, out: &Path, to: FormatArg, session: &Session) ->
     }
     match to {
         FormatArg::Mttl => {
-            for note in lyceum::mttl::write(&library, out)? {
+            for note in library.export_mttl(out)? {
                 say(&format!("warning: {note}"));
             }
         }

@@ -9,7 +9,7 @@ use crate::expert::{Expert, TargetBase};
 use crate::mttl::{self, Contents, Refused};
 use crate::name::Name;
 use crate::peft::{self, Beside, Found, Imported};
-use crate::store::{Memory, Session, Wanted, fetched_with};
+use crate::store::{Memory, Put, Session, Wanted, fetched_with};
 
 /// Options of an import.
 #[derive(Debug, Default)]
@@ -186,6 +186,51 @@ fn bind(contents: &mut Contents, host: Option<&TargetBase>) {
     contents.keep_artifacts();
 }
 
+impl Contents {
+    /// Adds all of it to `library` as one version, or nothing. Experts marked as deleted become a
+    /// version before that, which lists them, so that they can be restored; those whose name a
+    /// live one has are left out.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the library holds another expert of one of the names.
+    pub fn add_to(&self, library: &Library) -> Result<()> {
+        let removed = self.lacking(library)?;
+        if !removed.is_empty() {
+            let mut batch = library.batch()?;
+            for expert in &removed {
+                batch.add(expert, Put::New)?;
+            }
+            batch.commit()?;
+        }
+        let mut batch = library.batch()?;
+        for expert in removed {
+            batch.remove(&expert.card.name);
+        }
+        for expert in &self.experts {
+            batch.add(expert, Put::New)?;
+        }
+        for artifact in &self.artifacts {
+            batch.put_artifact(artifact)?;
+        }
+        batch.commit().map(|_| ())
+    }
+
+    /// The deleted experts that `library` neither lists nor can restore.
+    fn lacking(&self, library: &Library) -> Result<Vec<&Expert>> {
+        // Looking at all names costs more the more there are.
+        if self.removed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (live, gone) = (library.names()?, library.removed()?);
+        let lacking = |expert: &&Expert| {
+            let (name, weights) = (&expert.card.name, expert.fingerprint());
+            let there = gone.get(name).is_some_and(|old| old.fingerprint == weights);
+            !there && !live.contains(name)
+        };
+        Ok(self.removed.iter().filter(lacking).collect())
+    }
+}
+
 /// Adds to `library` what is in `contents` as one version; experts whose names others have there
 /// are moved to `refused`.
 ///
@@ -224,6 +269,24 @@ fn held(expert: &Expert, library: &Library) -> &'static str {
              expert there to import it with this one"
         }
         _ => "another expert of that name",
+    }
+}
+
+impl Library {
+    /// Writes every expert, and what MTTL can use of their artifacts, to the folder `out` as a
+    /// library of MTTL's. Returns what was left out, and why.
+    ///
+    /// # Errors
+    /// As [`mttl::write`], or when the library cannot be read.
+    pub fn export_mttl(&self, out: &Path) -> Result<Vec<String>> {
+        let experts = self.experts()?;
+        let mut artifacts = Vec::new();
+        for kind in self.kinds()? {
+            for expert in &experts {
+                artifacts.extend(self.artifact_of(&kind, &expert.card.name)?);
+            }
+        }
+        mttl::write(&experts, &artifacts, out)
     }
 }
 

@@ -11,7 +11,6 @@ use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
 use crate::lora::{Lora, LoraConfig};
 use crate::name::{Name, Site};
-use crate::store::Put;
 use crate::torch;
 
 /// The contents of a folder of MTTL experts.
@@ -133,54 +132,11 @@ pub fn scan(dir: &Path) -> Result<(Library, Vec<Error>)> {
 }
 
 impl Library {
-    /// Adds all of it to `library` as one version, or nothing. Experts marked as deleted become a
-    /// version before that, which lists them, so that they can be restored; those whose name a
-    /// live one has are left out.
-    ///
-    /// # Errors
-    /// [`Error::Exists`] when the library holds another expert of one of the names.
-    pub fn add_to(&self, library: &crate::library::Library) -> Result<()> {
-        let removed = self.lacking(library)?;
-        if !removed.is_empty() {
-            let mut batch = library.batch()?;
-            for expert in &removed {
-                batch.add(expert, Put::New)?;
-            }
-            batch.commit()?;
-        }
-        let mut batch = library.batch()?;
-        for expert in removed {
-            batch.remove(&expert.card.name);
-        }
-        for expert in &self.experts {
-            batch.add(expert, Put::New)?;
-        }
-        for artifact in &self.artifacts {
-            batch.put_artifact(artifact)?;
-        }
-        batch.commit().map(|_| ())
-    }
-
     /// Leaves out the artifacts of experts that are not here.
     pub(crate) fn keep_artifacts(&mut self) {
         let experts = &self.experts;
         let here = |name: &Name| experts.iter().any(|expert| expert.card.name == *name);
         self.artifacts.retain(|artifact| here(&artifact.expert));
-    }
-
-    /// The deleted experts that `library` neither lists nor can restore.
-    fn lacking(&self, library: &crate::library::Library) -> Result<Vec<&Expert>> {
-        // Looking at all names costs more the more there are.
-        if self.removed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (live, gone) = (library.names()?, library.removed()?);
-        let lacking = |expert: &&Expert| {
-            let (name, weights) = (&expert.card.name, expert.fingerprint());
-            let there = gone.get(name).is_some_and(|old| old.fingerprint == weights);
-            !there && !live.contains(name)
-        };
-        Ok(self.removed.iter().filter(lacking).collect())
     }
 
     fn knows(&self, stem: &str) -> bool {

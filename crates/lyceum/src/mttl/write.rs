@@ -12,18 +12,17 @@ use super::save_name::save_name;
 use crate::artifact::Artifact;
 use crate::error::{Context, Error, Result};
 use crate::expert::Expert;
-use crate::library::Library;
 use crate::lora::Lora;
 use crate::name::{Name, Site};
 use crate::torch::{self, Stored, Value};
 
-/// Writes every expert of `library` and what MTTL can use of its artifacts to the folder `out`,
-/// which must be empty or absent. Returns what was left out, and why.
+/// Writes `experts` and what MTTL can use of their `artifacts` to the folder `out`, which must be
+/// empty or absent. Returns what was left out, and why.
 ///
 /// # Errors
 /// When an expert cannot be said in MTTL's terms (one rank and alpha for all its layers, no dot
 /// in its name), or the folder cannot be written.
-pub fn write(library: &Library, out: &Path) -> Result<Vec<String>> {
+pub fn write(experts: &[Expert], artifacts: &[Artifact], out: &Path) -> Result<Vec<String>> {
     if out
         .read_dir()
         .is_ok_and(|mut entries| entries.next().is_some())
@@ -37,8 +36,6 @@ pub fn write(library: &Library, out: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     let mut notes = Vec::new();
     let mut rows = String::new();
-    let kinds = library.kinds()?;
-    let experts = library.experts()?;
     let mut parts = experts.iter().flat_map(|e| e.loras.values());
     let part = |lora: &Lora| (lora.rank(), lora.scale);
     if parts
@@ -52,7 +49,7 @@ pub fn write(library: &Library, out: &Path) -> Result<Vec<String>> {
     for expert in experts {
         let name = &expert.card.name;
         let context = || format!("expert `{name}` as MTTL's");
-        let metadata = metadata(&expert).context(context)?;
+        let metadata = metadata(expert).context(context)?;
         let dataset = metadata["training_config"].get("dataset");
         let dataset = dataset.and_then(Json::as_str).unwrap_or_default();
         let task = metadata["expert_task_name"].as_str().unwrap_or("None");
@@ -60,20 +57,19 @@ pub fn write(library: &Library, out: &Path) -> Result<Vec<String>> {
             "| {name} | {} | {dataset}/{task} | lora |\n",
             expert.card.base_name
         );
-        files.push((format!("{name}.ckpt"), torch::save(&weights(&expert)?)?));
+        files.push((format!("{name}.ckpt"), torch::save(&weights(expert)?)?));
         files.push((format!("{name}.meta"), torch::save(&value(&metadata))?));
-        for kind in &kinds {
-            if let Some(artifact) = library.artifact_of(kind, name)? {
-                match derived(&expert, &artifact).context(context)? {
-                    Some(derived) => files.extend(derived),
-                    None => notes.push(format!(
-                        "the {kind} artifact of `{name}` has no counterpart in MTTL: left out"
-                    )),
-                }
+        for artifact in artifacts.iter().filter(|artifact| artifact.expert == *name) {
+            match derived(expert, artifact).context(context)? {
+                Some(derived) => files.extend(derived),
+                None => notes.push(format!(
+                    "the {} artifact of `{name}` has no counterpart in MTTL: left out",
+                    artifact.kind
+                )),
             }
         }
     }
-    let n = library.names()?.len();
+    let n = experts.len();
     let readme = format!(
         "Number of experts present in the library: {n}\n\n| Expert Name | Base Model | Trained on \
          | Adapter Type |\n| --- | --- | --- | --- |\n{rows}Last updated on: {}\n\n",

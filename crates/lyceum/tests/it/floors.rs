@@ -75,6 +75,37 @@ fn imports_only_go_down() {
     );
 }
 
+/// Modules of one floor may use each other, but not in a circle.
+#[test]
+fn no_modules_import_each_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in files {
+        let below = path.strip_prefix(&root).unwrap();
+        let first = below.components().next().unwrap().as_os_str();
+        let module = first.to_str().unwrap().trim_end_matches(".rs");
+        let text = std::fs::read_to_string(&path).unwrap();
+        // What tests use is no part of the library.
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for line in code.lines().filter(|l| !l.trim_start().starts_with("//")) {
+            let others = imports(line).filter(|other| *other != module && floor(other).is_some());
+            let used = used.entry(module.to_owned()).or_default();
+            used.extend(others.map(ToOwned::to_owned));
+        }
+    }
+    used.retain(|module, _| module != "lib" && module != "prelude");
+    // Modules that use nothing of the others are taken away until there are none but circles.
+    while let Some(free) = { used.iter() }
+        .find(|(_, others)| others.iter().all(|other| !used.contains_key(other)))
+        .map(|(module, _)| module.clone())
+    {
+        used.remove(&free);
+    }
+    assert!(used.is_empty(), "modules import each other: {used:?}");
+}
+
 /// Doors word the library's hints (`lyceum::Hint`), so its own messages name no flag and no command
 /// of Lyceum's.
 #[test]

@@ -97,7 +97,7 @@ fn there_and_back_loses_nothing_and_a_folder_of_mttls_is_for_reading_only() {
     assert!(matches!(hints[..], [Hint::Import { .. }]), "{hints:?}");
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("mttl");
-    assert_eq!(mttl::write(&library, &out).unwrap(), Vec::<String>::new());
+    assert_eq!(library.export_mttl(&out).unwrap(), Vec::<String>::new());
     let files = |dir: &Path| -> Vec<String> {
         let names = dir
             .read_dir()
@@ -127,7 +127,7 @@ fn there_and_back_loses_nothing_and_a_folder_of_mttls_is_for_reading_only() {
         }
     }
     assert!(
-        mttl::write(&library, &out).is_err(),
+        library.export_mttl(&out).is_err(),
         "a folder that is not empty"
     );
 }
@@ -147,7 +147,7 @@ fn an_expert_of_some_layers_names_them_and_mixed_scales_are_told() {
         for expert in experts {
             library.add(expert, Put::New).unwrap();
         }
-        let notes = mttl::write(&library, &out).unwrap();
+        let notes = library.export_mttl(&out).unwrap();
         let bytes = std::fs::read(out.join("color_of.meta")).unwrap();
         let meta = torch::load(&bytes).unwrap();
         let config = meta.get("expert_config").unwrap();
