@@ -45,6 +45,7 @@ class Setup:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
         kept |= {name: str(self.threads) for name in names}
         kept |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+        kept["RUST_BACKTRACE"] = "0"
         return kept | ({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {})
 
     def our_environment(self):
