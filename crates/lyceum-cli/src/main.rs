@@ -7,6 +7,7 @@ mod args;
 mod cmd;
 mod hint;
 mod interrupt;
+mod log;
 mod out;
 
 use clap::Parser;

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::hint;
 use crate::interrupt::Stoppable;
+use crate::log;
 
 /// Output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -113,6 +114,11 @@ pub(crate) fn stopped(error: &anyhow::Error) -> Option<String> {
     })
 }
 
+/// Returns `true` if stderr can hold bars: it is a terminal, and no events are shown there.
+fn bars() -> bool {
+    std::io::stderr().is_terminal() && !log::shown()
+}
+
 /// A bar on stderr while something long runs; nothing when stderr is not a terminal.
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -134,7 +140,7 @@ impl Bar {
     }
 
     pub(crate) fn new(name: &str, unit: &'static str) -> Self {
-        let bar = match std::io::stderr().is_terminal() {
+        let bar = match bars() {
             true => ProgressBar::new(0),
             false => ProgressBar::hidden(),
         };
@@ -193,7 +199,7 @@ pub(crate) struct Stages {
 
 impl StageObserver for Stages {
     fn stage(&mut self, name: &str, unit: &'static str) -> Box<dyn Progress + '_> {
-        if !std::io::stderr().is_terminal() && !self.quiet {
+        if !bars() && !self.quiet {
             say(name);
         }
         // What has a loss is a training.

@@ -38,6 +38,10 @@ pub(crate) struct Common {
     /// Use no network: remote places are read from the cache (HF_HUB_OFFLINE=1 does so for hf://)
     #[arg(long, global = true)]
     pub(crate) offline: bool,
+    /// Show what the library does on stderr: commits, requests, cache hits, training steps; -vv all
+    /// of it. LYCEUM_LOG or RUST_LOG (lyceum=debug) choose levels
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Device of the base: cpu; cuda or cuda:N in a build with `--features cuda`; metal
     #[arg(long, global = true, default_value = "cpu")]
     pub(crate) device: String,

@@ -22,6 +22,7 @@ use candle_core::Device;
 use lyceum::store::Session;
 
 use crate::args::{BaseCommand, Cli, Command, Common, FormatArg};
+use crate::log;
 use crate::out::{self, Format, show};
 
 /// What the flags of every command ask for.
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     if written && !matches!(cli.command, Command::Export { .. }) {
         anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
     }
+    log::start(cli.common.verbose)?;
     threads(&cli.common)?;
     let settings = &Settings::new(&cli.common)?;
     match cli.command {

@@ -16,6 +16,7 @@ mod evaluation;
 mod generate;
 mod help;
 mod interrupt;
+mod log;
 mod manual;
 mod members;
 mod merge;

@@ -50,7 +50,12 @@ impl Base {
     /// # Errors
     /// When a file is missing or malformed, or shapes do not match the configuration.
     pub fn open(path: &Path, place: impl Into<LoadOptions>) -> Result<Self> {
-        Base::new(open(path)?, place.into())
+        let begun = std::time::Instant::now();
+        let base = Base::new(open(path)?, place.into())?;
+        let (path, precision) = (path.display(), base.precision);
+        let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
+        tracing::info!(%path, ?precision, elapsed_ms, "opened base");
+        Ok(base)
     }
 
     /// Reads a base from the contents of its three files.

@@ -185,6 +185,8 @@ impl Library {
             };
             if manifest::create(store, &manifest, also)? {
                 let version = manifest.version;
+                let (changes, retries) = (manifest.changed, backoff.retries());
+                tracing::info!(library = self.uri(), version, changes, retries, "committed");
                 let manifest = Some(manifest);
                 self.advance(&Arc::new(Snapshot { manifest, index }))?;
                 return Ok(version);

@@ -49,10 +49,13 @@ impl Backoff {
         self.retries += 1;
         let bound = self.bound;
         self.bound = bound.saturating_mul(2).min(self.longest);
-        match asked {
+        let pause = match asked {
             Some(asked) => asked.min(LONGEST_ASKED),
             None => bound / 2 + (bound / 2).mul_f64(entropy() as f64 / u64::MAX as f64),
-        }
+        };
+        let pause_ms = pause.as_secs_f64() * 1e3;
+        tracing::debug!(retry = self.retries, pause_ms, "back-off");
+        pause
     }
 }
 

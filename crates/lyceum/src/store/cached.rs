@@ -44,8 +44,10 @@ impl Cached {
 
     fn object(&self, key: &str, sha: &str) -> Result<Vec<u8>> {
         if let Some(bytes) = self.cache.get(sha) {
+            tracing::debug!(key, bytes = bytes.len(), "cache hit");
             return Ok(bytes);
         }
+        tracing::debug!(key, "cache miss");
         if self.offline {
             return Err(refusal::offline(&self.store.uri(), &format!("`{key}`")));
         }

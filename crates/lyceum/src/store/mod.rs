@@ -34,6 +34,8 @@ mod remote;
 )]
 mod session;
 #[cfg(feature = "remote")]
+mod traced;
+#[cfg(feature = "remote")]
 mod waiting;
 
 use std::path::Path;
@@ -52,6 +54,8 @@ pub use local::Local;
 pub use memory::Memory;
 pub use probe::probe;
 pub use session::Session;
+#[cfg(feature = "remote")]
+use traced::Traced;
 
 use crate::error::{Error, Result};
 
@@ -213,9 +217,9 @@ pub fn open_with(uri: &str, session: &Session) -> Result<Arc<dyn Store>> {
 #[cfg(feature = "remote")]
 fn far(address: &Address, session: &Session) -> Result<Arc<dyn Store>> {
     let (store, offline): (Arc<dyn Store>, bool) = match hub::Hub::open(address, session)? {
-        Some(hub) => (Arc::new(hub), hub::offline(session)),
+        Some(hub) => (Arc::new(Traced(hub)), hub::offline(session)),
         None => match cloud::open(address, session)? {
-            Some(bucket) => (Arc::new(bucket), session.offline()),
+            Some(bucket) => (Arc::new(Traced(bucket)), session.offline()),
             None => return Err(Error::invalid(format!("{address} is no remote place"))),
         },
     };

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::sync::{LazyLock, mpsc};
 
+use tracing::instrument::WithSubscriber;
+
 use crate::error::{Error, Result};
 
 static RUNTIME: LazyLock<std::io::Result<tokio::runtime::Runtime>> = LazyLock::new(|| {
@@ -32,6 +34,8 @@ pub(super) fn wait<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let (done, result) = mpsc::sync_channel(1);
+    // Events of the work go where those of the caller go.
+    let work = work.with_current_subscriber();
     runtime()?.spawn(async move {
         // Nobody listens any more when the caller's thread has died.
         let _ = done.send(work.await);

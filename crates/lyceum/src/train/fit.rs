@@ -254,6 +254,8 @@ pub fn fit<O: Objective>(
             .filter(|&i| learners[i].losses.len() == step && !learners[i].finished())
             .collect();
         let taken = take(learners, objective, step, &active)?;
+        let (done, loss, tokens) = (taken.done, taken.value, taken.tokens);
+        tracing::debug!(step = done, total, loss, tokens, "training step");
         let flow = progress.step(&Step { total, ..taken });
         let finished = active.into_iter().filter(|&i| learners[i].finished());
         checkpointer.stepped(learners, &finished.collect::<Vec<_>>())?;

@@ -15,6 +15,7 @@ mod checkpoints;
 mod config_fields;
 mod data;
 mod device;
+mod events;
 mod families;
 mod faults;
 mod floors;

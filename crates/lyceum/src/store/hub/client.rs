@@ -1,7 +1,7 @@
 //! Talking to a Hugging Face hub: who we are, patience, and what its answers mean.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -106,7 +106,12 @@ impl Client {
     ) -> Result<Response> {
         let mut backoff = Backoff::of_requests();
         loop {
+            let begun = Instant::now();
             let answer = make(&self.http).send().await;
+            let status = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+            let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
+            // Addresses may be signed, so they are no part of the event.
+            tracing::trace!(place, status, elapsed_ms, "hub request");
             let again = backoff.retries() < RETRIES;
             match answer {
                 Ok(answer) if again && passes(answer.status()) => {

@@ -120,11 +120,13 @@ impl Snapshot {
 
     /// The cached object of `file`, fetched if it is not there.
     fn object(&self, file: &File) -> Result<PathBuf> {
+        let hit = || tracing::debug!(place = self.repo.place, path = file.path, "cache hit");
         if let Some(lfs) = &file.lfs {
             if let Some(path) = self.cache.file(&lfs.oid) {
+                hit();
                 return Ok(path);
             }
-            self.online()?;
+            self.missing(file)?;
             // One process fetches, others wait for it.
             let _held = self.cache.lock(&lfs.oid)?;
             if let Some(path) = self.cache.file(&lfs.oid) {
@@ -136,9 +138,10 @@ impl Snapshot {
         let known = self.cache.recall("git", &file.oid);
         let known = known.and_then(|sha| String::from_utf8(sha).ok());
         if let Some(path) = known.and_then(|sha| self.cache.file(&sha)) {
+            hit();
             return Ok(path);
         }
-        self.online()?;
+        self.missing(file)?;
         let (repo, path) = (self.repo.at(&self.commit), self.full(&file.path));
         if file.size > SMALL {
             return Err(damaged(&file.path, "is too large for a file kept in git"));
@@ -160,10 +163,14 @@ impl Snapshot {
         }
     }
 
-    fn online(&self) -> Result<()> {
+    /// Reports that `file` has to be fetched, which is an error offline.
+    fn missing(&self, file: &File) -> Result<()> {
         match self.offline {
             true => Err(refusal::offline(&self.repo.place, "it")),
-            false => Ok(()),
+            false => {
+                tracing::debug!(place = self.repo.place, path = file.path, "cache miss");
+                Ok(())
+            }
         }
     }
 
