@@ -47,7 +47,7 @@ pub mod recipe;
 pub mod prelude;
 
 pub use candle_core::{Device, Tensor};
-pub use error::{Context, Error, ErrorKind, Hint, Refusal, Result};
+pub use error::{Context, Error, ErrorKind, Hint, RemoteErrorKind, Result};
 pub use name::{Name, Site};
 
 /// The README's program, run.

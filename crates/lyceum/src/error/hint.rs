@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Error, Refusal};
+use super::{Error, RemoteErrorKind};
 
 /// Something that helps against an error. Options are named as the library's settings are
 /// (`top_k`); a command line prints `--top-k`, another door its own word.
@@ -111,9 +111,9 @@ impl Error {
                 library: library.clone(),
                 kind: kind.clone(),
             }],
-            Error::Remote { refusal, .. } => match refusal {
-                Refusal::Unreachable => vec![Hint::Offline],
-                Refusal::Offline => vec![Hint::Online],
+            Error::Remote { kind, .. } => match kind {
+                RemoteErrorKind::Unreachable => vec![Hint::Offline],
+                RemoteErrorKind::Offline => vec![Hint::Online],
                 _ => Vec::new(),
             },
             _ => Vec::new(),

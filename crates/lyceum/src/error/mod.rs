@@ -87,8 +87,8 @@ pub enum Error {
     Remote {
         /// The address of the place.
         place: String,
-        /// The kind of refusal.
-        refusal: Refusal,
+        /// The kind of failure.
+        kind: RemoteErrorKind,
         /// A description of the failure, with a remedy.
         why: String,
     },
@@ -112,10 +112,10 @@ pub enum Error {
     Hinted(Hinted),
 }
 
-/// Why a remote place did not do what was asked.
+/// Kinds of failures of remote places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum RemoteErrorKind {
     /// Credentials are missing, wrong or expired.
     Credentials,
     /// They do not permit it.

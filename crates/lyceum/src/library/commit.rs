@@ -22,19 +22,19 @@ use crate::store::{Backoff, Put};
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Changes that become one version, or none. Objects are written as they are added, so a batch
-/// holds no weights in memory; until [`commit`](Batch::commit) nobody sees any of it.
+/// holds no weights in memory; until [`commit`](WriteBatch::commit) nobody sees any of it.
 #[derive(Debug)]
 #[must_use = "nothing happens before `commit`"]
-pub struct Batch<'a> {
+pub struct WriteBatch<'a> {
     library: &'a Library,
     base: Arc<Snapshot>,
     edits: Vec<(Name, Edit)>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> WriteBatch<'a> {
     pub(crate) fn new(library: &'a Library) -> Result<Self> {
         library.check_writable()?;
-        Ok(Batch {
+        Ok(WriteBatch {
             library,
             base: library.snapshot(),
             edits: Vec::new(),
@@ -113,8 +113,8 @@ impl Library {
     ///
     /// # Errors
     /// When the library is read-only or its store cannot be written safely.
-    pub fn batch(&self) -> Result<Batch<'_>> {
-        Batch::new(self)
+    pub fn batch(&self) -> Result<WriteBatch<'_>> {
+        WriteBatch::new(self)
     }
 
     /// The version looked at now, to commit against later.
@@ -124,9 +124,9 @@ impl Library {
 
     /// As [`Library::batch`], its changes judged by what was there at `since`: whatever another
     /// writer changed after that is a conflict, although this handle has moved on meanwhile.
-    pub(crate) fn batch_since(&self, since: &Since) -> Result<Batch<'_>> {
+    pub(crate) fn batch_since(&self, since: &Since) -> Result<WriteBatch<'_>> {
         self.check_writable()?;
-        Ok(Batch {
+        Ok(WriteBatch {
             library: self,
             base: since.0.clone(),
             edits: Vec::new(),
@@ -164,7 +164,7 @@ impl Library {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(640));
         let mut head = self.snapshot();
         loop {
-            let _turn = store.turn()?;
+            let _lock = store.advisory_lock()?;
             head = Arc::new(Snapshot::latest(objects, Some(&head))?);
             let time = manifest::now().max(head.time());
             let plan = Plan::new(edits, (base, &head), objects, time);
@@ -194,7 +194,7 @@ impl Library {
             if begun.elapsed() > COMMIT_TIMEOUT {
                 break;
             }
-            drop(_turn);
+            drop(_lock);
             std::thread::sleep(backoff.pause(None));
         }
         Err(Error::Conflict(format!(

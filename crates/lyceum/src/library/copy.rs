@@ -10,7 +10,7 @@ use crate::name::Name;
 use crate::store::{Put, each};
 
 /// Experts per version of a copy: an interrupted one goes on from the last of them.
-const TOGETHER: usize = 64;
+const EXPERTS_PER_COMMIT: usize = 64;
 
 /// An expert to be copied: its name, its entry, and what the destination has under the name.
 type Lacking = (Name, Entry, Option<Entry>);
@@ -60,7 +60,7 @@ impl Library {
             already: all - missing.len(),
         };
         done(copied.already, all);
-        for chunk in missing.chunks(TOGETHER) {
+        for chunk in missing.chunks(EXPERTS_PER_COMMIT) {
             self.copy_together(to, chunk, how, &mut copied)?;
             done(copied.already + copied.experts, all);
         }

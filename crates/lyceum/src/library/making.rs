@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::blob::Objects;
 use super::snapshot::Snapshot;
 use super::{Access, Library, foreign};
-use crate::error::{Context, Error, Hint, Refusal, Result};
+use crate::error::{Context, Error, Hint, RemoteErrorKind, Result};
 use crate::store::{self, Put, Session, Store};
 
 /// The key that makes a place a library.
@@ -142,7 +142,7 @@ impl Library {
         let offline = matches!(
             missing,
             Error::Remote {
-                refusal: Refusal::Offline,
+                kind: RemoteErrorKind::Offline,
                 ..
             }
         );

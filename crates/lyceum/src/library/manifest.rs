@@ -48,7 +48,8 @@ pub struct Manifest {
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// The kind of change.
-    pub did: Did,
+    #[serde(rename = "did")]
+    pub operation: Operation,
     /// The expert.
     pub expert: Name,
     /// The artifact's kind, or the new name.
@@ -59,7 +60,7 @@ pub struct Change {
 /// Kinds of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Did {
+pub enum Operation {
     /// A new name.
     Added,
     /// Other files under an old name.
@@ -78,19 +79,19 @@ pub enum Did {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let did = match self.did {
-            Did::Added => "added",
-            Did::Replaced => "replaced",
-            Did::Removed => "removed",
-            Did::Restored => "restored",
-            Did::Renamed => "renamed",
-            Did::Derived => "derived",
-            Did::Purged => "purged",
+        let operation = match self.operation {
+            Operation::Added => "added",
+            Operation::Replaced => "replaced",
+            Operation::Removed => "removed",
+            Operation::Restored => "restored",
+            Operation::Renamed => "renamed",
+            Operation::Derived => "derived",
+            Operation::Purged => "purged",
         };
-        match (&self.to, self.did) {
-            (Some(kind), Did::Derived) => write!(f, "derived {kind} of {}", self.expert),
-            (Some(to), _) => write!(f, "{did} {} to {to}", self.expert),
-            (None, _) => write!(f, "{did} {}", self.expert),
+        match (&self.to, self.operation) {
+            (Some(kind), Operation::Derived) => write!(f, "derived {kind} of {}", self.expert),
+            (Some(to), _) => write!(f, "{operation} {} to {to}", self.expert),
+            (None, _) => write!(f, "{operation} {}", self.expert),
         }
     }
 }

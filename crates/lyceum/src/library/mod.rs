@@ -4,6 +4,7 @@
 //! one conditional create decides the next: see `docs/library.md`. A handle looks at one version,
 //! whole and unchanging; its own commits move it forward, [`Library::refresh`] follows others.
 
+mod artifacts;
 mod blob;
 mod check;
 mod commit;
@@ -21,27 +22,24 @@ mod restore;
 mod snapshot;
 #[cfg(test)]
 mod tests;
-mod visit;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use blob::Blob;
 pub(crate) use check::Verified;
 pub use check::{Checked, Problem};
-pub use commit::Batch;
 pub(crate) use commit::Since;
+pub use commit::WriteBatch;
 pub use copy::Copied;
 pub use entry::{Derived, Entry};
 pub use foreign::{Taking, contents, take_in};
-pub use manifest::{Change, Did, Manifest};
+pub use manifest::{Change, Manifest, Operation};
 pub use members::Members;
 pub use purge::Purged;
 
-use crate::artifact::Artifact;
 use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
 use crate::name::Name;
@@ -333,60 +331,6 @@ impl Library {
         let mut batch = batch;
         batch.push(from.clone(), Edit::Rename(to.clone(), Box::new(entry)));
         batch.commit().map(|_| ())
-    }
-
-    /// The kinds of artifacts there are, sorted.
-    ///
-    /// # Errors
-    /// When the index cannot be read.
-    pub fn kinds(&self) -> Result<Vec<Name>> {
-        let entries = self.entries()?;
-        let kinds = entries.values().flat_map(|entry| entry.artifacts.keys());
-        let kinds: std::collections::BTreeSet<Name> = kinds.cloned().collect();
-        Ok(kinds.into_iter().collect())
-    }
-
-    /// Persists an artifact, replacing an older one.
-    ///
-    /// # Errors
-    /// When the store cannot be written; [`Error::NotFound`] when there is no such expert.
-    pub fn put_artifact(&self, artifact: &Artifact) -> Result<()> {
-        self.entry(&artifact.expert)?;
-        let mut batch = self.batch()?;
-        batch.put_artifact(artifact)?;
-        batch.commit().map(|_| ())
-    }
-
-    /// Returns `true` if `expert` has an artifact of `kind` made from its present weights.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when there is no such expert.
-    pub fn is_derived(&self, kind: &Name, expert: &Name) -> Result<bool> {
-        Ok(self.entry(expert)?.fresh(kind).is_some())
-    }
-
-    /// The artifact of `expert`; `None` when it was never derived or the expert has changed since.
-    ///
-    /// # Errors
-    /// When it cannot be read, or there is no such expert.
-    pub fn artifact_of(&self, kind: &Name, expert: &Name) -> Result<Option<Artifact>> {
-        let entry = self.entry(expert)?;
-        let found = entry.fresh(kind);
-        found.map(|d| self.read_artifact(d)).transpose()
-    }
-
-    /// The artifacts of all experts.
-    ///
-    /// # Errors
-    /// [`Error::Underived`] when one is missing, stale, or not made under `spec` if that is given.
-    pub fn artifact(&self, kind: &Name, spec: Option<&Value>) -> Result<BTreeMap<Name, Artifact>> {
-        let entries: Vec<(Name, Entry)> = self.entries()?.into_iter().collect();
-        let width = self.shared.objects.store.width();
-        let read = |(name, entry): &(Name, Entry)| {
-            let artifact = self.artifact_under(spec, kind, name, entry)?;
-            Ok((name.clone(), artifact))
-        };
-        Ok(each(width, &entries, read)?.into_iter().collect())
     }
 
     /// Hex SHA-256 over names and weights.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::blob::Objects;
 use super::entry::{Derived, Entry};
-use super::manifest::{Change, Did};
+use super::manifest::{Change, Operation};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -83,14 +83,15 @@ enum Outcome {
     /// It is so already.
     Nothing,
     /// The expert's new entry.
-    Set(Did, Option<Box<Entry>>),
+    Set(Operation, Option<Box<Entry>>),
     /// The expert's entry under a new name.
     Moved(Name, Box<Entry>),
     /// An artifact.
     Derived(Name, Box<Entry>),
 }
 
-struct Judge<'a> {
+/// One edit of a writer, the entry it saw (`was`) and the entry there is now (`is`).
+struct ThreeWayMerge<'a> {
     name: &'a Name,
     was: Option<Entry>,
     is: Option<Entry>,
@@ -98,7 +99,7 @@ struct Judge<'a> {
     time: u64,
 }
 
-impl Judge<'_> {
+impl ThreeWayMerge<'_> {
     fn conflict(&self) -> Error {
         Error::Conflict(format!(
             "expert `{}` was changed by another writer after version {}; look at it and repeat",
@@ -147,9 +148,9 @@ impl Judge<'_> {
             }
         }
         let did = if is.is_some() {
-            Did::Replaced
+            Operation::Replaced
         } else {
-            Did::Added
+            Operation::Added
         };
         Ok(Outcome::Set(did, Some(Box::new(next))))
     }
@@ -164,7 +165,7 @@ impl Judge<'_> {
         }
         let mut next = is.clone();
         next.removed = Some(self.time);
-        Ok(Outcome::Set(Did::Removed, Some(Box::new(next))))
+        Ok(Outcome::Set(Operation::Removed, Some(Box::new(next))))
     }
 
     fn restore(&self) -> Result<Outcome> {
@@ -178,7 +179,7 @@ impl Judge<'_> {
             Some(is) if is.same(was) => {
                 let mut next = is.clone();
                 next.removed = None;
-                Ok(Outcome::Set(Did::Restored, Some(Box::new(next))))
+                Ok(Outcome::Set(Operation::Restored, Some(Box::new(next))))
             }
             _ => Err(self.conflict()),
         }
@@ -196,7 +197,10 @@ impl Judge<'_> {
         if !same(was, is) {
             return Err(self.conflict());
         }
-        Ok(Outcome::Set(Did::Restored, Some(Box::new(entry.clone()))))
+        Ok(Outcome::Set(
+            Operation::Restored,
+            Some(Box::new(entry.clone())),
+        ))
     }
 
     fn rename(&self, to: &Name, entry: &Entry, there: [Option<Entry>; 2]) -> Result<Outcome> {
@@ -247,7 +251,7 @@ impl Judge<'_> {
         match &self.is {
             // Only what has stayed removed.
             Some(is) if !is.live() && self.was.as_ref() == Some(is) => {
-                Outcome::Set(Did::Purged, None)
+                Outcome::Set(Operation::Purged, None)
             }
             _ => Outcome::Nothing,
         }
@@ -270,41 +274,45 @@ impl Plan {
         let (mut seen, mut now) = (over(base), over(head));
         let mut plan = Plan::default();
         for (name, edit) in edits {
-            let judge = Judge {
+            let merge = ThreeWayMerge {
                 name,
                 was: seen.get(name)?,
                 is: now.get(name)?,
                 since: base.version(),
                 time,
             };
-            let outcome = judge.outcome(edit, (&seen, &now))?;
-            let was_live = judge.is.as_ref().is_some_and(Entry::live);
-            let mut change = |did, to| {
+            let outcome = merge.outcome(edit, (&seen, &now))?;
+            let was_live = merge.is.as_ref().is_some_and(Entry::live);
+            let mut change = |operation, to| {
                 let expert = name.clone();
-                plan.changes.push(Change { did, expert, to });
+                plan.changes.push(Change {
+                    operation,
+                    expert,
+                    to,
+                });
             };
             match outcome {
                 Outcome::Nothing => {
                     // Later edits of this batch build on what this one found done.
-                    seen.entries.insert(name.clone(), judge.is);
+                    seen.entries.insert(name.clone(), merge.is);
                     if let Edit::Rename(to, _) = edit {
                         let there = now.get(to)?;
                         seen.entries.insert(to.clone(), there);
                     }
                     continue;
                 }
-                Outcome::Set(did, entry) => {
-                    change(did, None);
+                Outcome::Set(operation, entry) => {
+                    change(operation, None);
                     let is_live = entry.as_ref().is_some_and(|entry| entry.live());
                     plan.grown += i64::from(is_live) - i64::from(was_live);
                     now.entries.insert(name.clone(), entry.map(|e| *e));
                 }
                 Outcome::Derived(kind, entry) => {
-                    change(Did::Derived, Some(kind));
+                    change(Operation::Derived, Some(kind));
                     now.entries.insert(name.clone(), Some(*entry));
                 }
                 Outcome::Moved(to, entry) => {
-                    change(Did::Renamed, Some(to.clone()));
+                    change(Operation::Renamed, Some(to.clone()));
                     now.entries.insert(name.clone(), None);
                     now.entries.insert(to.clone(), Some(*entry));
                     seen.entries.insert(to.clone(), now.get(&to)?);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::refusal;
+use super::remote_error;
 use super::{Cache, Change, Put, Store};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
@@ -33,9 +33,9 @@ impl Cached {
 
     fn online(&self) -> Result<()> {
         match self.offline {
-            true => Err(refusal::remote(
+            true => Err(remote_error::remote(
                 &self.store.uri(),
-                crate::error::Refusal::Offline,
+                crate::error::RemoteErrorKind::Offline,
                 "it can only be read while offline",
             )),
             false => Ok(()),
@@ -49,7 +49,10 @@ impl Cached {
         }
         tracing::debug!(key, "cache miss");
         if self.offline {
-            return Err(refusal::offline(&self.store.uri(), &format!("`{key}`")));
+            return Err(remote_error::offline(
+                &self.store.uri(),
+                &format!("`{key}`"),
+            ));
         }
         let right = |bytes: &Vec<u8>| sha256(bytes) == sha;
         let mut bytes = self.store.get(key)?;
@@ -82,7 +85,7 @@ impl Store for Cached {
             let seen = self.cache.recall(&uri, "library.json").is_some();
             return known.ok_or_else(|| match seen {
                 true => Error::not_found("file", key, []),
-                false => refusal::offline(&uri, "this library"),
+                false => remote_error::offline(&uri, "this library"),
             });
         }
         let bytes = self.store.get(key)?;
@@ -132,7 +135,10 @@ impl Store for Cached {
 
     fn list(&self, prefix: &str) -> Result<Vec<String>> {
         match self.offline {
-            true => Err(refusal::offline(&self.store.uri(), "the list of its files")),
+            true => Err(remote_error::offline(
+                &self.store.uri(),
+                "the list of its files",
+            )),
             false => self.store.list(prefix),
         }
     }

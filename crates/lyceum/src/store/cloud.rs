@@ -13,9 +13,9 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 
-use super::refusal::Login;
 use super::remote::{Remote, client, retries};
-use super::{Address, Session, waiting};
+use super::remote_error::Login;
+use super::{Address, Session, runtime};
 use crate::error::{Error, Result};
 
 const AWS: Login = Login {
@@ -37,7 +37,7 @@ const EMULATOR: &str = "devstoreaccount1";
 /// # Errors
 /// When what is configured cannot be used.
 pub(super) fn open(address: &Address, session: &Session) -> Result<Option<Remote>> {
-    waiting::ready()?;
+    runtime::ready()?;
     let uri = address.to_string();
     let remote = match address {
         Address::S3 { bucket, prefix } => Remote::new(uri, prefix, s3(bucket, session)?, AWS),

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Put, Store, Turn, check_key};
+use super::{AdvisoryLock, Put, Store, check_key};
 use crate::error::{Error, Result};
 
 const TEMPORARY: &str = ".tmp-";
-/// Time for which a writer waits for its turn; after that it goes ahead, which is only slower.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for which a writer waits for the advisory lock before it goes on without.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A temporary file younger than this may still be being written.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -213,20 +213,20 @@ impl Store for Local {
         Ok(())
     }
 
-    fn turn(&self) -> Result<Turn> {
+    fn advisory_lock(&self) -> Result<AdvisoryLock> {
         let path = self.root.join(".turn");
-        // A place without locks has no turns.
+        // Some file systems have no locks.
         let Ok(file) = File::create(&path) else {
-            return Ok(Turn::default());
+            return Ok(AdvisoryLock::default());
         };
         let begun = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Turn { _held: Some(file) }),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
+                Ok(()) => return Ok(AdvisoryLock { _held: Some(file) }),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_TIMEOUT => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err(_) => return Ok(Turn::default()),
+                Err(_) => return Ok(AdvisoryLock::default()),
             }
         }
     }

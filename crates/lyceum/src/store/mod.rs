@@ -25,9 +25,11 @@ mod local;
 mod memory;
 mod probe;
 #[cfg(feature = "remote")]
-mod refusal;
-#[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "remote")]
+mod remote_error;
+#[cfg(feature = "remote")]
+mod runtime;
 #[cfg_attr(
     not(feature = "remote"),
     allow(dead_code, reason = "credentials are read by remote places alone")
@@ -35,8 +37,6 @@ mod remote;
 mod session;
 #[cfg(feature = "remote")]
 mod traced;
-#[cfg(feature = "remote")]
-mod waiting;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -155,13 +155,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn sweep(&self, _age: Duration) -> Result<()> {
         Ok(())
     }
-    /// Waits a short while for other writers, where that is cheap. Writers that did not wait do
-    /// no harm; they only repeat more.
+    /// Takes a lock that writers hold while they commit, where that is cheap, after waiting for a
+    /// short while. Writers without it do no harm; they only repeat more.
     ///
     /// # Errors
     /// When the place refuses.
-    fn turn(&self) -> Result<Turn> {
-        Ok(Turn::default())
+    fn advisory_lock(&self) -> Result<AdvisoryLock> {
+        Ok(AdvisoryLock::default())
     }
     /// Useful number of concurrent requests.
     fn width(&self) -> usize {
@@ -173,9 +173,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// A writer's turn; over when dropped.
+/// A lock that writers heed to spare each other work, not for safety; released when dropped.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct AdvisoryLock {
     /// The locked file; closing it releases the lock.
     _held: Option<std::fs::File>,
 }
@@ -225,7 +225,7 @@ fn far(address: &Address, session: &Session) -> Result<Arc<dyn Store>> {
     };
     match session.cache().cloned() {
         Some(cache) => Ok(Arc::new(cached::Cached::new(store, cache, offline))),
-        None if offline => Err(refusal::offline(&address.to_string(), "it")),
+        None if offline => Err(remote_error::offline(&address.to_string(), "it")),
         None => Ok(store),
     }
 }

@@ -12,8 +12,8 @@ use object_store::{
 };
 
 use super::backoff::{Backoff, FIRST, LONGEST, RETRIES};
-use super::refusal::{self, Login};
-use super::{Put, Store, check_key, waiting};
+use super::remote_error::{self, Login};
+use super::{Put, Store, check_key, runtime};
 use crate::error::{Error, Result};
 
 /// Attempts at a download that arrives incomplete.
@@ -86,12 +86,15 @@ impl Remote {
     {
         let (uri, key, login) = (self.uri.clone(), key.to_owned(), self.login);
         let work = work(self.bucket.clone());
-        waiting::wait(async move { work.await.map_err(|e| told((&uri, &key), &e, login)) })
+        runtime::wait(async move {
+            work.await
+                .map_err(|e| remote_error((&uri, &key), &e, login))
+        })
     }
 }
 
 /// The error for the object `key` of `place`, without any text of the server.
-fn told((place, key): (&str, &str), error: &object_store::Error, login: Login) -> Error {
+fn remote_error((place, key): (&str, &str), error: &object_store::Error, login: Login) -> Error {
     if let object_store::Error::AlreadyExists { .. } = error {
         return Error::Exists {
             kind: "key",
@@ -107,7 +110,7 @@ fn told((place, key): (&str, &str), error: &object_store::Error, login: Login) -
         }
         text
     };
-    let code = refusal::code(&said);
+    let code = remote_error::code(&said);
     // The crate keeps the status in its text alone.
     let number = { said.split("status code: ").nth(1) }.and_then(|rest| rest.get(..3));
     let status = number.and_then(|digits| digits.parse::<u16>().ok());
@@ -121,24 +124,24 @@ fn told((place, key): (&str, &str), error: &object_store::Error, login: Login) -
     match status {
         Some(404) if !place_gone => Error::not_found("file", key, []),
         Some(status) => {
-            let asked = match status {
+            let attempts = match status {
                 429 | 500.. => RETRIES as usize + 1,
                 _ => 1,
             };
-            refusal::refused(place, (status, code), asked, login)
+            remote_error::refused(place, (status, code), attempts, login)
         }
         None => match http_kind(error) {
             Some(object_store::client::HttpErrorKind::Interrupted) => {
-                refusal::truncated(place, key)
+                remote_error::truncated(place, key)
             }
             Some(object_store::client::HttpErrorKind::Timeout) => {
-                refusal::unreachable(place, "no answer in time")
+                remote_error::unreachable(place, "no answer in time")
             }
             Some(object_store::client::HttpErrorKind::Connect) => {
-                refusal::unreachable(place, "no connection")
+                remote_error::unreachable(place, "no connection")
             }
-            Some(_) => refusal::unreachable(place, "the connection broke"),
-            None => refusal::unreachable(place, login.how),
+            Some(_) => remote_error::unreachable(place, "the connection broke"),
+            None => remote_error::unreachable(place, login.how),
         },
     }
 }
@@ -180,7 +183,7 @@ impl Store for Remote {
                 return Ok(bytes.into());
             }
         }
-        Err(refusal::truncated(&self.uri, key))
+        Err(remote_error::truncated(&self.uri, key))
     }
 
     fn exists(&self, key: &str) -> Result<bool> {
@@ -218,7 +221,7 @@ impl Store for Remote {
             // Nothing is missing for a put but the place itself.
             Err(Error::NotFound { .. }) => {
                 let status = (404, None);
-                Err(refusal::refused(&self.uri, status, 1, self.login))
+                Err(remote_error::refused(&self.uri, status, 1, self.login))
             }
             Err(error) => Err(error),
         }

@@ -100,8 +100,8 @@ impl<S: Store> Store for Traced<S> {
         self.0.sweep(age)
     }
 
-    fn turn(&self) -> Result<super::Turn> {
-        self.0.turn()
+    fn advisory_lock(&self) -> Result<super::AdvisoryLock> {
+        self.0.advisory_lock()
     }
 
     fn width(&self) -> usize {

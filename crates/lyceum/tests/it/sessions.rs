@@ -1,7 +1,7 @@
 //! Sessions: one process opens the same places with other credentials, caches and without a network.
 
 use lyceum::Error;
-use lyceum::error::Refusal;
+use lyceum::error::RemoteErrorKind;
 use lyceum::library::Library;
 use lyceum::store::{self, Cache, Session, Wanted};
 
@@ -18,9 +18,9 @@ fn session(place: &Backend, cache: &tempfile::TempDir) -> Session {
     })
 }
 
-fn refusal(error: &Error) -> Option<Refusal> {
+fn kind(error: &Error) -> Option<RemoteErrorKind> {
     match error.root() {
-        Error::Remote { refusal, .. } => Some(*refusal),
+        Error::Remote { kind, .. } => Some(*kind),
         _ => None,
     }
 }
@@ -48,11 +48,14 @@ fn one_session_is_offline_and_another_is_not() {
     s3.asked();
     assert_eq!(read(&offline).unwrap().len(), 2);
     let apart = session(&place, &empty).with_offline(true);
-    assert_eq!(refusal(&read(&apart).unwrap_err()), Some(Refusal::Offline));
+    assert_eq!(
+        kind(&read(&apart).unwrap_err()),
+        Some(RemoteErrorKind::Offline)
+    );
     let nothing = apart.clone().with_cache(None);
     assert_eq!(
-        refusal(&read(&nothing).unwrap_err()),
-        Some(Refusal::Offline)
+        kind(&read(&nothing).unwrap_err()),
+        Some(RemoteErrorKind::Offline)
     );
     assert_eq!(s3.asked(), Vec::<String>::new());
     // The others are still online, and each keeps what it reads in its own cache.
@@ -77,7 +80,7 @@ fn sessions_have_tokens_of_their_own() {
             false => {
                 let error = read.unwrap_err();
                 let said = error.chain();
-                assert_eq!(refusal(&error), Some(Refusal::Credentials), "{said}");
+                assert_eq!(kind(&error), Some(RemoteErrorKind::Credentials), "{said}");
                 assert!(!said.contains(TOKEN) && !said.contains("hf_anotherone"));
             }
         }

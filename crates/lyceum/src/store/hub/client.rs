@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode};
 
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Error, RemoteErrorKind, Result};
 use crate::store::backoff::{Backoff, RETRIES};
-use crate::store::refusal::{self, Login};
-use crate::store::{Session, waiting};
+use crate::store::remote_error::{self, Login};
+use crate::store::{Session, runtime};
 
 const HUB: &str = "https://huggingface.co";
 
@@ -70,7 +70,7 @@ fn token(session: &Session) -> Option<String> {
 impl Client {
     /// The hub that `HF_ENDPOINT` of `session` names, or the public one.
     pub(crate) fn new(session: &Session) -> Result<Self> {
-        waiting::ready()?;
+        runtime::ready()?;
         let endpoint = session.var("HF_ENDPOINT").unwrap_or(HUB);
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
@@ -130,7 +130,7 @@ impl Client {
                         () if error.is_redirect() => "it redirects without end",
                         () => "the connection broke",
                     };
-                    return Err(refusal::unreachable(place, why));
+                    return Err(remote_error::unreachable(place, why));
                 }
             }
         }
@@ -162,7 +162,7 @@ impl Client {
                 return Ok((bytes.into(), headers));
             }
         }
-        Err(refusal::truncated(place, "an answer"))
+        Err(remote_error::truncated(place, "an answer"))
     }
 }
 
@@ -189,31 +189,31 @@ pub(super) fn code(headers: &HeaderMap) -> Option<&str> {
 /// The error that `answer` is.
 pub(super) fn refused(place: &str, answer: &Response) -> Error {
     let (status, code) = (answer.status().as_u16(), code(answer.headers()));
-    let asked = match passes(answer.status()) {
+    let attempts = match passes(answer.status()) {
         true => RETRIES as usize + 1,
         false => 1,
     };
     match (status, code) {
         (404, Some("EntryNotFound")) => Error::not_found("file", place, []),
-        (401 | 404, Some("RepoNotFound")) => refusal::remote(
+        (401 | 404, Some("RepoNotFound")) => remote_error::remote(
             place,
-            Refusal::Missing,
+            RemoteErrorKind::Missing,
             format!(
                 "there is no such repository, or it is private and not open to this token; {}",
                 LOGIN.how
             ),
         ),
-        (404, Some("RevisionNotFound")) => refusal::remote(
+        (404, Some("RevisionNotFound")) => remote_error::remote(
             place,
-            Refusal::Missing,
+            RemoteErrorKind::Missing,
             "the repository has no such branch, tag or commit",
         ),
-        (403, Some("GatedRepo")) => refusal::remote(
+        (403, Some("GatedRepo")) => remote_error::remote(
             place,
-            Refusal::Denied,
+            RemoteErrorKind::Denied,
             "this repository is gated: accept its terms on its page of the hub, and set \
              HF_TOKEN",
         ),
-        _ => refusal::refused(place, (status, code), asked, LOGIN),
+        _ => remote_error::refused(place, (status, code), attempts, LOGIN),
     }
 }

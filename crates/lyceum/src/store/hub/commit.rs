@@ -9,11 +9,11 @@ use serde_json::json;
 use super::client;
 use super::repo::Repo;
 use crate::digest::sha256;
-use crate::error::{Error, Refusal, Result};
-use crate::store::{Change, refusal};
+use crate::error::{Error, RemoteErrorKind, Result};
+use crate::store::{Change, remote_error};
 
-/// Files per request about where they go.
-const TOGETHER: usize = 256;
+/// Files per preupload or LFS request.
+const FILES_PER_REQUEST: usize = 256;
 
 /// The outcome of a commit.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum Outcome {
 /// The hub's upload instructions for a file.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Asked {
+struct Preupload {
     path: String,
     upload_mode: String,
     #[serde(default)]
@@ -121,32 +121,32 @@ impl Repo {
     ) -> Result<Vec<(&'a str, &'a [u8], String)>> {
         #[derive(Deserialize)]
         struct Answer {
-            files: Vec<Asked>,
+            files: Vec<Preupload>,
         }
         let url = self.api(&format!("preupload/{}", self.rev()));
         let mut large = Vec::new();
-        for some in files.chunks(TOGETHER) {
-            let asked: Vec<_> = { some.iter() }
+        for some in files.chunks(FILES_PER_REQUEST) {
+            let described: Vec<_> = { some.iter() }
                 .map(|(path, bytes)| {
                     let sample = BASE64.encode(&bytes[..bytes.len().min(512)]);
                     json!({ "path": path, "size": bytes.len(), "sample": sample })
                 })
                 .collect();
-            let body = json!({ "files": asked }).to_string();
+            let body = json!({ "files": described }).to_string();
             let make = |http: &reqwest::Client| {
                 let request = http.post(&url).header("content-type", "application/json");
                 self.client.signed(request).body(body.clone())
             };
             let answer: Answer = self.json(make).await?;
             for (path, bytes) in some {
-                let said = answer.files.iter().find(|asked| asked.path == *path);
-                if said.is_some_and(|said| said.should_ignore) {
+                let how = answer.files.iter().find(|file| file.path == *path);
+                if how.is_some_and(|how| how.should_ignore) {
                     return Err(Error::invalid(format!(
                         "{}: the repository's .gitignore shuts out `{path}`; remove that line",
                         self.place
                     )));
                 }
-                if said.is_some_and(|said| said.upload_mode == "lfs") {
+                if how.is_some_and(|how| how.upload_mode == "lfs") {
                     large.push((*path, *bytes, sha256(bytes)));
                 }
             }
@@ -161,7 +161,7 @@ impl Repo {
             objects: Vec<Wanted>,
         }
         let url = self.lfs();
-        for some in large.chunks(TOGETHER) {
+        for some in large.chunks(FILES_PER_REQUEST) {
             let objects: std::collections::BTreeMap<&str, usize> = { some.iter() }
                 .map(|(_, bytes, sha)| (sha.as_str(), bytes.len()))
                 .collect();
@@ -188,7 +188,11 @@ impl Repo {
                 };
                 if wanted.error.is_some() {
                     let why = format!("the hub refuses the large file `{path}`");
-                    return Err(refusal::remote(&self.place, Refusal::Other, why));
+                    return Err(remote_error::remote(
+                        &self.place,
+                        RemoteErrorKind::Other,
+                        why,
+                    ));
                 }
                 let Some(actions) = wanted.actions else {
                     continue;

@@ -19,8 +19,8 @@ use repo::Repo;
 pub use snapshot::Snapshot;
 
 use super::backoff::Backoff;
-use super::{Address, Change, Put, Session, Store, check_key, refusal, waiting};
-use crate::error::{Error, Refusal, Result};
+use super::{Address, Change, Put, Session, Store, check_key, remote_error, runtime};
+use crate::error::{Error, RemoteErrorKind, Result};
 use crate::rng::entropy;
 
 /// Time for which a writer competes with others before it gives up.
@@ -28,7 +28,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Staged bytes beyond this are committed before their manifest.
 const STAGED: usize = 256 << 20;
 /// Keys deleted by one commit.
-const TOGETHER: usize = 500;
+const DELETES_PER_COMMIT: usize = 500;
 
 type Staged = BTreeMap<String, Arc<[u8]>>;
 
@@ -71,14 +71,14 @@ impl Hub {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        waiting::wait(work(self.repo.clone()))
+        runtime::wait(work(self.repo.clone()))
     }
 
     /// The commit the branch is at, the repository made if there is none.
     fn head(&self) -> Result<String> {
         match self.ask(|repo| async move { repo.head().await }) {
             Err(Error::Remote {
-                refusal: Refusal::Missing,
+                kind: RemoteErrorKind::Missing,
                 ..
             }) => self.ask(|repo| async move {
                 repo.make().await?;
@@ -156,7 +156,7 @@ impl Store for Hub {
             // A repository that is still to be made holds nothing.
             Err(Error::NotFound { .. }) => Err(Error::not_found("file", key, [])),
             Err(Error::Remote {
-                refusal: Refusal::Missing,
+                kind: RemoteErrorKind::Missing,
                 ..
             }) => Err(Error::not_found("file", key, [])),
             other => other,
@@ -170,7 +170,7 @@ impl Store for Hub {
         }
         match self.ask(|repo| async move { repo.holds(&path).await }) {
             Err(Error::Remote {
-                refusal: Refusal::Missing,
+                kind: RemoteErrorKind::Missing,
                 ..
             }) => Ok(false),
             other => other,
@@ -221,7 +221,7 @@ impl Store for Hub {
     }
 
     fn delete_all(&self, keys: &[String]) -> Result<()> {
-        for some in keys.chunks(TOGETHER) {
+        for some in keys.chunks(DELETES_PER_COMMIT) {
             let paths = some.iter().map(|key| self.path(key));
             let paths = paths.collect::<Result<Vec<String>>>()?;
             let there = self.ask(|repo| async move { repo.info(&paths).await })?;
@@ -248,7 +248,7 @@ impl Store for Hub {
             Err(
                 Error::NotFound { .. }
                 | Error::Remote {
-                    refusal: Refusal::Missing,
+                    kind: RemoteErrorKind::Missing,
                     ..
                 },
             ) => Vec::new(),
@@ -285,12 +285,12 @@ impl Store for Hub {
             )),
             // Some hubs answer that there is no such parent.
             Err(Error::Remote {
-                refusal: Refusal::Other | Refusal::Missing,
+                kind: RemoteErrorKind::Other | RemoteErrorKind::Missing,
                 ..
             }) => Ok(true),
-            Err(error @ Error::NotFound { .. }) => Err(refusal::remote(
+            Err(error @ Error::NotFound { .. }) => Err(remote_error::remote(
                 &self.uri,
-                Refusal::Other,
+                RemoteErrorKind::Other,
                 format!("this hub takes no commits ({error})"),
             )),
             Err(error) => Err(error),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::client::{self, Client};
 use crate::error::{Error, Result};
-use crate::store::{Address, Session, refusal};
+use crate::store::{Address, Session, remote_error};
 
 /// Characters that are not escaped in a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
@@ -257,7 +257,7 @@ impl Repo {
         match answer.status().as_u16() {
             // 409: somebody else made it meanwhile.
             200..300 | 409 => Ok(()),
-            status => Err(refusal::refused(
+            status => Err(remote_error::refused(
                 &self.place,
                 (status, client::code(answer.headers())),
                 1,

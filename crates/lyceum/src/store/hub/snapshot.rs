@@ -12,7 +12,7 @@ use super::repo::{File, Repo};
 use crate::digest::{hex, sha256};
 use crate::error::{Context, Error, Result};
 use crate::store::cache::{Cache, touch};
-use crate::store::{Address, Session, check_key, refusal, waiting};
+use crate::store::{Address, Session, check_key, remote_error, runtime};
 
 /// Files that are not kept apart are read whole; git hosts keep them small.
 const SMALL: u64 = 256 << 20;
@@ -50,16 +50,16 @@ impl Snapshot {
         let commit = match offline {
             true => { known("commit") }
                 .and_then(|bytes| String::from_utf8(bytes).ok())
-                .ok_or_else(|| refusal::offline(&place, "it"))?,
+                .ok_or_else(|| remote_error::offline(&place, "it"))?,
             false => {
-                let asked = repo.clone();
-                waiting::wait(async move { asked.head().await })?
+                let repo = repo.clone();
+                runtime::wait(async move { repo.head().await })?
             }
         };
         let listed = format!("files-{commit}");
         let files = match known(&listed).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             Some(files) => files,
-            None if offline => return Err(refusal::offline(&place, "its list of files")),
+            None if offline => return Err(remote_error::offline(&place, "its list of files")),
             None => {
                 let files = list(&repo.at(&commit), &folder)?;
                 let text =
@@ -146,7 +146,7 @@ impl Snapshot {
         if file.size > SMALL {
             return Err(damaged(&file.path, "is too large for a file kept in git"));
         }
-        let bytes = waiting::wait(async move { repo.read(&path).await })?;
+        let bytes = runtime::wait(async move { repo.read(&path).await })?;
         if bytes.len() as u64 != file.size || git(&bytes) != file.oid {
             return Err(damaged(&file.path, "is not what the hub lists"));
         }
@@ -166,7 +166,7 @@ impl Snapshot {
     /// Reports that `file` has to be fetched, which is an error offline.
     fn missing(&self, file: &File) -> Result<()> {
         match self.offline {
-            true => Err(refusal::offline(&self.repo.place, "it")),
+            true => Err(remote_error::offline(&self.repo.place, "it")),
             false => {
                 tracing::debug!(place = self.repo.place, path = file.path, "cache miss");
                 Ok(())
@@ -179,13 +179,13 @@ impl Snapshot {
         let url = self.repo.at(&self.commit).resolve(&self.full(&file.path));
         let (client, place) = (self.repo.client.clone(), self.repo.place.clone());
         let (name, draft) = (file.path.clone(), self.cache.draft()?);
-        let (draft, found, length) = waiting::wait(async move {
+        let (draft, found, length) = runtime::wait(async move {
             let mut draft = draft;
             let got = fetch(&client, (&place, &url), &mut draft, size).await?;
             Ok((draft, got.0, got.1))
         })?;
         if length < size {
-            return Err(refusal::truncated(&self.repo.place, &name));
+            return Err(remote_error::truncated(&self.repo.place, &name));
         }
         if length != size || found != sha {
             return Err(damaged(&name, "is not what the hub lists"));
@@ -253,8 +253,8 @@ fn git(bytes: &[u8]) -> String {
 }
 
 fn list(repo: &Repo, folder: &str) -> Result<BTreeMap<String, File>> {
-    let (asked, below) = (repo.clone(), folder.to_owned());
-    let listed = waiting::wait(async move { asked.tree(&below).await });
+    let (own, below) = (repo.clone(), folder.to_owned());
+    let listed = runtime::wait(async move { own.tree(&below).await });
     let listed = listed.map_err(|error| match error {
         Error::NotFound { .. } => Error::not_found("folder", folder, []),
         other => other,

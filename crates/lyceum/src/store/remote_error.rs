@@ -3,7 +3,7 @@
 //! Nothing from a server's error pages is repeated, except its one-word code: they may contain what
 //! was sent to the server, signatures and tokens included.
 
-use crate::error::{Error, Refusal};
+use crate::error::{Error, RemoteErrorKind};
 
 /// Help about the credentials of one kind of store.
 #[derive(Debug, Clone, Copy)]
@@ -22,80 +22,80 @@ const EXPIRED: [&str; 5] = [
 ];
 
 /// The error for an answer of `status` to a request to `place`; `code` is what the service calls
-/// it. `asked` times it was asked.
+/// it. `attempts` is the number of requests.
 pub(super) fn refused(
     place: &str,
     (status, code): (u16, Option<&str>),
-    asked: usize,
+    attempts: usize,
     login: Login,
 ) -> Error {
     let name = code.map_or(String::new(), |code| format!(" {code}"));
     let how = login.how;
-    let times = match asked {
+    let times = match attempts {
         0 | 1 => String::new(),
         n => format!(", asked {n} times"),
     };
-    let (refusal, why) = match (status, code) {
+    let (kind, why) = match (status, code) {
         (_, Some(code)) if EXPIRED.contains(&code) => (
-            Refusal::Credentials,
+            RemoteErrorKind::Credentials,
             format!("the credentials have expired ({status}{name}); {how}"),
         ),
         (_, Some("RequestTimeTooSkewed")) => (
-            Refusal::Clock,
+            RemoteErrorKind::Clock,
             format!("this machine's clock is wrong ({status}{name}); set it and try again"),
         ),
         (401, _) => (
-            Refusal::Credentials,
+            RemoteErrorKind::Credentials,
             format!("the credentials are missing, wrong or expired ({status}{name}); {how}"),
         ),
         (403, _) => (
-            Refusal::Denied,
+            RemoteErrorKind::Denied,
             format!(
                 "access is denied ({status}{name}): the credentials are wrong, have expired or do \
                  not permit this; {how}"
             ),
         ),
         (404, _) => (
-            Refusal::Missing,
+            RemoteErrorKind::Missing,
             format!("there is no such place ({status}{name}); make it first, or check the address"),
         ),
         (429, _) | (503, Some("SlowDown" | "ServerBusy")) => (
-            Refusal::Busy,
+            RemoteErrorKind::Busy,
             format!("too many requests ({status}{name}{times}); wait a while and repeat"),
         ),
         (500.., _) => (
-            Refusal::Failed,
+            RemoteErrorKind::Failed,
             format!("the server failed ({status}{name}{times}); repeat it later"),
         ),
         _ => (
-            Refusal::Other,
+            RemoteErrorKind::Other,
             format!("the server refused ({status}{name})"),
         ),
     };
-    remote(place, refusal, why)
+    remote(place, kind, why)
 }
 
-pub(super) fn remote(place: &str, refusal: Refusal, why: impl Into<String>) -> Error {
+pub(super) fn remote(place: &str, kind: RemoteErrorKind, why: impl Into<String>) -> Error {
     Error::Remote {
         place: place.to_owned(),
-        refusal,
+        kind,
         why: why.into(),
     }
 }
 
 pub(super) fn unreachable(place: &str, why: &str) -> Error {
     let why = format!("cannot be reached ({why}); check the network and the endpoint");
-    remote(place, Refusal::Unreachable, why)
+    remote(place, RemoteErrorKind::Unreachable, why)
 }
 
 pub(super) fn truncated(place: &str, key: &str) -> Error {
     let why = format!("`{key}` arrived incomplete, every time it was asked for; repeat it later");
-    remote(place, Refusal::Truncated, why)
+    remote(place, RemoteErrorKind::Truncated, why)
 }
 
 pub(super) fn offline(place: &str, what: &str) -> Error {
     let why = format!("{what} is not in the cache, and nothing is fetched offline");
-    remote(place, Refusal::Offline, why)
+    remote(place, RemoteErrorKind::Offline, why)
 }
 
 /// A service's own name for an error, from the XML it answers with; only a plain word.
@@ -114,21 +114,36 @@ mod tests {
 
     #[test]
     fn every_answer_has_words_of_its_own() {
-        for (status, code, refusal, says) in [
-            (401, None, Refusal::Credentials, "log in"),
+        for (status, code, kind, says) in [
+            (401, None, RemoteErrorKind::Credentials, "log in"),
             (
                 403,
                 Some("AccessDenied"),
-                Refusal::Denied,
+                RemoteErrorKind::Denied,
                 "403 AccessDenied",
             ),
-            (400, Some("ExpiredToken"), Refusal::Credentials, "expired"),
-            (403, Some("RequestTimeTooSkewed"), Refusal::Clock, "clock"),
-            (404, Some("NoSuchBucket"), Refusal::Missing, "make it first"),
-            (429, None, Refusal::Busy, "asked 5 times"),
-            (503, Some("SlowDown"), Refusal::Busy, "wait"),
-            (500, None, Refusal::Failed, "later"),
-            (418, None, Refusal::Other, "418"),
+            (
+                400,
+                Some("ExpiredToken"),
+                RemoteErrorKind::Credentials,
+                "expired",
+            ),
+            (
+                403,
+                Some("RequestTimeTooSkewed"),
+                RemoteErrorKind::Clock,
+                "clock",
+            ),
+            (
+                404,
+                Some("NoSuchBucket"),
+                RemoteErrorKind::Missing,
+                "make it first",
+            ),
+            (429, None, RemoteErrorKind::Busy, "asked 5 times"),
+            (503, Some("SlowDown"), RemoteErrorKind::Busy, "wait"),
+            (500, None, RemoteErrorKind::Failed, "later"),
+            (418, None, RemoteErrorKind::Other, "418"),
         ] {
             let error = refused("s3://b", (status, code), 5, LOGIN);
             let text = error.to_string();
@@ -136,7 +151,7 @@ mod tests {
                 text.starts_with("s3://b: ") && text.contains(says),
                 "{text}"
             );
-            assert!(matches!(error, Error::Remote { refusal: r, .. } if r == refusal));
+            assert!(matches!(error, Error::Remote { kind: k, .. } if k == kind));
         }
     }
 

@@ -1,4 +1,6 @@
-//! Experts and their artifacts, read in one visit.
+//! Artifacts: keeping them, and reading them alone or in one visit with their experts.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -18,6 +20,60 @@ pub(crate) struct Visited {
 }
 
 impl Library {
+    /// The kinds of artifacts there are, sorted.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn kinds(&self) -> Result<Vec<Name>> {
+        let entries = self.entries()?;
+        let kinds = entries.values().flat_map(|entry| entry.artifacts.keys());
+        let kinds: BTreeSet<Name> = kinds.cloned().collect();
+        Ok(kinds.into_iter().collect())
+    }
+
+    /// Persists an artifact, replacing an older one.
+    ///
+    /// # Errors
+    /// When the store cannot be written; [`Error::NotFound`] when there is no such expert.
+    pub fn put_artifact(&self, artifact: &Artifact) -> Result<()> {
+        self.entry(&artifact.expert)?;
+        let mut batch = self.batch()?;
+        batch.put_artifact(artifact)?;
+        batch.commit().map(|_| ())
+    }
+
+    /// Returns `true` if `expert` has an artifact of `kind` made from its present weights.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such expert.
+    pub fn is_derived(&self, kind: &Name, expert: &Name) -> Result<bool> {
+        Ok(self.entry(expert)?.fresh(kind).is_some())
+    }
+
+    /// The artifact of `expert`; `None` when it was never derived or the expert has changed since.
+    ///
+    /// # Errors
+    /// When it cannot be read, or there is no such expert.
+    pub fn artifact_of(&self, kind: &Name, expert: &Name) -> Result<Option<Artifact>> {
+        let entry = self.entry(expert)?;
+        let found = entry.fresh(kind);
+        found.map(|d| self.read_artifact(d)).transpose()
+    }
+
+    /// The artifacts of all experts.
+    ///
+    /// # Errors
+    /// [`Error::Underived`] when one is missing, stale, or not made under `spec` if that is given.
+    pub fn artifact(&self, kind: &Name, spec: Option<&Value>) -> Result<BTreeMap<Name, Artifact>> {
+        let entries: Vec<(Name, Entry)> = self.entries()?.into_iter().collect();
+        let width = self.shared.objects.store.width();
+        let read = |(name, entry): &(Name, Entry)| {
+            let artifact = self.artifact_under(spec, kind, name, entry)?;
+            Ok((name.clone(), artifact))
+        };
+        Ok(each(width, &entries, read)?.into_iter().collect())
+    }
+
     /// All experts with their artifacts of `kind`, in the order of their names; nothing is read
     /// twice, and of a selection nothing else is read.
     ///
