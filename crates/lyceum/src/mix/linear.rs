@@ -86,7 +86,7 @@ pub(super) fn experts<'a>(site: &Site, pass: &Pass<'a>) -> Vec<Experts<'a>> {
 
 /// A linear layer: the base's own output plus what the pass's experts add to it.
 #[derive(Debug, Clone)]
-pub struct RoutedLinear {
+pub(crate) struct RoutedLinear {
     pub(super) site: Site,
     pub(super) weight: Weight,
     pub(super) bias: Option<Vector>,
@@ -95,11 +95,6 @@ pub struct RoutedLinear {
 impl RoutedLinear {
     pub(crate) fn new(site: Site, weight: Weight, bias: Option<Vector>) -> Self {
         RoutedLinear { site, weight, bias }
-    }
-
-    /// The layer's path in the checkpoint.
-    pub fn site(&self) -> &Site {
-        &self.site
     }
 
     /// The experts of every route that adapts this layer.

@@ -21,14 +21,12 @@ pub use bank::Bank;
 pub(crate) use candle::DeviceLinear;
 pub use decision::{Decision, DeviceGates, Input};
 pub use gates::Gates;
-pub use linear::RoutedLinear;
-pub(crate) use linear::{Gradients, LinearInput, Routed};
+pub(crate) use linear::{Gradients, LinearInput, Routed, RoutedLinear};
 pub use lyceum_kernels::lora::Mixing;
 pub use pass::{Mixture, Pass, Route};
 pub use seq_lens::SeqLens;
 pub use site::SiteBank;
-pub(crate) use weight::Vector;
-pub use weight::Weight;
+pub(crate) use weight::{Vector, Weight};
 
 use crate::error::Result;
 use crate::name::Site;

@@ -12,7 +12,7 @@ use crate::ops::{self, Gradient};
 
 /// The matrix of a linear layer.
 #[derive(Clone)]
-pub enum Weight {
+pub(crate) enum Weight {
     /// Prepared once; never trained.
     Frozen(Arc<Packed>),
     /// `[d_out, d_in]`, a variable under full training, and how products round it.
