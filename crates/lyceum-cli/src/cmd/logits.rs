@@ -34,22 +34,7 @@ pub(crate) fn logits(
     if ids.len() != mask.len() || ids.iter().zip(&mask).any(|(i, m)| i.len() != m.len()) {
         bail!("input_ids and attention_mask must have the same shape");
     }
-    let tasks: Vec<Name> = match tasks {
-        None => Vec::new(),
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-            serde_json::from_slice(&text).with_context(|| {
-                format!(
-                    "--task-names: {} is not a JSON list of task names",
-                    path.display()
-                )
-            })?
-        }
-    };
-    if !tasks.is_empty() && tasks.len() != ids.len() {
-        let (named, rows) = (tasks.len(), ids.len());
-        bail!("--task-names names {named} tasks for {rows} rows");
-    }
+    let tasks = tasks.map_or_else(|| Ok(Vec::new()), |path| task_names(path, ids.len()))?;
     let model = chosen.open(settings, None)?.model;
     let (mut packed, mut lens) = (Vec::new(), Vec::new());
     for (row, mask) in ids.iter().zip(&mask) {
@@ -72,4 +57,20 @@ pub(crate) fn logits(
     let tensor = Tensor::from_vec(padded, (b, t, v), &Device::Cpu)?;
     let bytes = safetensors::serialize(BTreeMap::from([("logits", tensor)]), None)?;
     Ok(lyceum::file::write(out, &bytes)?)
+}
+
+/// Reads the tasks of `rows` rows from the JSON list at `path`.
+fn task_names(path: &Path, rows: usize) -> Result<Vec<Name>> {
+    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let tasks: Vec<Name> = serde_json::from_slice(&text).with_context(|| {
+        format!(
+            "--task-names: {} is not a JSON list of task names",
+            path.display()
+        )
+    })?;
+    if !tasks.is_empty() && tasks.len() != rows {
+        let named = tasks.len();
+        bail!("--task-names names {named} tasks for {rows} rows");
+    }
+    Ok(tasks)
 }

@@ -67,6 +67,14 @@ pub(super) fn read(
             known.push((config, vectors));
         }
     }
+    Ok((artifacts(expert, found)?, notes))
+}
+
+/// The artifacts of `expert` from the data found of each kind, of which there may be one each.
+fn artifacts(
+    expert: &Expert,
+    found: BTreeMap<String, Vec<(Json, Vectors)>>,
+) -> Result<Vec<Artifact>> {
     let mut artifacts = Vec::new();
     for (kind, mut all) in found {
         if all.len() > 1 {
@@ -86,7 +94,7 @@ pub(super) fn read(
             });
         }
     }
-    Ok((artifacts, notes))
+    Ok(artifacts)
 }
 
 const EIGENVALUES: &str = "eigenvalues";

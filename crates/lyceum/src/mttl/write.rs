@@ -19,6 +19,16 @@ use crate::torch::{self, Stored, Value};
 /// Writes `experts` and what MTTL can use of their `artifacts` to the folder `out`, which must be
 /// empty or absent. Returns what was left out, and why.
 ///
+/// ```no_run
+/// use std::path::Path;
+/// use lyceum::library::Library;
+///
+/// for note in lyceum::mttl::write(&Library::open("experts")?, Path::new("mttl-library"))? {
+///     println!("{note}");
+/// }
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When an expert cannot be said in MTTL's terms (one rank and alpha for all its layers, no dot
 /// in its name), or the folder cannot be written.
@@ -36,12 +46,7 @@ pub fn write(experts: &[Expert], artifacts: &[Artifact], out: &Path) -> Result<V
     let mut files = Vec::new();
     let mut notes = Vec::new();
     let mut rows = String::new();
-    let mut parts = experts.iter().flat_map(|e| e.loras.values());
-    let part = |lora: &Lora| (lora.rank(), lora.scale);
-    if parts
-        .next()
-        .is_some_and(|first| parts.any(|other| part(other) != part(first)))
-    {
+    if uneven(experts) {
         let text = "the experts differ in rank or scale, and MTTL gives all experts of a router the \
                     scale of the first without saying so";
         notes.push(text.to_owned());
@@ -80,6 +85,15 @@ pub fn write(experts: &[Expert], artifacts: &[Artifact], out: &Path) -> Result<V
     }
     crate::file::write(&out.join("README.md"), readme.as_bytes())?;
     Ok(notes)
+}
+
+/// Returns `true` if the adapters of `experts` differ in rank or scale.
+fn uneven(experts: &[Expert]) -> bool {
+    let part = |lora: &Lora| (lora.rank(), lora.scale);
+    let mut parts = experts.iter().flat_map(|e| e.loras.values()).map(part);
+    parts
+        .next()
+        .is_some_and(|first| parts.any(|other| other != first))
 }
 
 /// The time in UTC, as the reference writes it.
