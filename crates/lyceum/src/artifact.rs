@@ -11,6 +11,24 @@ use crate::name::{Name, Site};
 use crate::peft;
 
 /// Vectors derived from an expert.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use lyceum::artifact::Artifact;
+/// use lyceum::{Device, Name, Site, Tensor};
+///
+/// let vector = Tensor::new(&[0.6_f32, 0.8], &Device::Cpu)?;
+/// let artifact = Artifact {
+///     kind: Name::new("arrow")?,
+///     spec: serde_json::json!({ "transform": "arrow" }),
+///     expert: Name::new("sums")?,
+///     made_from: "0123".into(),
+///     vectors: BTreeMap::from([(Site::new("model.layers.0.self_attn.q_proj"), vector)]),
+/// };
+/// let read = Artifact::decode(&artifact.encode()?, "sums.safetensors")?;
+/// assert_eq!(read.expert, artifact.expert);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Artifact {
     /// The transform: `arrow`, `phatgoose`.

@@ -7,6 +7,14 @@ use crate::error::Result;
 
 /// The small base shipped with Lyceum.
 ///
+/// ```
+/// use lyceum::backbone::Precision;
+///
+/// let base = lyceum::assets::base(Precision::F32)?;
+/// println!("{}: {} positions", base.name, base.decoder.config().max_position_embeddings);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// In a build without the feature `assets`.
 pub fn base(place: impl Into<LoadOptions>) -> Result<Base> {
@@ -21,6 +29,11 @@ pub fn base(place: impl Into<LoadOptions>) -> Result<Base> {
 
 /// The ten tasks shipped with Lyceum.
 ///
+/// ```
+/// assert_eq!(lyceum::assets::tasks()?.tasks().len(), 10);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// In a build without the feature `assets`.
 pub fn tasks() -> Result<Dataset> {
@@ -30,6 +43,12 @@ pub fn tasks() -> Result<Dataset> {
 
 /// ARC-Easy, test split, 2376 questions, prompts as lm-eval and MTTL write them:
 /// `Question: ...`, a line end, `Answer:`.
+///
+/// ```
+/// let questions = lyceum::assets::arc_easy()?;
+/// assert!(questions.iter().all(|question| question.choices.len() > 1));
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 ///
 /// # Errors
 /// In a build without the feature `assets`.

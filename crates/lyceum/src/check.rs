@@ -97,6 +97,16 @@ struct Seen {
 /// against the index ([`Library::check`]); then what the experts are, whether they fit each other
 /// and `base`, and whether what was derived from them still belongs to them.
 ///
+/// ```
+/// use lyceum::check::check;
+/// use lyceum::library::Library;
+///
+/// let library = Library::create("memory://checked")?;
+/// let findings = check(&library, None)?;
+/// assert!(findings.problems.is_empty(), "{:?}", findings.problems);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When the library cannot be listed; what is wrong with its content is in the result.
 pub fn check(library: &Library, base: Option<&TargetBase>) -> Result<Findings> {

@@ -6,6 +6,14 @@ use crate::error::{Context, Error, Hint, Result};
 
 /// The device called `cpu`, `cuda` (the first GPU), `cuda:N` or `metal`.
 ///
+/// ```
+/// use lyceum::device::device;
+///
+/// assert!(device("cpu")?.is_cpu());
+/// assert!(device("gpu").is_err());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When there is no such device, or this build cannot use it.
 pub fn device(name: &str) -> Result<Device> {

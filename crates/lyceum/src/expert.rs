@@ -10,6 +10,15 @@ use crate::lora::{Lora, LoraConfig};
 use crate::name::{Name, Site};
 
 /// Metadata of an expert, stored beside its weights as `card.json`.
+///
+/// ```no_run
+/// use lyceum::prelude::*;
+///
+/// let library = Library::open("experts")?;
+/// let card = library.card(&Name::new("sums")?)?;
+/// println!("{:?}, rank {}, last loss {:?}", card.tasks, card.lora.rank, card.losses.last());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
@@ -63,6 +72,17 @@ pub struct TargetBase {
 }
 
 /// A card and its weights.
+///
+/// ```no_run
+/// use lyceum::prelude::*;
+///
+/// let library = Library::open("experts")?;
+/// let expert = library.expert(&Name::new("sums")?)?;
+/// for (site, lora) in &expert.loras {
+///     println!("{site}: rank {}, [{}, {}]", lora.rank(), lora.d_out(), lora.d_in());
+/// }
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Expert {
     /// Its metadata.

@@ -113,6 +113,21 @@ fn label(method: &str, library: &str, mixing: &str) -> String {
 }
 
 /// One figure.
+///
+/// ```
+/// use lyceum::metrics::RunKey;
+///
+/// let arrow = RunKey {
+///     method: "arrow".into(),
+///     name: "arrow k=2".into(),
+///     spec: serde_json::json!({ "router": "arrow", "top_k": 2 }),
+///     library: "private".into(),
+///     mixing: "outputs".into(),
+/// };
+/// let metric = arrow.metric("sums", "rouge-l", &[40.0, 60.0]);
+/// assert_eq!((metric.mean, metric.n), (50.0, 2));
+/// assert_eq!(metric.label(), "arrow k=2 (private, outputs)");
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// The router.

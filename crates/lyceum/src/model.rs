@@ -21,6 +21,20 @@ use crate::name::Name;
 use crate::route::Router;
 
 /// Packed examples: tokens end to end, and which of them are targets.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lyceum::model::Batch;
+/// use lyceum::prelude::*;
+///
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?));
+/// let example = &lyceum::assets::tasks()?.examples[0];
+/// let tokens = model.base().tokenizer.training(example, 128)?;
+/// let batch = Batch::new([(&tokens, example.task.clone())]);
+/// let losses = model.losses(&batch, None)?;
+/// assert_eq!(losses.dims(), [batch.target_ids.len()]);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// All tokens, `[t]`.
@@ -82,6 +96,18 @@ impl Base {
 }
 
 /// A base, and the experts over it.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use lyceum::prelude::*;
+///
+/// let base = Arc::new(lyceum::assets::base(Precision::F32)?);
+/// let alone = Model::new(base.clone());
+/// assert!(alone.mixture().is_none());
+/// let library = Library::open("experts")?;
+/// let routed = base.route(&library, &Router::arrow().top_k(2))?;
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Model {
     base: Arc<Base>,

@@ -9,6 +9,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 /// A deterministic random number generator (xoshiro256++).
+///
+/// ```
+/// use lyceum::rng::Rng;
+///
+/// let (mut one, mut again) = (Rng::named(42, "sums"), Rng::named(42, "sums"));
+/// assert_eq!(one.next_u64(), again.next_u64());
+/// assert_ne!(Rng::named(42, "sums").next_u64(), Rng::named(42, "words").next_u64());
+/// ```
 #[derive(Debug, Clone)]
 pub struct Rng([u64; 4]);
 

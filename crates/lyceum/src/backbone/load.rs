@@ -17,6 +17,15 @@ use crate::error::{Error, Hint, Result};
 use crate::expert::{BaseMatch, TargetBase};
 
 /// A frozen base with its tokenizer, ready to be shared.
+///
+/// ```
+/// use lyceum::prelude::*;
+///
+/// let base = lyceum::assets::base(Precision::F32)?;
+/// let ids = base.tokenizer.text("Question: what do bees make?", 128)?;
+/// println!("{} reads {} tokens", base.name, ids.len());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Base {
     /// The folder's name.

@@ -44,6 +44,14 @@ use crate::store::Session;
 type Why<T> = std::result::Result<T, String>;
 
 /// The part of the data a row belongs to.
+///
+/// ```
+/// use lyceum::data::Split;
+///
+/// assert_eq!("valid".parse::<Split>()?, Split::Validation);
+/// assert!("all".parse::<Split>().is_err());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
@@ -70,6 +78,16 @@ impl std::str::FromStr for Split {
 }
 
 /// One row: a prompt and its accepted answers.
+///
+/// ```
+/// use lyceum::data::{Dataset, Example};
+///
+/// let rows = br#"{"source":"2 + 2 =","target":["4","four"],"task_name":"sums","split":"test"}"#;
+/// let example: &Example = &Dataset::from_jsonl(rows, "sums.jsonl")?.examples[0];
+/// assert_eq!(example.target, "4");
+/// assert_eq!(example.references, ["4", "four"]);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// The prompt.

@@ -15,6 +15,17 @@ use crate::error::{Context, Error, Result};
 use crate::file::unread;
 
 /// Token ids, the targets being those from `from` on.
+///
+/// ```
+/// use lyceum::backbone::Precision;
+///
+/// let base = lyceum::assets::base(Precision::F32)?;
+/// let example = &lyceum::assets::tasks()?.examples[0];
+/// let tokens = base.tokenizer.training(example, 128)?;
+/// let (prompt, targets) = tokens.ids.split_at(tokens.from);
+/// assert!(!prompt.is_empty() && !targets.is_empty());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
     /// All ids.

@@ -8,6 +8,13 @@ use super::{Error, RemoteErrorKind};
 
 /// Something that helps against an error. Options are named as the library's settings are
 /// (`top_k`); a command line prints `--top-k`, another door its own word.
+///
+/// ```
+/// use lyceum::{Error, Hint};
+///
+/// let error = Error::invalid("the prompt is too long").hint(Hint::Lower("max_input"));
+/// assert_eq!(error.hints(), [Hint::Lower("max_input")]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

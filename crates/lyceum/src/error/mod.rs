@@ -12,6 +12,14 @@ pub use kind::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Everything that can go wrong in Lyceum.
+///
+/// ```
+/// use lyceum::{Error, ErrorKind};
+///
+/// let error = Error::not_found("task", "boolqq", ["boolq", "copa"]);
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// assert_eq!(error.to_string(), "task `boolqq` not found; did you mean boolq?");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -229,6 +237,14 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Adds where an error happened.
+///
+/// ```
+/// use lyceum::{Context, Error, Result};
+///
+/// let read: Result<()> = Err(Error::invalid("rank must be at least 1"));
+/// let error = read.context(|| "the recipe a.toml".to_owned()).unwrap_err();
+/// assert_eq!(error.chain(), "the recipe a.toml: rank must be at least 1");
+/// ```
 pub trait Context<T> {
     /// Wraps an error with `context`, computed only when there is one.
     ///

@@ -259,6 +259,17 @@ const LOSSES: usize = 16;
 /// Returns the mean cross-entropy of each example over its target tokens, in nats; `probe` sees the
 /// routing. `progress` receives the mean over the examples so far.
 ///
+/// ```
+/// use std::sync::Arc;
+/// use lyceum::prelude::*;
+///
+/// let model = Model::new(Arc::new(lyceum::assets::base(Precision::F32)?));
+/// let test = lyceum::assets::tasks()?.split(Split::Test)?;
+/// let losses = eval::mean_losses(&model, &test[..2], 128, None, &mut NoProgress)?;
+/// assert!(losses.iter().all(|loss| loss.is_finite()));
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When an example cannot be tokenised or the router cannot decide;
 /// [`Error::Stopped`](crate::Error::Stopped) when `progress` stops the run before the last example,

@@ -9,6 +9,13 @@ static SCORER: LazyLock<Option<RougeScorer>> =
 
 /// The F-measure of the longest common subsequence, 0 to 100, best over the references; rounded
 /// to f32 as the reference does.
+///
+/// ```
+/// use lyceum::eval::rouge::rouge_l;
+///
+/// assert!(rouge_l("the cat sat", &["the cat sat".into()]) > 99.9);
+/// assert!(rouge_l("a dog", &["the cat sat".into()]) < 0.1);
+/// ```
 pub fn rouge_l(prediction: &str, references: &[String]) -> f64 {
     let one = |reference: &String| {
         let scores = SCORER.as_ref()?.score(reference, prediction);

@@ -20,6 +20,25 @@ struct Sums {
 }
 
 /// Sums up gates, block by block; give it to [`Model::losses`](crate::model::Model::losses).
+///
+/// ```no_run
+/// use lyceum::eval::{self, RoutingProbe};
+/// use lyceum::prelude::*;
+///
+/// # fn main() -> Result<()> {
+/// # let model: Model = unimplemented!();
+/// # let (library, test): (Library, Vec<Example>) = unimplemented!();
+/// let experts: Vec<(Name, Vec<Name>)> = { library.cards()?.into_iter() }
+///     .map(|card| (card.name, card.tasks))
+///     .collect();
+/// let probe = RoutingProbe::new(&experts);
+/// eval::mean_losses(&model, &test, 1024, Some(&probe), &mut NoProgress)?;
+/// for layer in probe.routing("arrow", "private").layers {
+///     println!("{}: entropy {:.3} nats", layer.layer, layer.entropy);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct RoutingProbe {
     experts: Vec<Name>,

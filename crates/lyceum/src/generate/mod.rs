@@ -97,6 +97,15 @@ impl GenerationConfig {
 }
 
 /// A text or tokens to continue, with the task that an oracle is told.
+///
+/// ```
+/// use lyceum::prelude::*;
+///
+/// let asked = Prompt::from("Question: what do bees make?\nAnswer:").task(Name::new("facts")?);
+/// let tokens = Prompt::from(vec![1, 5, 8]);
+/// assert_ne!(asked, tokens);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     content: Content,

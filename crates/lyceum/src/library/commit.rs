@@ -23,6 +23,18 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Changes that become one version, or none. Objects are written as they are added, so a batch
 /// holds no weights in memory; until [`commit`](WriteBatch::commit) nobody sees any of it.
+///
+/// ```no_run
+/// use lyceum::library::Library;
+///
+/// let library = Library::open("experts")?;
+/// let mut batch = library.batch()?;
+/// for name in library.names()? {
+///     batch.remove(&name);
+/// }
+/// println!("version {} holds no expert", batch.commit()?);
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing happens before `commit`"]
 pub struct WriteBatch<'a> {

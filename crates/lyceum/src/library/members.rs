@@ -15,6 +15,15 @@ use crate::name::Name;
 use crate::store::each;
 
 /// Which experts of a library count.
+///
+/// ```no_run
+/// use lyceum::prelude::*;
+///
+/// let library = Library::open("experts")?;
+/// let some = library.members(&Members::globs(["flan-*", "p3-*"]))?;
+/// println!("{} of {} experts", some.names()?.len(), library.names()?.len());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Members {
     /// Those that were trained or imported, not those merged from others.

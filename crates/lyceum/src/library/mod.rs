@@ -50,6 +50,16 @@ use plan::Edit;
 use snapshot::Snapshot;
 
 /// Named experts and what was derived from them. Clones share what they look at.
+///
+/// ```
+/// use lyceum::prelude::*;
+///
+/// let library = Library::create("memory://mine")?;
+/// assert!(library.names()?.is_empty());
+/// let merged_too = library.members(&Members::All)?;
+/// assert_eq!(merged_too.version(), library.version());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Library {
     shared: Arc<Shared>,

@@ -15,6 +15,15 @@ pub type Weights = BTreeMap<Name, f64>;
 pub(super) const MOST: usize = 4096;
 
 /// Which merge, with its knobs.
+///
+/// ```
+/// use lyceum::merge::{Knobs, MergeSpec};
+///
+/// let knobs = |density| Knobs { density: Some(density), ..Knobs::default() };
+/// assert_eq!(MergeSpec::new("ties", knobs(0.2))?, MergeSpec::Ties { density: 0.2 });
+/// assert!(MergeSpec::new("linear", knobs(0.2)).is_err());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "merge", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum MergeSpec {

@@ -61,6 +61,15 @@ fn files(dir: &Path) -> Result<Vec<(PathBuf, String)>> {
 
 /// Reads the library in `dir`.
 ///
+/// ```no_run
+/// use std::path::Path;
+///
+/// for expert in lyceum::mttl::read(Path::new("mttl-library"))?.experts {
+///     println!("{}: rank {}", expert.card.name, expert.card.lora.rank);
+/// }
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When any expert or any of its data cannot be read, naming it: never a shorter library.
 pub fn read(dir: &Path) -> Result<Library> {

@@ -23,7 +23,8 @@ use crate::torch::{self, Stored, Value};
 /// use std::path::Path;
 /// use lyceum::library::Library;
 ///
-/// for note in lyceum::mttl::write(&Library::open("experts")?, Path::new("mttl-library"))? {
+/// let experts = Library::open("experts")?.experts()?;
+/// for note in lyceum::mttl::write(&experts, &[], Path::new("mttl-library"))? {
 ///     println!("{note}");
 /// }
 /// # Ok::<(), lyceum::Error>(())

@@ -46,6 +46,16 @@ pub struct Imported {
 /// and nothing else; the expert is bound to that base. Without it only the file is checked against
 /// the configuration, and a router takes the expert on any base that all its layers fit.
 ///
+/// ```no_run
+/// use std::path::Path;
+/// use lyceum::prelude::*;
+///
+/// let base = lyceum::assets::base(Precision::F32)?;
+/// let name = Name::new("sums")?;
+/// let expert = lyceum::peft::import(Path::new("adapter"), &name, Some(&base.host()))?;
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Invalid`] naming the field of the configuration that cannot be honoured (DoRA,
 /// biases, initialisations that change the base, ...); [`Error::Mismatch`] when configuration,

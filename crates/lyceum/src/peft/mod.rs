@@ -41,6 +41,17 @@ const PREFIX: &str = "base_model.model.";
 
 /// The files of an expert's folder, in the order to write them.
 ///
+/// ```no_run
+/// use std::path::Path;
+/// use lyceum::prelude::*;
+///
+/// let expert = Library::open("experts")?.expert(&Name::new("sums")?)?;
+/// for (file, bytes) in lyceum::peft::encode(&expert)? {
+///     lyceum::file::write(&Path::new("adapter").join(file), &bytes)?;
+/// }
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When a tensor cannot be read.
 pub fn encode(expert: &Expert) -> Result<Vec<(&'static str, Vec<u8>)>> {

@@ -29,6 +29,15 @@ use crate::train::TrainConfig;
 use crate::transform::{Mbc, Phatgoose};
 
 /// An experiment.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use lyceum::recipe::Recipe;
+///
+/// let recipe = Recipe::read(Path::new("recipes/tutorial.toml"))?.with_seed(7);
+/// println!("{}: {} methods", recipe.title, recipe.methods.len());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {

@@ -1,6 +1,26 @@
 //! Charts as data.
 
 /// A picture of a report.
+///
+/// ```
+/// use lyceum::report::chart::{Bar, Bars, Chart, Kind};
+///
+/// let bar = |label: &str, value| Bar { label: label.into(), value, error: 1.5, group: 0 };
+/// let bars = Bars {
+///     x: "ROUGE-L".into(),
+///     bars: vec![bar("base", 31.0), bar("arrow", 44.0)],
+///     ..Bars::default()
+/// };
+/// let chart = Chart {
+///     name: "rouge-l".into(),
+///     title: "ROUGE-L".into(),
+///     caption: "Higher is better.".into(),
+///     kind: Kind::Bars(bars),
+/// };
+/// # #[cfg(feature = "report")]
+/// assert!(chart.svg()?.starts_with("<svg"));
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
     /// Name of its file, without ending.

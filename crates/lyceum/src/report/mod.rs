@@ -28,6 +28,18 @@ pub use draw::drawable;
 use paired::Scores;
 
 /// A run's results with everything needed to judge and repeat them.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use lyceum::report::Report;
+///
+/// let report = Report::read(Path::new("out/report.json"))?;
+/// for sentence in report.story() {
+///     println!("{sentence}");
+/// }
+/// report.write(Path::new("again"))?;
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The run's title.

@@ -18,6 +18,18 @@ use crate::name::{Name, Site};
 const MICRO_BATCH_TOKENS: usize = 6144;
 
 /// One expert to train.
+///
+/// ```
+/// use lyceum::prelude::*;
+/// use lyceum::train::Job;
+///
+/// let data = lyceum::assets::tasks()?;
+/// let task = data.tasks()[0].clone();
+/// let rows = data.select(std::slice::from_ref(&task), Split::Train)?;
+/// let job = Job::new(task.clone(), vec![task], rows);
+/// assert!(job.init.is_none() && !job.examples.is_empty());
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Job {
     /// The expert's name; its data order is seeded by it.

@@ -14,6 +14,14 @@ use crate::library::{Entry, Library, Since};
 use crate::name::Name;
 
 /// An expert to train and the tasks whose training rows it learns from.
+///
+/// ```
+/// use lyceum::prelude::*;
+///
+/// let group = TaskGroup::of_task(Name::new("sums")?);
+/// assert_eq!((group.name.as_str(), group.tasks.len()), ("sums", 1));
+/// # Ok::<(), lyceum::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskGroup {
     /// The expert's name; the order of its data is seeded by it.

@@ -4,6 +4,13 @@ use crate::error::{Error, Result};
 use crate::rng::Rng;
 
 /// A learning-rate schedule.
+///
+/// ```
+/// use lyceum::train::Schedule;
+///
+/// let schedule = Schedule::linear(1e-2, 0.5, 10);
+/// assert_eq!((schedule.rate(0), schedule.rate(5), schedule.total), (0.0, 1e-2, 10));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Schedule {
     peak: f64,

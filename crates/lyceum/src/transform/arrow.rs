@@ -24,6 +24,16 @@ const TOGETHER: usize = 64;
 /// for, see [`Library::members`]) that has none or has changed since, and persists them.
 /// Returns the names derived now.
 ///
+/// ```no_run
+/// use lyceum::prelude::*;
+///
+/// let library = Library::open("experts")?;
+/// for name in transform::arrow(&library)? {
+///     println!("derived {name}");
+/// }
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When an expert cannot be read, or its `B` is zero (untrained: it has no direction).
 pub fn arrow(library: &Library) -> Result<Vec<Name>> {

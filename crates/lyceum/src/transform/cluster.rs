@@ -17,6 +17,13 @@ use crate::rng::Rng;
 pub type Clusters = BTreeMap<Name, Vec<Name>>;
 
 /// Settings of MBC clustering; the defaults are the tutorial's.
+///
+/// ```
+/// use lyceum::transform::Mbc;
+///
+/// let config = Mbc::default().k(10).sparsity(0.3);
+/// assert_eq!((config.k, config.seed), (10, 42));
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -137,6 +137,18 @@ impl Phatgoose {
 /// [`Library::members`]) that has none under this specification or has changed since,
 /// on the training rows of its tasks in `data`. Returns the names derived now.
 ///
+/// ```no_run
+/// use std::sync::Arc;
+/// use lyceum::prelude::*;
+/// use lyceum::transform::Phatgoose;
+///
+/// let base = Arc::new(lyceum::assets::base(Precision::F32)?);
+/// let (library, data) = (Library::open("experts")?, lyceum::assets::tasks()?);
+/// let config = Phatgoose::default().steps(100);
+/// transform::phatgoose(&base, &library, &data, &config, &mut NoProgress)?;
+/// # Ok::<(), lyceum::Error>(())
+/// ```
+///
 /// # Errors
 /// When a task has no rows, an expert belongs to another base, or a loss is not finite;
 /// [`Error::Stopped`] when `progress` stops the run, whose steps are then kept in
