@@ -133,6 +133,15 @@ pub struct LoraConfig {
     pub alpha_pattern: BTreeMap<String, f64>,
 }
 
+/// The rank and alpha of the adapter of one site, from which its scale follows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RankAlpha {
+    /// The rank.
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+}
+
 impl Default for LoraConfig {
     /// The tutorial's: rank 4, alpha 1, q, k and v.
     fn default() -> Self {
@@ -227,17 +236,17 @@ impl LoraConfig {
         self
     }
 
-    /// The configuration of adapters of these ranks and alphas, as short as it can be said.
+    /// The configuration of the adapters `parts`, with the shortest patterns that describe them.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is none.
     pub fn of(
-        parts: &BTreeMap<Site, (usize, f64)>,
+        parts: &BTreeMap<Site, RankAlpha>,
         rslora: bool,
         targets: Vec<String>,
     ) -> Result<Self> {
-        let ranks: Vec<(&Site, usize)> = parts.iter().map(|(s, p)| (s, p.0)).collect();
-        let alphas: Vec<(&Site, f64)> = parts.iter().map(|(s, p)| (s, p.1)).collect();
+        let ranks: Vec<(&Site, usize)> = parts.iter().map(|(s, p)| (s, p.rank)).collect();
+        let alphas: Vec<(&Site, f64)> = parts.iter().map(|(s, p)| (s, p.alpha)).collect();
         let none = || Error::invalid("there is no adapter to describe");
         let (rank, rank_pattern) = patterns(&ranks).ok_or_else(none)?;
         let (alpha, alpha_pattern) = patterns(&alphas).ok_or_else(none)?;
@@ -250,8 +259,8 @@ impl LoraConfig {
             alpha_pattern,
         };
         config.check()?;
-        let wrong = |(site, part): &(&Site, &(usize, f64))| {
-            (config.rank_at(site), config.alpha_at(site)) != **part
+        let wrong = |(site, part): &(&Site, &RankAlpha)| {
+            (config.rank_at(site), config.alpha_at(site)) != (part.rank, part.alpha)
         };
         match parts.iter().find(wrong) {
             None => Ok(config),
@@ -351,8 +360,10 @@ mod tests {
 
     #[test]
     fn other_ranks_and_alphas_are_said_shortly_and_read_back() {
-        let parts = |all: &[(&str, usize, f64)]| -> BTreeMap<Site, (usize, f64)> {
-            let part = |&(site, rank, alpha): &(&str, usize, f64)| (Site::new(site), (rank, alpha));
+        let parts = |all: &[(&str, usize, f64)]| -> BTreeMap<Site, RankAlpha> {
+            let part = |&(site, rank, alpha): &(&str, usize, f64)| {
+                (Site::new(site), RankAlpha { rank, alpha })
+            };
             all.iter().map(part).collect()
         };
         let all = parts(&[
@@ -368,7 +379,7 @@ mod tests {
             config.alpha_pattern,
             BTreeMap::from([("h.1.q".into(), 4.0)])
         );
-        for (site, (rank, alpha)) in &all {
+        for (site, RankAlpha { rank, alpha }) in &all {
             assert_eq!(
                 (config.rank_at(site), config.alpha_at(site)),
                 (*rank, *alpha)

@@ -56,14 +56,14 @@ fn groups(args: &TrainArgs, data: &Dataset) -> Result<Vec<TaskGroup>> {
         }
         let known = data.tasks();
         let unknown = |task: &&Name| !known.contains(task);
-        if let Some(task) = groups.iter().flat_map(|(_, tasks)| tasks).find(unknown) {
+        if let Some(task) = groups.iter().flat_map(|group| &group.tasks).find(unknown) {
             bail!(
                 "`{task}` in {} is no task of the data; of experts called otherwise than their \
                  tasks `lyceum cluster` writes the tasks to a second file, which must lie beside",
                 path.display()
             );
         }
-        return Ok(groups.into_iter().map(TaskGroup::from).collect());
+        return Ok(groups);
     }
     let mut tasks: Vec<Name> = Vec::new();
     for task in &args.tasks {

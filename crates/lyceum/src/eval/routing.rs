@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::metrics::{LayerRouting, Routing};
 use crate::mix::{Gates, Pass, Probe};
 use crate::name::{Name, Site};
+use crate::train::TaskGroup;
 
 #[derive(Debug, Default, Clone)]
 struct Sums {
@@ -28,8 +29,8 @@ struct Sums {
 /// # fn main() -> Result<()> {
 /// # let model: Model = unimplemented!();
 /// # let (library, test): (Library, Vec<Example>) = unimplemented!();
-/// let experts: Vec<(Name, Vec<Name>)> = { library.cards()?.into_iter() }
-///     .map(|card| (card.name, card.tasks))
+/// let experts: Vec<TaskGroup> = { library.cards()?.into_iter() }
+///     .map(|card| TaskGroup::new(card.name, card.tasks))
 ///     .collect();
 /// let probe = RoutingProbe::new(&experts);
 /// eval::mean_losses(&model, &test, 1024, Some(&probe), &mut NoProgress)?;
@@ -48,15 +49,13 @@ pub struct RoutingProbe {
 
 impl RoutingProbe {
     /// For `experts` in the order of the gates, each with the tasks it stands for.
-    pub fn new(experts: &[(Name, Vec<Name>)]) -> Self {
-        let tasks = |(i, (_, tasks)): (usize, &(Name, Vec<Name>))| {
-            tasks
-                .iter()
-                .map(move |t| (t.clone(), i))
-                .collect::<Vec<_>>()
+    pub fn new(experts: &[TaskGroup]) -> Self {
+        let tasks = |(i, group): (usize, &TaskGroup)| {
+            let tasks = group.tasks.iter().cloned();
+            tasks.map(|task| (task, i)).collect::<Vec<_>>()
         };
         RoutingProbe {
-            experts: experts.iter().map(|(name, _)| name.clone()).collect(),
+            experts: experts.iter().map(|group| group.name.clone()).collect(),
             of: experts.iter().enumerate().flat_map(tasks).collect(),
             layers: Mutex::new(BTreeMap::new()),
         }

@@ -25,7 +25,7 @@ pub use spec::{About, Knobs, MERGES, MergeSpec, Weights};
 
 use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert};
-use crate::lora::{Lora, LoraConfig};
+use crate::lora::{Lora, LoraConfig, RankAlpha};
 use crate::name::{Name, Site};
 
 /// The error of a merge that was truncated to a rank, against the exact one.
@@ -198,7 +198,8 @@ fn described(experts: &[&Expert], loras: &BTreeMap<Site, Lora>) -> Result<LoraCo
     }
     let part = |(site, lora): (&Site, &Lora)| {
         let rank = lora.rank();
-        (site.clone(), (rank, rank as f64))
+        let alpha = rank as f64;
+        (site.clone(), RankAlpha { rank, alpha })
     };
     let parts = loras.iter().map(part).collect();
     let targets: BTreeSet<&String> = experts.iter().flat_map(|e| &e.card.lora.targets).collect();

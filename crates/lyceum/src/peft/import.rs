@@ -12,7 +12,7 @@ use super::naming::Naming;
 use super::{CARD, CONFIG, OLD_WEIGHTS, WEIGHTS, folders, from_bytes};
 use crate::error::{Context, Error, Result};
 use crate::expert::{Card, Expert, TargetBase};
-use crate::lora::{Lora, LoraConfig, ends_in};
+use crate::lora::{Lora, LoraConfig, RankAlpha, ends_in};
 use crate::name::{Name, Site};
 
 /// The base an adapter is checked against.
@@ -142,7 +142,7 @@ fn expert(
             }
             _ => {}
         }
-        parts.insert(site.clone(), (rank, alpha));
+        parts.insert(site.clone(), RankAlpha { rank, alpha });
         loras.insert(site, lora);
     }
     let adapted = |names: &[String]| {

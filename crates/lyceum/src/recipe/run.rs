@@ -125,7 +125,7 @@ pub fn run(
     run.sources()?;
     let private = run.library("private")?;
     let mbc = run.library("mbc")?;
-    let each: Vec<(Name, Vec<Name>)> = tasks.iter().map(|t| (t.clone(), vec![t.clone()])).collect();
+    let each: Vec<TaskGroup> = tasks.iter().cloned().map(TaskGroup::of_task).collect();
     run.experts("private", &private, &each)?;
     let private = private.members(&Members::Named(tasks.clone()))?;
     let clusters = run.cluster(&private)?;
@@ -232,12 +232,7 @@ impl Run<'_> {
         Ok(value)
     }
 
-    fn experts(
-        &mut self,
-        label: &str,
-        library: &Library,
-        groups: &[(Name, Vec<Name>)],
-    ) -> Result<()> {
+    fn experts(&mut self, label: &str, library: &Library, groups: &[TaskGroup]) -> Result<()> {
         let data = self.data.clone();
         // Its libraries are the recipe's own; what is replaced is said.
         let mut trainer = Trainer::new(&self.base)
@@ -248,12 +243,11 @@ impl Run<'_> {
         if let Some(dir) = self.session.checkpoints() {
             trainer = trainer.checkpoints(dir);
         }
-        let asked: Vec<TaskGroup> = groups.iter().cloned().map(TaskGroup::from).collect();
         self.timed(format!("train {label} experts"), "loss", |progress| {
-            let trained = trainer.groups(&asked, &data, library, progress)?;
+            let trained = trainer.groups(groups, &data, library, progress)?;
             Ok(((), trained.experts.is_empty()))
         })?;
-        for (name, _) in groups {
+        for TaskGroup { name, .. } in groups {
             let losses = library.card(name)?.losses;
             let steps = (1..=losses.len() as u64).collect();
             self.report.curves.push(Curve {
@@ -265,7 +259,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn cluster(&mut self, library: &Library) -> Result<Vec<(Name, Vec<Name>)>> {
+    fn cluster(&mut self, library: &Library) -> Result<Vec<TaskGroup>> {
         let how = self.recipe.mbc.clone();
         let found = self.timed("cluster (MBC)".into(), "", |_| {
             Ok((cluster(library, &how)?, false))
@@ -394,8 +388,8 @@ impl Run<'_> {
     fn losses(&mut self, model: &Model, subject: &RunKey, library: &Library) -> Result<()> {
         // In the order of the gates.
         let names = model.mixture().map_or(&[][..], |m| m.bank.names());
-        let experts: Vec<(Name, Vec<Name>)> = { names.iter() }
-            .map(|name| Ok((name.clone(), library.card(name)?.tasks)))
+        let experts: Vec<TaskGroup> = { names.iter() }
+            .map(|name| Ok(TaskGroup::new(name.clone(), library.card(name)?.tasks)))
             .collect::<Result<_>>()?;
         let probe = RoutingProbe::new(&experts);
         let longest = self.base.decoder.config().max_position_embeddings;
@@ -418,8 +412,8 @@ impl Run<'_> {
     }
 }
 
-fn names_of(groups: &[(Name, Vec<Name>)]) -> Vec<Name> {
-    groups.iter().map(|(name, _)| name.clone()).collect()
+fn names_of(groups: &[TaskGroup]) -> Vec<Name> {
+    groups.iter().map(|group| group.name.clone()).collect()
 }
 
 fn provenance(recipe: &Recipe, base: &Base) -> Result<Provenance> {

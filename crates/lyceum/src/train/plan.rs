@@ -42,12 +42,6 @@ impl TaskGroup {
     }
 }
 
-impl From<(Name, Vec<Name>)> for TaskGroup {
-    fn from(group: (Name, Vec<Name>)) -> Self {
-        TaskGroup::new(group.0, group.1)
-    }
-}
-
 /// An expert that is there and was made otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Differing {

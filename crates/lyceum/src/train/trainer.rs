@@ -153,20 +153,18 @@ impl Trainer {
         self.groups(&groups, data, library, progress)
     }
 
-    /// Trains one expert called `name` on `tasks`.
+    /// Trains one expert, that of `group`.
     ///
     /// # Errors
     /// As [`Trainer::groups`].
     pub fn expert(
         &self,
-        name: &Name,
-        tasks: &[Name],
+        group: &TaskGroup,
         data: &Dataset,
         library: &Library,
         progress: &mut dyn Progress,
     ) -> Result<Trained> {
-        let group = TaskGroup::new(name.clone(), tasks.to_vec());
-        self.groups(&[group], data, library, progress)
+        self.groups(std::slice::from_ref(group), data, library, progress)
     }
 
     /// Trains one expert for each of `groups` on the training rows of its tasks in `data`, all in

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::name::Name;
 use crate::rng::Rng;
+use crate::train::TaskGroup;
 
 /// The clusters, in the shape of `mbc_clusters.json`: `{"cluster_0": ["a", "b"], ...}`.
 pub type Clusters = BTreeMap<Name, Vec<Name>>;
@@ -150,7 +151,7 @@ pub fn cluster(library: &Library, how: &Mbc) -> Result<Clustering> {
 ///
 /// # Errors
 /// [`Error::NotFound`] for an expert that `library` does not hold.
-pub fn cluster_tasks(library: &Library, clusters: &Clusters) -> Result<Vec<(Name, Vec<Name>)>> {
+pub fn cluster_tasks(library: &Library, clusters: &Clusters) -> Result<Vec<TaskGroup>> {
     let mut groups = Vec::new();
     for (cluster, members) in clusters {
         let mut tasks: Vec<Name> = Vec::new();
@@ -161,7 +162,7 @@ pub fn cluster_tasks(library: &Library, clusters: &Clusters) -> Result<Vec<(Name
                 }
             }
         }
-        groups.push((cluster.clone(), tasks));
+        groups.push(TaskGroup::new(cluster.clone(), tasks));
     }
     Ok(groups)
 }

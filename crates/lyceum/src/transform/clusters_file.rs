@@ -11,7 +11,7 @@ use super::cluster::{Clusters, cluster_tasks};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::library::Library;
-use crate::name::Name;
+use crate::train::TaskGroup;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +40,8 @@ pub fn write_clusters(
         value.map_err(|e| Error::format(what.display(), e))
     };
     let bytes = json(path, serde_json::to_vec_pretty(clusters))?;
-    let tasks: Clusters = cluster_tasks(library, clusters)?.into_iter().collect();
+    let groups = cluster_tasks(library, clusters)?.into_iter();
+    let tasks: Clusters = groups.map(|group| (group.name, group.tasks)).collect();
     let beside = beside(path);
     if tasks == *clusters {
         crate::file::write(path, &bytes)?;
@@ -60,15 +61,19 @@ pub fn write_clusters(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterTasks {
     /// Each cluster with its tasks.
-    pub groups: Vec<(Name, Vec<Name>)>,
+    pub groups: Vec<TaskGroup>,
     /// A warning about the file, if there is one.
     pub note: Option<String>,
 }
 
 impl ClusterTasks {
     fn new(clusters: Clusters, note: Option<String>) -> Self {
-        let groups = clusters.into_iter().collect();
-        ClusterTasks { groups, note }
+        let groups = clusters.into_iter();
+        let groups = groups.map(|(name, tasks)| TaskGroup::new(name, tasks));
+        ClusterTasks {
+            groups: groups.collect(),
+            note,
+        }
     }
 }
 

@@ -586,13 +586,11 @@ fn tasks_clusters_and_one_expert_are_groups() {
     assert_eq!(trained.experts[0].losses.len(), 16);
     assert_eq!(joint.card(&name("cluster_0")).unwrap().tasks, cluster);
 
-    let cluster_0 = name("cluster_0");
-    let trained = trainer
-        .expert(&cluster_0, &cluster, data, &one, &mut NoProgress)
-        .unwrap();
+    let group = TaskGroup::new(name("cluster_0"), cluster);
+    let trained = trainer.expert(&group, data, &one, &mut NoProgress).unwrap();
     assert_eq!(held(&one), ["cluster_0"]);
     let losses = &trained.experts[0].losses;
     assert_eq!(losses.len(), 16);
-    let again = trainer.expert(&cluster_0, &cluster, data, &one, &mut NoProgress);
-    assert_eq!(again.unwrap().already, [cluster_0]);
+    let again = trainer.expert(&group, data, &one, &mut NoProgress);
+    assert_eq!(again.unwrap().already, [group.name]);
 }
