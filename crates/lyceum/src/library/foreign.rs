@@ -315,7 +315,7 @@ pub(super) fn open(uri: &str, session: &Session) -> Result<Option<Library>> {
         });
     }
     let store = Memory::private(uri);
-    let library = Library::within(store.clone())?;
+    let library = Library::create_over(store.clone())?;
     contents.add_to(&library)?;
     Library::within_reach(store, Access::Foreign).map(Some)
 }

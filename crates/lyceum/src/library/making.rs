@@ -20,7 +20,7 @@ fn marker() -> String {
 }
 
 fn none_at(uri: &str) -> Error {
-    Error::invalid(format!("there is no library at {uri}")).hint(Hint::Train {
+    Error::not_found("library", uri, []).hint(Hint::Train {
         library: uri.to_owned(),
     })
 }
@@ -156,11 +156,12 @@ impl Library {
         }
     }
 
-    /// A new library in an empty store.
+    /// Makes a library in `store`, which must be empty or a library already: one's own
+    /// implementation of [`Store`], say.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub(crate) fn within(store: Arc<dyn Store>) -> Result<Self> {
+    pub fn create_over(store: Arc<dyn Store>) -> Result<Self> {
         let library = Library::looking(Objects { store }, Access::Write, Snapshot::none());
         library.make()?;
         Ok(library)
