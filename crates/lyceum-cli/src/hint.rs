@@ -11,7 +11,7 @@ pub(crate) fn words(hint: &Hint) -> String {
         Hint::Omit(option) => format!("leave out {}", flag(option)),
         Hint::Derive { library, kind } => format!("run: lyceum derive {library} {kind}"),
         Hint::Train { library } => {
-            format!("train experts into it with `lyceum train --each-task --library {library}`")
+            format!("train experts into it with `lyceum train --library {library}`")
         }
         Hint::Import { source } => {
             format!("`lyceum import {source} DESTINATION` makes it Lyceum's own")

@@ -62,7 +62,7 @@ impl Drop for Stoppable {
         self.asked.now.store(true, Ordering::SeqCst);
         // Asked for too late for whatever ran here, but asked for.
         if self.asked.stop.load(Ordering::SeqCst) && !self.seen.load(Ordering::SeqCst) {
-            std::process::exit(crate::STOPPED.into());
+            std::process::exit(crate::exit::STOPPED.into());
         }
     }
 }

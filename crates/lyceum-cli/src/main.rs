@@ -1,36 +1,47 @@
 //! The `lyceum` command: parse, run, exit code. Every subcommand is one file in `cmd`.
 //!
-//! Exit codes: 0 done; 1 it ran and found something wrong (`check`); 2 it could not be done, and
-//! stderr says why and what to do; 130 it was asked to stop (Ctrl-C), and stderr says what is kept.
+//! Exit codes are listed in [`exit`], and in `lyceum --help`.
 
 mod args;
 mod cmd;
+mod exit;
 mod hint;
 mod interrupt;
 mod log;
 mod out;
+mod project;
+mod table;
 
-use clap::Parser;
+use std::process::ExitCode;
 
-/// The exit code of what was asked to stop.
-pub(crate) const STOPPED: u8 = 130;
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches};
 
-fn main() -> std::process::ExitCode {
+use crate::project::Project;
+
+fn main() -> ExitCode {
     lyceum_kernels::memory::keep_freed();
-    let cli = args::Cli::parse();
-    match cmd::run(cli) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) if out::broken_pipe(&error) => std::process::ExitCode::SUCCESS,
-        Err(error) if error.is::<out::NotClean>() => std::process::ExitCode::from(1),
-        Err(error) => match out::stopped(&error) {
-            Some(text) => {
-                out::say(&text);
-                std::process::ExitCode::from(STOPPED)
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if out::broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = exit::code(&error);
+            match out::stopped(&error) {
+                Some(text) => out::say(&text),
+                // It has printed what is wrong.
+                None if code == exit::NOT_CLEAN => {}
+                None => out::complain(&error),
             }
-            None => {
-                out::complain(&error);
-                std::process::ExitCode::from(2)
-            }
-        },
+            ExitCode::from(code)
+        }
     }
+}
+
+fn run() -> Result<()> {
+    let command = project::conventions(args::Cli::command());
+    let folder = std::env::current_dir()?;
+    let project = Project::read(&folder, |name| std::env::var(name).ok(), &command)?;
+    let matches = args::grouped(project.apply(command)).get_matches();
+    let cli = args::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    cmd::run(cli, &project)
 }

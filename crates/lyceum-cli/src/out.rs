@@ -4,9 +4,11 @@
 
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
 use lyceum::progress::{Progress, Step};
 use lyceum::recipe::StageObserver;
@@ -50,16 +52,67 @@ pub(crate) fn stream(text: &str) -> anyhow::Result<()> {
         .context("the text could not be written")
 }
 
-/// A line on stderr.
+/// Set by `--quiet`.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Silences messages and progress of this process, or not.
+pub(crate) fn quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A line on stderr, unless messages are silenced.
 pub(crate) fn say(text: &str) {
-    eprintln!("{text}");
+    if !is_quiet() {
+        eprintln!("{text}");
+    }
+}
+
+/// Asks a person at a terminal to agree to what cannot be undone.
+///
+/// # Errors
+/// When there is no terminal to ask at, or the answer is not yes.
+pub(crate) fn confirm(question: &str) -> anyhow::Result<()> {
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        anyhow::bail!("nobody can be asked here; --yes agrees beforehand ({question})");
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => anyhow::bail!("not confirmed; nothing was changed"),
+    }
+}
+
+/// The word before a warning.
+fn warning() -> impl std::fmt::Display {
+    style("warning:").for_stderr().yellow()
 }
 
 /// Prints a base's notes as warnings, a line each on stderr.
 pub(crate) fn warn(notes: &[String]) {
     notes
         .iter()
-        .for_each(|note| say(&format!("warning: {note}")));
+        .for_each(|note| say(&format!("{} {note}", warning())));
+}
+
+/// `n` things in words: `1 expert`, `3 experts`.
+pub(crate) fn count(n: usize, thing: &str) -> String {
+    match n {
+        1 => format!("1 {thing}"),
+        n => format!("{n} {thing}s"),
+    }
+}
+
+/// Prints what a command wrote: the paths, under `wrote` for machines.
+pub(crate) fn wrote(format: Format, paths: &[&std::path::Path]) -> anyhow::Result<()> {
+    let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    let value = serde_json::json!({ "wrote": paths });
+    show(format, &value, |_| format!("wrote {}", paths.join(", ")))
 }
 
 /// Bytes in words.
@@ -83,7 +136,10 @@ pub(crate) fn complain(error: &anyhow::Error) {
         .iter()
         .map(|h| format!("; {}", hint::words(h)))
         .collect();
-    eprintln!("error: {text}{hints}");
+    eprintln!(
+        "{} {text}{hints}",
+        style("error:").for_stderr().red().bold()
+    );
 }
 
 /// A command ran and found something wrong, which it has printed: exit code 1.
@@ -114,9 +170,10 @@ pub(crate) fn stopped(error: &anyhow::Error) -> Option<String> {
     })
 }
 
-/// Returns `true` if stderr can hold bars: it is a terminal, and no events are shown there.
+/// Returns `true` if stderr can hold bars: it is a terminal, no events are shown there, and messages
+/// are not silenced.
 fn bars() -> bool {
-    std::io::stderr().is_terminal() && !log::shown()
+    std::io::stderr().is_terminal() && !log::shown() && !is_quiet()
 }
 
 /// A bar on stderr while something long runs; nothing when stderr is not a terminal.
@@ -141,10 +198,10 @@ impl Bar {
 
     pub(crate) fn new(name: &str, unit: &'static str) -> Self {
         let bar = match bars() {
-            true => ProgressBar::new(0),
+            true => ProgressBar::new(1),
             false => ProgressBar::hidden(),
         };
-        let template = "{prefix:<34} {bar:24} {pos:>5}/{len:<5} {msg} {elapsed} left {eta}";
+        let template = "{prefix:<20!} {wide_bar} {pos}/{len} {msg} {elapsed} left {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

@@ -7,14 +7,14 @@ use lyceum::backbone::Precision;
 use lyceum::transform;
 
 use super::model::{BaseArgs, DataArgs, MembersArgs, ModelArgs, PrecisionArg, QuantizeArg, kept};
-use super::values::{at_least_one, task, weight};
+use super::values::{at_least_one, grace, task, weight};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The recipe
     pub(crate) recipe: PathBuf,
     /// Folder for libraries, predictions and the report
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) out: PathBuf,
     /// Override the recipe's base: a folder, a GGUF file, hf://owner/name[@revision] or embedded
     #[arg(long)]
@@ -38,6 +38,22 @@ impl RunArgs {
             (precision, quantize) => Some(kept(precision.unwrap_or(PrecisionArg::F32), quantize)),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The base: a folder, a GGUF file, hf://owner/name or embedded
+    #[arg(short, long)]
+    pub(crate) base: Option<String>,
+    /// The library
+    #[arg(short, long)]
+    pub(crate) library: Option<String>,
+    /// The data
+    #[arg(short, long)]
+    pub(crate) data: Option<String>,
+    /// Replace a project file that is there
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 #[derive(Debug, Args)]
@@ -68,10 +84,10 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// The library experts are added to
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) library: String,
-    /// One expert per task of the data
-    #[arg(long, conflicts_with = "clusters", required_unless_present_any = ["clusters", "tasks"])]
+    /// One expert per task of the data; so it is when neither this, --tasks nor --clusters is given
+    #[arg(long, conflicts_with = "clusters")]
     pub(crate) each_task: bool,
     /// One expert per cluster of this file
     #[arg(long)]
@@ -232,15 +248,15 @@ pub(crate) struct EvalArgs {
     /// Most new tokens
     #[arg(long, default_value_t = 128, value_parser = at_least_one)]
     pub(crate) max_new: usize,
-    /// Evaluate only the first N examples
-    #[arg(long, value_parser = at_least_one)]
+    /// Evaluate only the first N examples of each task
+    #[arg(short = 'n', long, value_parser = at_least_one)]
     pub(crate) limit: Option<usize>,
     /// Begin every text with the beginning-of-text token or not; as the tokenizer says when absent
     #[arg(long, value_name = "true|false")]
     pub(crate) add_bos: Option<bool>,
     /// Write the report, charts and every example's result to this folder, replacing an earlier
     /// evaluation
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) out: Option<PathBuf>,
 }
 
@@ -258,6 +274,22 @@ pub(crate) struct CopyArgs {
     /// Version of the library to read; the newest when absent
     #[arg(long)]
     pub(crate) at: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    /// The library
+    pub(crate) uri: String,
+    /// Retention: keep versions and removed experts newer than this (30m, 12h, 14d); must exceed
+    /// your longest read
+    #[arg(long, default_value = "14d", value_parser = grace)]
+    pub(crate) grace: std::time::Duration,
+    /// Only print what would be deleted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Delete without asking
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -315,7 +347,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, alias = "task")]
     pub(crate) task_name: Option<String>,
     /// Most new tokens; fewer where the base's positions end
-    #[arg(long, default_value_t = 64)]
+    #[arg(short = 'n', long, default_value_t = 64)]
     pub(crate) max_new: usize,
     /// Begin the prompt with the beginning-of-text token or not; as the tokenizer says when
     /// absent (a conversation's template writes its own)

@@ -1,6 +1,7 @@
 //! The command line, as data.
 
 mod commands;
+mod help;
 mod model;
 mod values;
 
@@ -9,16 +10,19 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use commands::{
-    ClusterArgs, CopyArgs, DeriveArgs, EvalArgs, GenerateArgs, ImportArgs, ListArgs, MergeArgs,
-    RestoreArgs, RunArgs, TrainArgs,
+    ClusterArgs, CopyArgs, DeriveArgs, EvalArgs, GenerateArgs, ImportArgs, InitArgs, ListArgs,
+    MergeArgs, PurgeArgs, RestoreArgs, RunArgs, TrainArgs,
 };
+pub(crate) use help::grouped;
 pub(crate) use model::{BaseArgs, MembersArgs, ModelArgs};
-pub(crate) use values::FormatArg;
-use values::{bytes, grace};
+pub(crate) use values::ExportTo;
+use values::bytes;
+
+use crate::out::Format;
 
 /// Train, keep, cluster, route between and evaluate LoRA experts.
 #[derive(Debug, Parser)]
-#[command(name = "lyceum", version, max_term_width = 100)]
+#[command(name = "lyceum", version, max_term_width = 100, after_long_help = help::at_length())]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -29,20 +33,37 @@ pub(crate) struct Cli {
 /// Flags of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Print results as text or JSON
-    #[arg(long, global = true, value_enum, default_value = "text")]
-    pub(crate) format: FormatArg,
-    /// Threads; all cores when absent. Results do not depend on it
-    #[arg(long, global = true)]
+    /// Format of results: text or json
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    pub(crate) format: Format,
+    /// Print only results and errors, no messages and no progress
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Threads; all cores when absent
+    ///
+    /// Results do not depend on it.
+    #[arg(short, long, global = true)]
     pub(crate) threads: Option<usize>,
-    /// Use no network: remote places are read from the cache (HF_HUB_OFFLINE=1 does so for hf://)
+    /// Use no network: remote places are read from the cache
+    ///
+    /// HF_HUB_OFFLINE=1 does so for hf:// alone.
     #[arg(long, global = true)]
     pub(crate) offline: bool,
-    /// Show what the library does on stderr: commits, requests, cache hits, training steps; -vv all
-    /// of it. LYCEUM_LOG or RUST_LOG (lyceum=debug) choose levels
+    /// Show what the library does on stderr; -vv all of it
+    ///
+    /// Commits, requests, cache hits, training steps. LYCEUM_LOG or RUST_LOG (lyceum=debug) choose
+    /// levels.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Device of the base: cpu; cuda or cuda:N in a build with `--features cuda`; metal
+    /// Device of the base: cpu, cuda, cuda:N or metal
+    ///
+    /// A GPU needs a build with the feature `cuda` or `metal`.
     #[arg(long, global = true, default_value = "cpu")]
     pub(crate) device: String,
 }
@@ -99,8 +120,8 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Write a library for other tools
     #[command(
-        after_help = "Examples:\n  lyceum export experts mttl-library --format mttl\n  lyceum export \
-                            experts adapters --format peft\nFormats: mttl (one of MTTL's \
+        after_help = "Examples:\n  lyceum export experts mttl-library --to mttl\n  lyceum export \
+                            experts adapters --to peft\nFormats: mttl (one of MTTL's \
                             libraries), peft (a folder per expert)"
     )]
     Export {
@@ -108,6 +129,9 @@ pub(crate) enum Command {
         uri: String,
         /// The folder, which must be empty or absent
         out: PathBuf,
+        /// Format to write
+        #[arg(long, value_enum)]
+        to: ExportTo,
     },
     /// Verify a library: read every object from the store, open it, and list what is wrong (exit
     /// code 1 if anything is)
@@ -148,17 +172,7 @@ pub(crate) enum Command {
     },
     /// Delete removed experts and old versions, with the files that only they need
     #[command(after_help = "Example: lyceum purge experts --grace 14d --dry-run")]
-    Purge {
-        /// The library
-        uri: String,
-        /// Retention: keep versions and removed experts newer than this (30m, 12h, 14d); must
-        /// exceed your longest read
-        #[arg(long, default_value = "14d", value_parser = grace)]
-        grace: std::time::Duration,
-        /// Only print what would be deleted
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Purge(PurgeArgs),
     /// Cluster experts by their weights (MBC)
     #[command(after_help = "Example: lyceum cluster experts --k 2 --sparsity 0.2")]
     Cluster(ClusterArgs),
@@ -239,6 +253,18 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: BaseCommand,
     },
+    /// Write a project file, lyceum.toml: defaults of the commands below this folder
+    #[command(after_help = "Example: lyceum init --library experts --base gpt-neo-125m")]
+    Init(InitArgs),
+    /// Show the settings in force and where each comes from
+    #[command(after_help = "Example: lyceum config --format json")]
+    Config,
+    /// Describe a data set: tasks, rows per split, lengths
+    #[command(after_help = "Example: lyceum data show rows.jsonl")]
+    Data {
+        #[command(subcommand)]
+        command: DataCommand,
+    },
     /// Draw a report again from its JSON, or several seeds' reports as their mean
     #[command(
         after_help = "Example: lyceum plot out/report.json\n         lyceum plot out-1/report.json out-2/report.json --out mean"
@@ -249,7 +275,7 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "REPORT")]
         reports: Vec<PathBuf>,
         /// Folder to write to; the JSON's folder when absent
-        #[arg(long)]
+        #[arg(short, long)]
         out: Option<PathBuf>,
     },
     /// Pre-train a base from a recipe; continues where it stopped
@@ -290,13 +316,26 @@ pub(crate) enum CacheCommand {
     /// Set the cache size limit; least recently used files are evicted first
     #[command(after_help = "Example: lyceum cache limit 50G")]
     Limit {
-        /// Bytes: 500M, 50G, 1T
+        /// Size with its unit: 500M, 50G, 1T
         #[arg(value_parser = bytes)]
         bytes: u64,
     },
     /// Delete all cached files
     #[command(after_help = "Example: lyceum cache clear")]
     Clear,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Tasks, rows per split, lengths of inputs and targets in characters
+    #[command(
+        after_help = "Examples:\n  lyceum data show\n  lyceum data show hf://datasets/owner/name --format json"
+    )]
+    Show {
+        /// Task file or folder (JSON, parquet, Arrow), or hf://datasets/owner/name; the ten tasks
+        /// shipped when absent
+        data: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,7 +14,7 @@ use super::values::{TopK, at_least_one, top_k};
 #[derive(Debug, Args)]
 pub(crate) struct BaseArgs {
     /// Folder or GGUF file of the base, or hf://owner/name[@revision]; the one shipped when absent
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) base: Option<PathBuf>,
     /// Arithmetic of the frozen matrices
     #[arg(long, value_enum, default_value = "f32")]
@@ -48,13 +48,14 @@ pub(crate) struct ModelArgs {
     #[arg(long, conflicts_with_all = ["library", "experts", "include", "router", "top_k", "router_temperature", "temperature", "mixing"])]
     pub(crate) model: Option<PathBuf>,
     /// The library
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) library: Option<String>,
     #[command(flatten)]
     pub(crate) members: MembersArgs,
     #[arg(long, help = routers(), long_help = routers_at_length())]
     pub(crate) router: Option<String>,
     #[arg(
+        short = 'k',
         long,
         help = setting("top_k", "Experts per token, or `all`; all when absent"),
         value_parser = top_k,
@@ -143,7 +144,7 @@ impl MembersArgs {
 pub(crate) struct DataArgs {
     /// Task file or folder (JSON, parquet, Arrow), or hf://datasets/owner/name; the ten tasks
     /// shipped when absent
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) data: Option<PathBuf>,
     /// Longest input in tokens
     #[arg(long, default_value_t = 1024, value_parser = at_least_one)]

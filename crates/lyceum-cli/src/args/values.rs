@@ -2,8 +2,6 @@
 
 use clap::ValueEnum;
 
-use crate::out::Format;
-
 /// A number of experts, or all.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TopK(pub(crate) Option<usize>);
@@ -49,37 +47,19 @@ pub(super) fn grace(text: &str) -> Result<std::time::Duration, String> {
 }
 
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let units = [("k", 3), ("M", 6), ("G", 9), ("T", 12)];
-    let split = units
-        .iter()
-        .find_map(|(unit, power)| Some((text.strip_suffix(unit)?, *power)));
-    let (number, power) = split.unwrap_or((text, 0));
-    let bytes = number.parse::<u64>().ok();
-    let bytes = bytes.and_then(|bytes| bytes.checked_mul(10u64.pow(power)));
-    bytes.ok_or_else(|| "give a size like 500M, 50G or 1T".into())
+    let units = [("k", 3), ("M", 6), ("G", 9), ("T", 12), ("B", 0)];
+    let bytes = units.iter().find_map(|(unit, power)| {
+        let number = text.strip_suffix(unit)?.parse::<u64>().ok()?;
+        number.checked_mul(10u64.pow(*power))
+    });
+    bytes.ok_or_else(|| "give a size with its unit, like 500M, 50G or 1T".into())
 }
 
-/// Output format of results, or, for `export`, the format of the written library.
+/// The formats that `export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FormatArg {
-    /// For people
-    Text,
-    /// For machines
-    Json,
-    /// `export` only: a library of MTTL's
-    #[value(hide = true)]
+pub(crate) enum ExportTo {
+    /// One of MTTL's libraries
     Mttl,
-    /// `export` only: a PEFT folder per expert
-    #[value(hide = true)]
+    /// A PEFT folder per expert
     Peft,
-}
-
-impl FormatArg {
-    /// The output format of results.
-    pub(crate) fn printed(self) -> Format {
-        match self {
-            FormatArg::Json => Format::Json,
-            _ => Format::Text,
-        }
-    }
 }

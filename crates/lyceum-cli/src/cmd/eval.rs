@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use lyceum::Name;
 use lyceum::data::{Dataset, Example, Question, Split};
 use lyceum::eval;
 use lyceum::generate::GenerationConfig;
@@ -23,6 +24,7 @@ use super::routed::{self, Chosen, Opened};
 use super::{Settings, library, model};
 use crate::args::EvalArgs;
 use crate::out::{Bar, Format, say, show};
+use crate::table::{Column, Table};
 
 /// Prefix of the titles of this command's reports.
 const TITLE: &str = "Evaluation: ";
@@ -60,7 +62,7 @@ struct Found {
 pub(crate) fn eval(args: &EvalArgs, settings: &Settings) -> Result<()> {
     let format = settings.format;
     // What was asked for is checked, and what is to be written tried, before a model is opened.
-    let chosen = routed::chosen(&args.model)?;
+    let chosen = routed::chosen(&args.model, &settings.session)?;
     if let (true, Some(questions)) = (chosen.is_oracle(), &args.eval_task) {
         let questions = questions.display();
         bail!(
@@ -86,13 +88,27 @@ pub(crate) fn eval(args: &EvalArgs, settings: &Settings) -> Result<()> {
     shown
 }
 
+/// The table of metrics.
 fn table(rows: &[Metric]) -> String {
     let line = |r: &Metric| {
-        let (task, metric) = (&r.task, &r.metric);
-        let (mean, stderr, n) = (r.mean, r.stderr, r.n);
-        format!("{task:<60} {metric:<8} {mean:>8.4} ± {stderr:.4}  n {n}\n")
+        let task = match r.task.as_str() {
+            "mean" => "mean over examples".into(),
+            task => task.to_owned(),
+        };
+        // Accuracies are shares of 1, other metrics percentages.
+        let decimals = if r.metric.starts_with("acc") { 4 } else { 2 };
+        let mean = format!("{:.decimals$}", r.mean);
+        let stderr = format!("± {:.decimals$}", r.stderr);
+        [task, r.metric.clone(), mean, stderr, r.n.to_string()]
     };
-    rows.iter().map(line).collect()
+    let columns = [
+        Column::text("task"),
+        Column::word("metric"),
+        Column::number("value"),
+        Column::number("stderr"),
+        Column::number("n"),
+    ];
+    Table::new(columns, rows.iter().map(line)).to_text()
 }
 
 /// Checks that `out` can be written, and holds no report but an earlier evaluation's.
@@ -141,7 +157,13 @@ fn task(args: &EvalArgs, session: &Session) -> Result<(Task, Source)> {
     let config = GenerationConfig::default()
         .max_new_tokens(args.max_new)
         .max_input_tokens(args.data.max_input);
-    let rows = rows.into_iter().take(limit).collect();
+    let mut taken = BTreeMap::<Name, usize>::new();
+    let within = |row: &Example| {
+        let taken = taken.entry(row.task.clone()).or_default();
+        *taken += 1;
+        *taken <= limit
+    };
+    let rows = rows.into_iter().filter(within).collect();
     Ok((
         Task::Rows(rows, config),
         source("data", place, data.fingerprint()),

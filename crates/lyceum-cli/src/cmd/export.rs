@@ -4,33 +4,30 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use lyceum::library::Library;
-use lyceum::store::Session;
+use serde_json::json;
 
-use super::done;
-use crate::args::FormatArg;
-use crate::out::say;
+use super::Settings;
+use crate::args::ExportTo;
+use crate::out::{count, say, show};
 
-pub(crate) fn export(uri: &str, out: &Path, to: FormatArg, session: &Session) -> Result<()> {
-    let library = Library::open_with(uri, session)?;
+pub(crate) fn export(uri: &str, out: &Path, to: ExportTo, settings: &Settings) -> Result<()> {
+    let library = Library::open_with(uri, &settings.session)?;
     let n = library.names()?.len();
     if n == 0 {
         bail!("library {uri} holds no expert");
     }
     match to {
-        FormatArg::Mttl => {
+        ExportTo::Mttl => {
             for note in library.export_mttl(out)? {
                 say(&format!("warning: {note}"));
             }
         }
-        FormatArg::Peft => peft(&library, out)?,
-        FormatArg::Text | FormatArg::Json => {
-            bail!("say what to write: --format mttl or --format peft")
-        }
+        ExportTo::Peft => peft(&library, out)?,
     }
-    done(
-        to.printed(),
-        &format!("exported {n} experts to {}", out.display()),
-    )
+    let value = json!({ "library": uri, "experts": n, "wrote": [out] });
+    show(settings.format, &value, |_| {
+        format!("exported {} to {}", count(n, "expert"), out.display())
+    })
 }
 
 /// One PEFT folder per expert.

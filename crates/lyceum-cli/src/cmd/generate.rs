@@ -10,8 +10,7 @@ use lyceum::generate::{GenerationConfig, Prompt};
 use lyceum::model::Model;
 
 use super::Settings;
-use super::model::reading;
-use super::routed::check_generate;
+use super::routed;
 use crate::args::GenerateArgs;
 use crate::out::{self, Format};
 
@@ -86,8 +85,9 @@ impl GenerateArgs {
 
 pub(crate) fn generate(args: &GenerateArgs, settings: &Settings) -> Result<()> {
     let format = settings.format;
-    check_generate(&args.model, args.task_name.as_deref())?;
-    let model = reading(&args.model, settings, args.add_bos)?;
+    let task = args.task_name.as_deref();
+    let chosen = routed::chosen_for(&args.model, task, &settings.session)?;
+    let model = chosen.open(settings, args.add_bos)?.model;
     let ids = args.ids(model.base())?;
     let max_new = room(&model, ids.len(), args.max_new);
     let mut prompt = Prompt::from(ids);

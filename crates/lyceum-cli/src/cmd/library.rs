@@ -1,18 +1,17 @@
 //! list, show, history, copy, remove, restore, rename, purge, cluster.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use lyceum::Name;
-use lyceum::expert::Card;
+use lyceum::expert::{Card, Expert};
 use lyceum::library::{Entry, Library};
 use lyceum::store::{Put, Session};
 use lyceum::transform::{self, Mbc};
 use serde_json::json;
 
-use super::{Settings, done, model};
-use crate::args::{ClusterArgs, CopyArgs, ListArgs, RestoreArgs};
-use crate::out::{Bar, Format, say, show};
+use super::{Settings, model};
+use crate::args::{ClusterArgs, CopyArgs, ListArgs, PurgeArgs, RestoreArgs};
+use crate::out::{Bar, Format, confirm, count, say, show};
+use crate::table::{Column, Table, sparkline};
 
 fn open(uri: &str, at: Option<u64>, session: &Session) -> Result<Library> {
     let library = Library::open_with(uri, session)?;
@@ -98,25 +97,43 @@ pub(crate) fn list(args: &ListArgs, settings: &Settings) -> Result<()> {
     }
     let rows = { entries.into_iter() }.map(|(name, entry)| Row::new(name, entry));
     let rows: Vec<Row> = rows.collect();
-    show(format, &rows, |rows| {
-        let mut text = format!(
-            "{:<60} {:>4} {:>6}  {:<12} {:<20}  tasks\n",
-            "name", "rank", "alpha", "base", "added"
-        );
-        for row in rows {
-            let tasks: Vec<&str> = row.tasks.iter().map(Name::as_str).collect();
-            let number = |what: &str| row.lora[what].to_string();
-            let (rank, alpha) = (number("rank"), number("alpha"));
-            text += &format!(
-                "{:<60} {rank:>4} {alpha:>6}  {:<12.12} {:<20}  {}\n",
-                row.name,
-                row.base.as_deref().unwrap_or("not known"),
-                row.added,
-                tasks.join(",")
-            );
-        }
-        text
-    })
+    if rows.is_empty() && format == Format::Text {
+        say("no experts");
+        return Ok(());
+    }
+    show(format, &rows, |rows| listed(rows))
+}
+
+/// The table of `lyceum list`: tasks only of experts that are not called as their only task is.
+fn listed(rows: &[Row]) -> String {
+    let line = |row: &Row| {
+        let tasks: Vec<&str> = row.tasks.iter().map(Name::as_str).collect();
+        let tasks = match tasks.as_slice() {
+            [only] if *only == row.name.as_str() => String::new(),
+            all => all.join(","),
+        };
+        let base = match &row.base {
+            Some(_) => row.base_name.clone(),
+            None => "not known".into(),
+        };
+        [
+            row.name.to_string(),
+            row.lora["rank"].to_string(),
+            row.lora["alpha"].to_string(),
+            base,
+            row.added.chars().take(10).collect(),
+            tasks,
+        ]
+    };
+    let columns = [
+        Column::text("name"),
+        Column::number("rank"),
+        Column::number("alpha"),
+        Column::text("base"),
+        Column::word("added"),
+        Column::text("tasks"),
+    ];
+    Table::new(columns, rows.iter().map(line)).to_text()
 }
 
 pub(crate) fn show_expert(
@@ -143,9 +160,69 @@ pub(crate) fn show_expert(
         "card": expert.card, "sites": sites, "artifacts": derived, "added": date(entry.added),
         "version": library.version(),
     });
-    show(format, &value, |value| {
-        serde_json::to_string_pretty(value).unwrap_or_default()
+    show(format, &value, |_| {
+        described(&expert, &derived, &library, &entry)
     })
+}
+
+/// The summary of `lyceum show`.
+fn described(expert: &Expert, derived: &[&Name], library: &Library, entry: &Entry) -> String {
+    let card = &expert.card;
+    let joined = |names: &mut dyn Iterator<Item = &Name>| {
+        let names: Vec<&str> = names.map(Name::as_str).collect();
+        names.join(", ")
+    };
+    let mut lines = vec![("tasks", joined(&mut card.tasks.iter()))];
+    let base = card.base.as_deref();
+    let base = base.map_or("fingerprint not known".into(), |b| format!("{b:.12}"));
+    lines.push(("base", format!("{} ({base})", card.base_name)));
+    let lora = &card.lora;
+    let (rank, alpha, targets) = (lora.rank, lora.alpha, lora.targets.join(", "));
+    lines.push(("lora", format!("rank {rank}, alpha {alpha}, on {targets}")));
+    if let Some(settings) = settings_of(&card.origin) {
+        lines.push(("trained", settings));
+    }
+    let norms = expert.loras.values().map(lyceum::lora::Lora::norm);
+    let norms: Vec<f64> = norms.filter_map(Result::ok).collect();
+    if let (Some(least), Some(most)) = (
+        norms.iter().copied().reduce(f64::min),
+        norms.iter().copied().reduce(f64::max),
+    ) {
+        let text = format!("{}, norms {least:.3} to {most:.3}", norms.len());
+        lines.push(("sites", text));
+    }
+    if let (Some(first), Some(last)) = (card.losses.first(), card.losses.last()) {
+        let (curve, n) = (sparkline(&card.losses, 32), card.losses.len());
+        let text = format!("{first:.3} -> {last:.3} in {n} steps  {curve}");
+        lines.push(("loss", text));
+    }
+    match derived {
+        [] => {}
+        kinds => lines.push(("artifacts", joined(&mut kinds.iter().copied()))),
+    }
+    lines.push(("weights", card.weights.clone()));
+    let (version, added) = (library.version(), date(entry.added));
+    lines.push(("added", format!("{added}, read at version {version}")));
+    let mut text = format!("{}\n", card.name);
+    for (name, value) in lines {
+        text += &format!("  {name:<10} {value}\n");
+    }
+    text
+}
+
+/// The settings of its training or merge, from a card's origin: `name value`, comma-separated.
+fn settings_of(origin: &serde_json::Value) -> Option<String> {
+    let all = ["train", "merge", "import"];
+    let spec = all.iter().find_map(|kind| origin.get(kind))?.as_object()?;
+    let plain = |(key, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::Object(_) | serde_json::Value::Array(_) | serde_json::Value::Null => {
+            None
+        }
+        serde_json::Value::String(text) => Some(format!("{key} {text}")),
+        other => Some(format!("{key} {other}")),
+    };
+    let settings: Vec<String> = spec.iter().filter_map(plain).collect();
+    (!settings.is_empty()).then(|| settings.join(", "))
 }
 
 pub(crate) fn history(uri: &str, limit: usize, settings: &Settings) -> Result<()> {
@@ -162,11 +239,7 @@ pub(crate) fn history(uri: &str, limit: usize, settings: &Settings) -> Result<()
         })
         .collect();
     show(format, &versions, |versions| {
-        let mut text = format!(
-            "{:>7}  {:<20} {:>7}  changes\n",
-            "version", "time", "experts"
-        );
-        for m in versions {
+        let line = |m: &serde_json::Value| {
             let changes = m["changes"].as_array().into_iter().flatten();
             let changes: Vec<&str> = changes.filter_map(|c| c.as_str()).take(3).collect();
             let number = |key: &str| m[key].as_u64().unwrap_or(0);
@@ -174,12 +247,20 @@ pub(crate) fn history(uri: &str, limit: usize, settings: &Settings) -> Result<()
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            let time = m["time"].as_str().unwrap_or_default();
-            let (version, experts) = (number("version"), number("experts"));
-            text += &format!("{version:>7}  {time:<20} {experts:>7}  ");
-            text += &format!("{}{more}\n", changes.join(", "));
-        }
-        text
+            [
+                number("version").to_string(),
+                m["time"].as_str().unwrap_or_default().to_owned(),
+                number("experts").to_string(),
+                format!("{}{more}", changes.join(", ")),
+            ]
+        };
+        let columns = [
+            Column::number("version"),
+            Column::word("time"),
+            Column::number("experts"),
+            Column::text("changes"),
+        ];
+        Table::new(columns, versions.iter().map(line)).to_text()
     })
 }
 
@@ -197,9 +278,13 @@ pub(crate) fn copy(args: &CopyArgs, settings: &Settings) -> Result<()> {
     drop(bar);
     to.make()?;
     show(format, &copied, |copied| {
+        let (experts, artifacts) = (copied.experts, copied.artifacts);
         format!(
-            "copied {} experts and {} artifacts to {}; {} were there already",
-            copied.experts, copied.artifacts, args.destination, copied.already
+            "copied {} and {} to {}; {} there already",
+            count(experts, "expert"),
+            count(artifacts, "artifact"),
+            args.destination,
+            copied.already
         )
     })
 }
@@ -221,12 +306,14 @@ pub(crate) fn remove(uri: &str, names: &[String], settings: &Settings) -> Result
     }
     let mut batch = library.batch()?;
     names.iter().for_each(|name| batch.remove(name));
-    batch.commit()?;
-    let text = format!(
-        "removed {} experts; `lyceum restore` brings them back",
-        names.len()
-    );
-    done(format, &text)
+    let version = batch.commit()?;
+    let value = json!({ "library": uri, "version": version, "removed": names });
+    show(format, &value, |_| {
+        format!(
+            "removed {} from {uri}; `lyceum restore` brings back what was removed",
+            joined(&names)
+        )
+    })
 }
 
 pub(crate) fn restore(uri: &str, names: &[String], settings: &Settings) -> Result<()> {
@@ -241,7 +328,11 @@ pub(crate) fn restore(uri: &str, names: &[String], settings: &Settings) -> Resul
             other => other.into(),
         })?;
     }
-    done(format, &format!("restored {} experts", names.len()))
+    let version = library.version();
+    let value = json!({ "library": uri, "version": version, "restored": names });
+    show(format, &value, |_| {
+        format!("restored {} in {uri}", joined(&names))
+    })
 }
 
 pub(crate) fn restore_at(args: &RestoreArgs, version: u64, settings: &Settings) -> Result<()> {
@@ -282,23 +373,34 @@ fn joined(names: &[Name]) -> String {
 }
 
 pub(crate) fn rename(uri: &str, from: &str, to: &str, settings: &Settings) -> Result<()> {
-    let (session, format) = (&settings.session, settings.format);
-    Library::open_with(uri, session)?.rename(&Name::new(from)?, &Name::new(to)?)?;
-    done(format, &format!("renamed {from} to {to}"))
+    let library = Library::open_with(uri, &settings.session)?;
+    library.rename(&Name::new(from)?, &Name::new(to)?)?;
+    let version = library.version();
+    let value = json!({ "library": uri, "version": version, "from": from, "to": to });
+    show(settings.format, &value, |_| {
+        format!("renamed {from} to {to} in {uri}")
+    })
 }
 
-pub(crate) fn purge(uri: &str, grace: Duration, dry_run: bool, settings: &Settings) -> Result<()> {
-    let (session, format) = (&settings.session, settings.format);
-    let purged = Library::open_with(uri, session)?.purge(grace, dry_run)?;
-    show(format, &purged, |purged| {
-        let (would, least) = match dry_run {
+pub(crate) fn purge(args: &PurgeArgs, settings: &Settings) -> Result<()> {
+    let uri = &args.uri;
+    if !args.dry_run && !args.yes {
+        confirm(&format!(
+            "delete what was removed from {uri} and its old versions for good?"
+        ))?;
+    }
+    let library = Library::open_with(uri, &settings.session)?;
+    let purged = library.purge(args.grace, args.dry_run)?;
+    show(settings.format, &purged, |purged| {
+        let (would, least) = match args.dry_run {
             true => ("would give", "at least "),
             false => ("gave", ""),
         };
         let (experts, objects) = (purged.experts, purged.objects);
         format!(
-            "{would} up {experts} removed experts and {least}{objects} objects; versions from {} \
-             on can be opened",
+            "{would} up {} and {least}{}; versions from {} on can be opened",
+            count(experts, "removed expert"),
+            count(objects, "object"),
             purged.oldest
         )
     })
@@ -322,6 +424,7 @@ pub(crate) fn cluster(args: &ClusterArgs, settings: &Settings) -> Result<()> {
             out.display()
         ));
     }
+    say(&format!("wrote {}", out.display()));
     show(format, &clusters, |clusters| {
         let line = |(name, members): (&Name, &Vec<Name>)| format!("{name}: {}\n", joined(members));
         clusters.iter().map(line).collect::<String>()

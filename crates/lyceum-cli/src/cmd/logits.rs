@@ -10,14 +10,16 @@ use lyceum::mix::SeqLens;
 
 use super::{Settings, routed};
 use crate::args::ModelArgs;
+use crate::out::wrote;
 
 pub(crate) fn logits(
-    (args, settings): (&ModelArgs, &Settings),
+    args: &ModelArgs,
     tasks: Option<&Path>,
     input: &Path,
     out: &Path,
+    settings: &Settings,
 ) -> Result<()> {
-    let chosen = routed::chosen(args)?;
+    let chosen = routed::chosen(args, &settings.session)?;
     if chosen.is_oracle() && tasks.is_none() {
         bail!("the oracle goes by the rows' tasks: name them with --task-names FILE");
     }
@@ -56,7 +58,8 @@ pub(crate) fn logits(
     }
     let tensor = Tensor::from_vec(padded, (b, t, v), &Device::Cpu)?;
     let bytes = safetensors::serialize(BTreeMap::from([("logits", tensor)]), None)?;
-    Ok(lyceum::file::write(out, &bytes)?)
+    lyceum::file::write(out, &bytes)?;
+    wrote(settings.format, &[out])
 }
 
 /// Reads the tasks of `rows` rows from the JSON list at `path`.

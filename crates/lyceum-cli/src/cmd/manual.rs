@@ -8,9 +8,10 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use lyceum::file;
+use serde_json::json;
 
 use crate::args::Cli;
-use crate::out::Format;
+use crate::out::{Format, count, show};
 
 /// Prints the completion script of `shell`.
 pub(crate) fn completions(shell: Shell) -> Result<()> {
@@ -25,8 +26,11 @@ pub(crate) fn completions(shell: Shell) -> Result<()> {
 pub(crate) fn pages(out: &Path, format: Format) -> Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    let count = write(&command, out)?;
-    super::done(format, &format!("{count} pages in {}", out.display()))
+    let pages = write(&command, out)?;
+    let value = json!({ "pages": pages, "wrote": [out] });
+    show(format, &value, |_| {
+        format!("wrote {} to {}", count(pages, "page"), out.display())
+    })
 }
 
 /// Writes the page of `command` and those of its subcommands; returns their number.

@@ -3,6 +3,8 @@
 mod base;
 mod cache;
 mod check;
+mod config;
+mod data;
 mod eval;
 mod export;
 mod generate;
@@ -21,9 +23,10 @@ use anyhow::Result;
 use candle_core::Device;
 use lyceum::store::Session;
 
-use crate::args::{BaseCommand, Cli, Command, Common, FormatArg};
+use crate::args::{BaseCommand, Cli, Command, Common, DataCommand};
 use crate::log;
-use crate::out::{self, Format, show};
+use crate::out::{self, Format};
+use crate::project::Project;
 
 /// What the flags of every command ask for.
 #[derive(Debug, Clone)]
@@ -41,7 +44,7 @@ impl Settings {
         Ok(Settings {
             session: Session::from_env().with_offline(common.offline),
             device: lyceum::device::device(&common.device)?,
-            format: common.format.printed(),
+            format: common.format,
         })
     }
 
@@ -55,24 +58,18 @@ impl Settings {
 }
 
 /// Runs what was asked for.
-pub(crate) fn run(cli: Cli) -> Result<()> {
-    let asked = cli.common.format;
-    let written = matches!(asked, FormatArg::Mttl | FormatArg::Peft);
-    if written && !matches!(cli.command, Command::Export { .. }) {
-        anyhow::bail!("--format mttl and peft are for `lyceum export`; here it is text or json");
-    }
+pub(crate) fn run(cli: Cli, project: &Project) -> Result<()> {
     log::start(cli.common.verbose)?;
     threads(&cli.common)?;
+    out::quiet(cli.common.quiet);
     let settings = &Settings::new(&cli.common)?;
     match cli.command {
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { out } => manual::pages(&out, settings.format),
         Command::Cache { command } => cache::cache(&command, settings),
         Command::Run(args) => run::run(&args, settings),
-        Command::Pretrain { recipe, out, root } => {
-            run::pretrain(&recipe, &root, &out, &settings.device)
-        }
-        Command::Plot { reports, out } => run::plot(&reports, out.as_deref()),
+        Command::Pretrain { recipe, out, root } => run::pretrain(&recipe, &root, &out, settings),
+        Command::Plot { reports, out } => run::plot(&reports, out.as_deref(), settings.format),
         Command::Train(args) => train::train(&args, settings),
         Command::Merge(args) => merge::merge(&args, settings),
         Command::Derive(args) => train::derive(&args, settings),
@@ -91,27 +88,28 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             Some(version) => library::restore_at(&args, version, settings),
         },
         Command::Rename { uri, from, to } => library::rename(&uri, &from, &to, settings),
-        Command::Purge {
-            uri,
-            grace,
-            dry_run,
-        } => library::purge(&uri, grace, dry_run, settings),
+        Command::Purge(args) => library::purge(&args, settings),
         Command::Cluster(args) => library::cluster(&args, settings),
         Command::Import(args) => import::import(&args, settings),
-        Command::Export { uri, out } => export::export(&uri, &out, asked, &settings.session),
+        Command::Export { uri, out, to } => export::export(&uri, &out, to, settings),
         Command::Check { uri, base } => check::check(&uri, &base, settings),
         Command::Eval(args) => eval::eval(&args, settings),
         Command::Save { model, out } => model::save(&model, &out, settings),
         Command::Base {
             command: BaseCommand::Show { dir, all },
         } => base::show(dir.as_deref(), all, settings),
+        Command::Init(args) => config::init(&args, settings.format),
+        Command::Config => config::config(project, settings.format),
+        Command::Data {
+            command: DataCommand::Show { data },
+        } => data::show(data.as_deref(), settings),
         Command::Generate(args) => generate::generate(&args, settings),
         Command::Logits {
             model,
             task_names,
             input,
             out,
-        } => logits::logits((&model, settings), task_names.as_deref(), &input, &out),
+        } => logits::logits(&model, task_names.as_deref(), &input, &out, settings),
     }
 }
 
@@ -123,17 +121,4 @@ fn threads(common: &Common) -> Result<()> {
             .build_global()?;
     }
     Ok(())
-}
-
-/// Says on stderr what is done, when people are watching.
-pub(crate) fn done(format: Format, text: &str) -> Result<()> {
-    match format {
-        Format::Json => show(format, &serde_json::json!({ "done": text }), |_| {
-            String::new()
-        }),
-        Format::Text => {
-            out::say(text);
-            Ok(())
-        }
-    }
 }

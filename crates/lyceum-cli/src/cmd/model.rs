@@ -96,16 +96,6 @@ pub(crate) fn questions(path: &Path) -> Result<Vec<Question>> {
     }
 }
 
-/// The model asked for: a saved one, the base alone, or a router over a library; `add_bos` chooses
-/// whether texts begin with the base's beginning-of-text token.
-pub(crate) fn reading(
-    args: &ModelArgs,
-    settings: &Settings,
-    add_bos: Option<bool>,
-) -> Result<Model> {
-    Ok(routed::chosen(args)?.open(settings, add_bos)?.model)
-}
-
 /// The experts of `library` that count.
 pub(crate) fn members(library: &Library, args: &MembersArgs) -> Result<Library> {
     let chosen = library.members(&args.which()?);
@@ -123,7 +113,7 @@ pub(crate) fn save(args: &ModelArgs, out: &Path, settings: &Settings) -> Result<
         args.model.is_none(),
         "--model is saved already; copy its folder, or save a router over a library"
     );
-    let chosen = routed::chosen(args)?;
+    let chosen = routed::chosen(args, &settings.session)?;
     ensure!(
         !chosen.is_base(),
         "there is nothing to save of the base alone; give --library and --router (oracle, uniform, \
@@ -139,6 +129,5 @@ pub(crate) fn save(args: &ModelArgs, out: &Path, settings: &Settings) -> Result<
         .mixing(chosen.mixing)
         .base_path(args.base.base.clone());
     Model::save(out, &library, &base, chosen.spec, &config)?;
-    out::say(&format!("saved as {}", out.join("model.json").display()));
-    Ok(())
+    out::wrote(settings.format, &[&out.join("model.json")])
 }

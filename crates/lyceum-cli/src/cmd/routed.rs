@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use lyceum::Name;
 use lyceum::backbone::Base;
 use lyceum::library::Library;
 use lyceum::metrics::RunKey;
@@ -39,14 +40,14 @@ pub(crate) struct Opened {
 ///
 /// # Errors
 /// When a flag belongs to a router that was not asked for, or a library comes without a router.
-pub(crate) fn chosen(args: &ModelArgs) -> Result<Chosen<'_>> {
+pub(crate) fn chosen<'a>(args: &'a ModelArgs, session: &Session) -> Result<Chosen<'a>> {
     let saved = match &args.model {
         Some(dir) => Some((dir.as_path(), Saved::read(dir)?)),
         None => None,
     };
     let (spec, mixing) = match &saved {
         Some((_, saved)) => (saved.spec, saved.mixing),
-        None => spec(args)?,
+        None => spec(args, session)?,
     };
     Ok(Chosen {
         args,
@@ -57,7 +58,7 @@ pub(crate) fn chosen(args: &ModelArgs) -> Result<Chosen<'_>> {
 }
 
 /// The router and mixing the flags name.
-fn spec(args: &ModelArgs) -> Result<(Router, Mixing)> {
+fn spec(args: &ModelArgs, session: &Session) -> Result<(Router, Mixing)> {
     let temperature = args.router_temperature.or(args.temperature);
     let knobs = [
         ("--top-k", "top_k", args.top_k.is_some()),
@@ -65,30 +66,31 @@ fn spec(args: &ModelArgs) -> Result<(Router, Mixing)> {
     ];
     let mut set = knobs.iter().filter(|(_, _, set)| *set);
     let mixing = args.mixing.map_or(Mixing::Outputs, Into::into);
-    let base = args.router.as_deref().is_none_or(|router| router == "base");
+    let base = match &args.router {
+        Some(router) => router == "base",
+        None => args.library.is_none(),
+    };
     if base && !args.members.is_default() {
         bail!(
             "--experts and --include choose among a library's experts: give --router and --library"
         );
     }
-    let Some(router) = &args.router else {
-        let names: Vec<&str> = route::all().iter().map(|about| about.name).collect();
-        let names = names.join(", ");
-        if let Some(library) = &args.library {
-            bail!(
-                "--library {library} without a router: say with --router how its experts are used ({names})"
-            );
+    let router = match (&args.router, &args.library) {
+        (Some(router), _) => router.as_str(),
+        (None, Some(uri)) => implied(uri, args, session)?,
+        (None, None) => {
+            if let Some((flag, knob, _)) = set.next() {
+                bail!(
+                    "{flag} without a router: give --router {} and --library",
+                    with_setting(knob, " or ")
+                );
+            }
+            if args.mixing.is_some() {
+                let names = names();
+                bail!("--mixing without a router: give --router ({names}) and --library");
+            }
+            return Ok((Router::base(), mixing));
         }
-        if let Some((flag, knob, _)) = set.next() {
-            bail!(
-                "{flag} without a router: give --router {} and --library",
-                with_setting(knob, " or ")
-            );
-        }
-        if args.mixing.is_some() {
-            bail!("--mixing without a router: give --router ({names}) and --library");
-        }
-        return Ok((Router::base(), mixing));
     };
     let about = route::about(router)?;
     if let Some((flag, knob, _)) = set.find(|(_, knob, _)| !about.takes(knob)) {
@@ -102,6 +104,40 @@ fn spec(args: &ModelArgs) -> Result<(Router, Mixing)> {
         .temperature(temperature);
     spec.check()?;
     Ok((spec, mixing))
+}
+
+/// The names of all routers.
+fn names() -> String {
+    let names: Vec<&str> = route::all().iter().map(|about| about.name).collect();
+    names.join(", ")
+}
+
+/// The router that a library means when none is named: the first in the table whose artifact all of
+/// its experts have.
+fn implied(uri: &str, args: &ModelArgs, session: &Session) -> Result<&'static str> {
+    let library = model::members(&Library::open_with(uri, session)?, &args.members)?;
+    let experts = library.names()?;
+    for about in route::all() {
+        let Some(kind) = about.artifact else { continue };
+        let kind = Name::new(kind)?;
+        let derived = { experts.iter() }.map(|name| library.is_derived(&kind, name));
+        if derived
+            .collect::<lyceum::Result<Vec<bool>>>()?
+            .iter()
+            .all(|has| *has)
+        {
+            let name = about.name;
+            out::say(&format!(
+                "using the router `{name}`, derived for every expert of {uri} (--router for another)"
+            ));
+            return Ok(name);
+        }
+    }
+    bail!(
+        "--library {uri} without a router: say with --router how its experts are used ({}); no \
+         router's artifact is derived for all of them (`lyceum derive {uri} arrow` does it)",
+        names()
+    )
 }
 
 impl Chosen<'_> {
@@ -227,25 +263,29 @@ impl Chosen<'_> {
     }
 }
 
-/// Checks what only `generate` can be asked.
+/// As [`chosen`], checking what only `generate` can be asked for.
 ///
 /// # Errors
 /// When a temperature of sampling is given, or a task to a router that is not told tasks, or none
 /// to the oracle.
-pub(crate) fn check_generate(args: &ModelArgs, task: Option<&str>) -> Result<()> {
+pub(crate) fn chosen_for<'a>(
+    args: &'a ModelArgs,
+    task: Option<&str>,
+    session: &Session,
+) -> Result<Chosen<'a>> {
     if args.temperature.is_some() {
         bail!(
             "text is continued greedily, so there is no --temperature; a router's logits are \
              divided by --router-temperature"
         );
     }
-    let chosen = chosen(args)?;
+    let chosen = chosen(args, session)?;
     match (chosen.is_oracle(), task) {
         (true, None) => bail!("the oracle goes by the prompt's task: name it with --task-name"),
         (false, Some(_)) => bail!(
             "--task-name is what the oracle is told; the router `{}` is not told tasks",
             chosen.spec.about().name
         ),
-        _ => Ok(()),
+        _ => Ok(chosen),
     }
 }

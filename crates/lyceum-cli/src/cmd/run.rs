@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
 use lyceum::backbone::LoadOptions;
 use lyceum::recipe::{self, Recipe, RunInputs};
 use lyceum::report::chart::{Chart, Kind, Lines};
 use lyceum::report::{self, Report};
 use lyceum_pretrain::{Pretrain, PretrainState};
+use serde_json::json;
 
 use super::{Settings, model};
 use crate::args::RunArgs;
-use crate::out::{Bar, Format, Stages, say, show};
+use crate::out::{Bar, Format, Stages, show, wrote};
 
 pub(crate) fn run(args: &RunArgs, settings: &Settings) -> Result<()> {
     let (session, format) = (&settings.session, settings.format);
@@ -66,25 +66,33 @@ pub(crate) fn run(args: &RunArgs, settings: &Settings) -> Result<()> {
     })
 }
 
-pub(crate) fn pretrain(path: &Path, root: &Path, out: &Path, device: &Device) -> Result<()> {
+pub(crate) fn pretrain(path: &Path, root: &Path, out: &Path, settings: &Settings) -> Result<()> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let how: Pretrain = toml::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), recipe::explain(&error)))?;
     let mut bar = Bar::stoppable("pretrain", "loss");
-    let state = lyceum_pretrain::pretrain(&how, root, out, device, &mut bar)?;
+    let state = lyceum_pretrain::pretrain(&how, root, out, &settings.device, &mut bar)?;
     drop(bar);
     if report::drawable().is_ok() {
         curves(&state, how.save_every).write(out)?;
     }
-    let mut text = format!("{} steps; base in {}", state.losses.len(), out.display());
-    if let Some((_, loss, bits)) = state.held_out.last() {
-        text += &format!("\nheld out: loss {loss:.3}, {bits:.3} bits per byte");
-    }
-    if let Some(bits) = state.baseline {
-        text += &format!(" (4-gram, Witten-Bell: {bits:.3})");
-    }
-    say(&text);
-    Ok(())
+    let held_out = state.held_out.last();
+    let value = json!({
+        "steps": state.losses.len(), "wrote": [out],
+        "held_out_loss": held_out.map(|(_, loss, _)| loss),
+        "bits_per_byte": held_out.map(|(_, _, bits)| bits),
+        "baseline_bits_per_byte": state.baseline,
+    });
+    show(settings.format, &value, |_| {
+        let mut text = format!("{} steps; base in {}", state.losses.len(), out.display());
+        if let Some((_, loss, bits)) = held_out {
+            text += &format!("\nheld out: loss {loss:.3}, {bits:.3} bits per byte");
+        }
+        if let Some(bits) = state.baseline {
+            text += &format!(" (4-gram, Witten-Bell: {bits:.3})");
+        }
+        text
+    })
 }
 
 /// Training loss, averaged between held-out measurements, and held-out loss.
@@ -112,7 +120,7 @@ fn curves(state: &PretrainState, every: usize) -> Chart {
     }
 }
 
-pub(crate) fn plot(paths: &[PathBuf], out: Option<&Path>) -> Result<()> {
+pub(crate) fn plot(paths: &[PathBuf], out: Option<&Path>, format: Format) -> Result<()> {
     report::drawable()?;
     let report = match paths {
         [path] => Report::read(path)?,
@@ -129,5 +137,6 @@ pub(crate) fn plot(paths: &[PathBuf], out: Option<&Path>) -> Result<()> {
         (None, [path]) => path.parent().unwrap_or(Path::new(".")),
         (None, _) => bail!("say with --out where the mean over several reports goes"),
     };
-    Ok(report.write(out)?)
+    report.write(out)?;
+    wrote(format, &[&out.join("report.html")])
 }

@@ -8,9 +8,10 @@ use lyceum::lora::LoraConfig;
 use lyceum::train::{Differing, Plan, TaskGroup, TrainConfig, Trained, TrainedExpert, Trainer};
 use lyceum::transform::{self, ClusterTasks, Derive, Phatgoose};
 
-use super::{Settings, done, model};
+use super::{Settings, model};
 use crate::args::{DeriveArgs, TrainArgs};
-use crate::out::{Bar, Format, say, show};
+use crate::out::{Bar, Format, count, say, show};
+use crate::table::{Column, Table, sparkline};
 
 pub(crate) fn train(args: &TrainArgs, settings: &Settings) -> Result<()> {
     let session = &settings.session;
@@ -124,26 +125,47 @@ fn show_trained(trained: &Trained, library: &Library, format: Format) -> Result<
     };
     let rows: Vec<serde_json::Value> = trained.experts.iter().map(row).collect();
     show(format, &rows, |_| {
-        let mut text = String::new();
-        for expert in &trained.experts {
-            let ends = (expert.losses.first(), expert.losses.last());
-            let (first, last) = (
-                ends.0.copied().unwrap_or(0.0),
-                ends.1.copied().unwrap_or(0.0),
-            );
-            text += &format!("{:<60} loss {first:.3} -> {last:.3}", expert.name);
-            if expert.replaced.is_some() {
-                text += &format!("  replaced (version {} keeps the old one)", trained.before);
-            }
-            text.push('\n');
-        }
+        let mut text = table(trained);
         match trained.already.len() {
             0 => {}
             1 => text += "1 expert was there already with the same specification\n",
             n => text += &format!("{n} experts were there already with the same specification\n"),
         }
+        let (n, uri) = (trained.experts.len(), library.uri());
+        if n > 0 {
+            let (added, version) = (count(n, "expert"), trained.version);
+            text += &format!("added {added} to {uri} (version {version})\n");
+        }
         text
     })
+}
+
+/// The table of the experts trained now; empty if there is none.
+fn table(trained: &Trained) -> String {
+    if trained.experts.is_empty() {
+        return String::new();
+    }
+    let line = |expert: &TrainedExpert| {
+        let losses = &expert.losses;
+        let loss = match (losses.first(), losses.last()) {
+            (Some(first), Some(last)) => format!("{first:.3} -> {last:.3}"),
+            _ => String::new(),
+        };
+        let replaced = match expert.replaced {
+            Some(_) => format!("replaced (version {} keeps the old one)", trained.before),
+            None => String::new(),
+        };
+        let (steps, curve) = (losses.len().to_string(), sparkline(losses, 12));
+        [expert.name.to_string(), steps, loss, curve, replaced]
+    };
+    let columns = [
+        Column::text("expert"),
+        Column::number("steps"),
+        Column::number("loss"),
+        Column::word(""),
+        Column::text(""),
+    ];
+    Table::new(columns, trained.experts.iter().map(line)).to_text()
 }
 
 pub(crate) fn derive(args: &DeriveArgs, settings: &Settings) -> Result<()> {
@@ -178,14 +200,16 @@ pub(crate) fn derive(args: &DeriveArgs, settings: &Settings) -> Result<()> {
         }
     };
     let all = library.names()?.len();
-    done(
-        settings.format,
-        &format!(
-            "derived {} for {} of {all} experts",
-            args.kind,
+    let (uri, kind) = (&args.uri, &args.kind);
+    let value = serde_json::json!({
+        "library": uri, "kind": kind, "derived": derived, "experts": all,
+    });
+    show(settings.format, &value, |_| {
+        format!(
+            "derived {kind} for {} of {all} experts of {uri}",
             derived.len()
-        ),
-    )
+        )
+    })
 }
 
 /// Checks that nothing is set that only training has.

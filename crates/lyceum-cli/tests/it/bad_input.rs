@@ -1,4 +1,4 @@
-//! Bad input: one clear line on stderr, exit code 2, nothing lost.
+//! Bad input: one clear line on stderr, an exit code that says the kind, nothing lost.
 
 use crate::command::Sandbox;
 
@@ -140,7 +140,7 @@ fn routers_without_what_they_need() {
     refused(
         &place,
         "eval --base base --library none --router uniform",
-        &["no library at none"],
+        &["library `none` not found"],
     );
     refused(
         &place,
@@ -184,7 +184,7 @@ fn losses_that_are_not_finite() {
     refused(&place, line, &["not finite"]);
     // What failed leaves no library behind.
     assert!(!place.path("lib").exists());
-    refused(&place, "list lib", &["no library at lib"]);
+    refused(&place, "list lib", &["library `lib` not found"]);
 }
 
 /// A limit on the size of files stands for a full disk: a write fails, or kills the process.
@@ -196,7 +196,7 @@ fn a_full_disk_loses_nothing() {
     let lyceum = env!("CARGO_BIN_EXE_lyceum");
     let train =
         "train --base base --data rows.jsonl --each-task --library lib --epochs 3 --replace";
-    for (trap, code) in [("trap '' XFSZ;", Some(2)), ("", None)] {
+    for (trap, code) in [("trap '' XFSZ;", Some(5)), ("", None)] {
         let limited = format!("{trap} ulimit -f 1; exec {lyceum} {train}");
         let output = std::process::Command::new("sh")
             .args(["-c", &limited])

@@ -218,7 +218,7 @@ fn figures_are_printed_whatever_happens_to_the_files() {
     let place = Sandbox::new();
     std::fs::create_dir_all(place.path("out/predictions.jsonl")).unwrap();
     let output = place.output("eval --base base --eval-task questions.jsonl --out out");
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(5));
     let (stdout, stderr) = (output.stdout, output.stderr);
     let (stdout, stderr) = [stdout, stderr]
         .map(|s| String::from_utf8(s).unwrap())
@@ -239,7 +239,7 @@ fn a_report_says_what_was_evaluated() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
     assert!(
-        stderr.contains("3 of 3 inputs") && stderr.contains("64 new tokens"),
+        stderr.contains("4 of 4 inputs") && stderr.contains("64 new tokens"),
         "{stderr}"
     );
     let report = read_json(&place.path("out/report.json"));
@@ -278,7 +278,7 @@ fn a_report_says_what_was_evaluated() {
     assert_eq!(data["place"], "rows.jsonl");
     assert_eq!(data["fingerprint"].as_str().unwrap().len(), 64);
     let cut = &provenance["cuts"][0];
-    assert_eq!((&cut["cut"], &cut["rows"]), (&3.into(), &3.into()));
+    assert_eq!((&cut["cut"], &cut["rows"]), (&4.into(), &4.into()));
     assert_eq!(
         (&cut["max_new"], &cut["max_new_asked"]),
         (&64.into(), &100.into())

@@ -91,7 +91,7 @@ fn a_full_disk_is_an_error() {
         let line = format!("generate --base base --prompt Question{more}");
         let output = place.command(&line).stdout(full).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert_eq!(output.status.code(), Some(5), "{said}");
         assert!(
             said.starts_with("error: ") && said.contains("space"),
             "{said}"

@@ -15,13 +15,12 @@ fn help(args: &[&str]) -> String {
 /// The names of all commands, from the help of `lyceum`.
 pub(crate) fn commands() -> Vec<String> {
     let top = help(&[]);
-    let (_, listed) = top.split_once("Commands:").unwrap();
-    let (listed, _) = listed.split_once("\n\n").unwrap();
+    let (_, listed) = top.split_once("Train:").unwrap();
+    let (listed, _) = listed.split_once("Options:").unwrap();
     listed
         .lines()
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| *name != "help")
         .map(str::to_owned)
         .collect()
 }
@@ -32,6 +31,8 @@ fn every_subcommand_has_help_with_an_example() {
     assert!(names.len() >= 12, "{names:?}");
     for name in names {
         let text = help(&[&name]);
+        let (before, _) = text.split_once("Usage:").unwrap();
+        assert!(before.contains("Example"), "`{name}` begins without one");
         let examples = examples(&text);
         assert!(!examples.is_empty(), "`{name}` has no example:\n{text}");
         for example in examples {
@@ -42,11 +43,12 @@ fn every_subcommand_has_help_with_an_example() {
     }
 }
 
-/// The command lines shown as examples at the end of a help text.
+/// The command lines shown as examples in a help text.
 fn examples(help: &str) -> Vec<&str> {
     let heading = |line: &&str| !(line.starts_with("Example: ") || *line == "Examples:");
     help.lines()
         .skip_while(heading)
+        .take_while(|line| !line.starts_with("Usage:"))
         .map(|line| line.trim_start_matches("Example: ").trim())
         .filter(|line| line.starts_with("lyceum"))
         .collect()
@@ -56,7 +58,7 @@ fn examples(help: &str) -> Vec<&str> {
 fn a_usage_line_is_no_example() {
     let text = "Usage: lyceum run [OPTIONS]\n\n  --batch  Examples per step, lyceum run";
     assert!(examples(text).is_empty());
-    let text = "Usage: lyceum run\n\nExamples:\n  lyceum run a\n  lyceum run b\n";
+    let text = "Examples:\n  lyceum run a\n  lyceum run b\n\nUsage: lyceum run";
     assert_eq!(examples(text), ["lyceum run a", "lyceum run b"]);
     assert_eq!(examples("Example: lyceum run a"), ["lyceum run a"]);
 }

@@ -23,6 +23,7 @@ mod merge;
 mod moved;
 mod mttl;
 mod other_base;
+mod project;
 mod remote;
 mod replaced;
 mod run;

@@ -95,10 +95,10 @@ fn what_happens_to_its_library_later_does_not_change_it() {
     assert_eq!(place.json(line), want);
     place.ok("restore routed task_0");
     // The version that was saved may go, as long as its experts are still there.
-    place.ok("purge routed --grace 0s");
+    place.ok("purge routed --grace 0s --yes");
     assert_eq!(place.json(line), want);
     place.ok("remove routed task_0");
-    place.ok("purge routed --grace 0s");
+    place.ok("purge routed --grace 0s --yes");
     refused(
         &place,
         line,

@@ -128,7 +128,7 @@ fn export_and_import_again_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let mttl = golden("mttl-library");
-    ok(&["export", &mttl, &path("mttl"), "--format", "mttl"]);
+    ok(&["export", &mttl, &path("mttl"), "--to", "mttl"]);
     ok(&["import", &path("mttl"), &path("own")]);
     let cards = |uri: &str| -> Vec<String> {
         let cards: serde_json::Value =
@@ -142,7 +142,7 @@ fn export_and_import_again_lose_nothing() {
     };
     assert_eq!(cards(&path("own")), cards(&mttl));
     assert_eq!(cards(&mttl).len(), 4);
-    ok(&["export", &mttl, &path("peft"), "--format", "peft"]);
+    ok(&["export", &mttl, &path("peft"), "--to", "peft"]);
     assert!(
         Path::new(&path("peft"))
             .join("who_has/adapter_config.json")
@@ -164,13 +164,7 @@ fn check_says_what_is_wrong_and_exits_with_1() {
         "{text}"
     );
     let folder = dir.path().join("mttl");
-    ok(&[
-        "export",
-        &mttl,
-        folder.to_str().unwrap(),
-        "--format",
-        "mttl",
-    ]);
+    ok(&["export", &mttl, folder.to_str().unwrap(), "--to", "mttl"]);
     for expert in ["who_has", "color_of"] {
         std::fs::write(folder.join(format!("{expert}.ckpt")), b"PK\x03\x04").unwrap();
     }
@@ -181,7 +175,7 @@ fn check_says_what_is_wrong_and_exits_with_1() {
         text.contains("`who_has`") && text.contains("`color_of`"),
         "{text}"
     );
-    assert_eq!(lyceum(&["check", "/nonexistent"]).status.code(), Some(2));
+    assert_eq!(lyceum(&["check", "/nonexistent"]).status.code(), Some(3));
     // What is damaged so that nothing else can be read.
     let wrong = |uri: &str, why: &str| {
         let output = lyceum(&["check", uri]);
@@ -190,7 +184,7 @@ fn check_says_what_is_wrong_and_exits_with_1() {
         assert!(text.contains("wrong: ") && text.contains(why), "{text}");
     };
     let peft = dir.path().join("peft");
-    ok(&["export", &mttl, peft.to_str().unwrap(), "--format", "peft"]);
+    ok(&["export", &mttl, peft.to_str().unwrap(), "--to", "peft"]);
     let adapter = peft.join("who_has");
     let config = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
     let config = config.replace("\"bias\": \"none\"", "\"bias\": \"all\"");

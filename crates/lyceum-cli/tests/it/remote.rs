@@ -54,7 +54,8 @@ fn ok(place: &Sandbox, vars: &Vars, line: &str) -> String {
 fn complaint(place: &Sandbox, vars: &Vars, line: &str) -> String {
     let output = lyceum(place, vars, line);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "lyceum {line}\n{stderr}");
+    let code = output.status.code().unwrap();
+    assert!((2..=5).contains(&code), "lyceum {line}\n{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
     stderr
 }
@@ -183,7 +184,8 @@ fn data_of_a_hub_are_those_of_their_clone() {
             String::from_utf8(output.stdout).unwrap()
         };
         let near = eval(name);
-        assert!(near.contains("n 4"), "{near}");
+        let mean = near.lines().last().unwrap();
+        assert!(mean.starts_with("mean") && mean.ends_with(" 4"), "{near}");
         assert_eq!(near, eval(&format!("hf://datasets/owner/{name}")));
     }
 }

@@ -108,11 +108,11 @@ fn versions_are_listed_opened_restored_and_purged() {
         (&would["experts"], &would["objects"]),
         (&0.into(), &0.into())
     );
-    let gone = place.json("purge lib --grace 0s");
+    let gone = place.json("purge lib --grace 0s --yes");
     assert_eq!(gone["experts"], 1);
     assert!(place.complaint("list lib --at 1").contains("purged"));
     assert!(place.complaint("restore lib task_2").contains("not found"));
-    assert!(place.complaint("purge lib --grace 3").contains("14d"));
+    assert!(place.complaint("purge lib --yes --grace 3").contains("14d"));
     assert_eq!(names("list lib"), ["first", "task_1"]);
 }
 
