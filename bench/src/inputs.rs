@@ -35,7 +35,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// How bases are opened.
+    /// Options with which bases are opened.
     pub(crate) fn options(&self) -> LoadOptions {
         LoadOptions::new(self.precision, &self.device)
     }

@@ -104,7 +104,7 @@ pub struct NormBackward<'a> {
     pub onto: Option<&'a [f32]>,
 }
 
-/// Where the gradients of a norm's weight and bias go, `[d]` each.
+/// The gradients of a norm's weight and bias, `[d]` each.
 #[derive(Debug)]
 pub struct AffineGradients<'a> {
     /// Of the weight.

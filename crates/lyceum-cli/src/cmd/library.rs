@@ -1,8 +1,8 @@
-//! list, show, history, copy, remove, restore, rename, purge, cluster.
+//! list, history, copy, remove, restore, rename, purge, cluster.
 
 use anyhow::Result;
 use lyceum::Name;
-use lyceum::expert::{Card, Expert};
+use lyceum::expert::Card;
 use lyceum::library::{Entry, Library};
 use lyceum::store::{Put, Session};
 use lyceum::transform::{self, Mbc};
@@ -11,9 +11,9 @@ use serde_json::json;
 use super::{Settings, model};
 use crate::args::{ClusterArgs, CopyArgs, ListArgs, PurgeArgs, RestoreArgs};
 use crate::out::{Bar, Format, confirm, count, say, show};
-use crate::table::{Column, Table, sparkline};
+use crate::table::{Column, Table};
 
-fn open(uri: &str, at: Option<u64>, session: &Session) -> Result<Library> {
+pub(super) fn open(uri: &str, at: Option<u64>, session: &Session) -> Result<Library> {
     let library = Library::open_with(uri, session)?;
     match at {
         Some(version) => Ok(library.at(version)?),
@@ -134,95 +134,6 @@ fn listed(rows: &[Row]) -> String {
         Column::text("tasks"),
     ];
     Table::new(columns, rows.iter().map(line)).to_text()
-}
-
-pub(crate) fn show_expert(
-    uri: &str,
-    at: Option<u64>,
-    name: &str,
-    settings: &Settings,
-) -> Result<()> {
-    let (session, format) = (&settings.session, settings.format);
-    let library = open(uri, at, session)?;
-    let name = Name::new(name)?;
-    let entry = library.entry(&name)?;
-    let expert = library.expert(&name)?;
-    let mut sites = Vec::new();
-    for (site, lora) in &expert.loras {
-        let (rank, d_in, d_out) = (lora.rank(), lora.d_in(), lora.d_out());
-        sites.push(json!({
-            "site": site.as_str(), "rank": rank, "d_in": d_in, "d_out": d_out,
-            "scale": lora.scale, "norm": lora.norm()?,
-        }));
-    }
-    let derived: Vec<&Name> = entry.artifacts.keys().filter(|k| entry.has(k)).collect();
-    let value = json!({
-        "card": expert.card, "sites": sites, "artifacts": derived, "added": date(entry.added),
-        "version": library.version(),
-    });
-    show(format, &value, |_| {
-        described(&expert, &derived, &library, &entry)
-    })
-}
-
-/// The summary of `lyceum show`.
-fn described(expert: &Expert, derived: &[&Name], library: &Library, entry: &Entry) -> String {
-    let card = &expert.card;
-    let joined = |names: &mut dyn Iterator<Item = &Name>| {
-        let names: Vec<&str> = names.map(Name::as_str).collect();
-        names.join(", ")
-    };
-    let mut lines = vec![("tasks", joined(&mut card.tasks.iter()))];
-    let base = card.base.as_deref();
-    let base = base.map_or("fingerprint not known".into(), |b| format!("{b:.12}"));
-    lines.push(("base", format!("{} ({base})", card.base_name)));
-    let lora = &card.lora;
-    let (rank, alpha, targets) = (lora.rank, lora.alpha, lora.targets.join(", "));
-    lines.push(("lora", format!("rank {rank}, alpha {alpha}, on {targets}")));
-    if let Some(settings) = settings_of(&card.origin) {
-        lines.push(("trained", settings));
-    }
-    let norms = expert.loras.values().map(lyceum::lora::Lora::norm);
-    let norms: Vec<f64> = norms.filter_map(Result::ok).collect();
-    if let (Some(least), Some(most)) = (
-        norms.iter().copied().reduce(f64::min),
-        norms.iter().copied().reduce(f64::max),
-    ) {
-        let text = format!("{}, norms {least:.3} to {most:.3}", norms.len());
-        lines.push(("sites", text));
-    }
-    if let (Some(first), Some(last)) = (card.losses.first(), card.losses.last()) {
-        let (curve, n) = (sparkline(&card.losses, 32), card.losses.len());
-        let text = format!("{first:.3} -> {last:.3} in {n} steps  {curve}");
-        lines.push(("loss", text));
-    }
-    match derived {
-        [] => {}
-        kinds => lines.push(("artifacts", joined(&mut kinds.iter().copied()))),
-    }
-    lines.push(("weights", card.weights.clone()));
-    let (version, added) = (library.version(), date(entry.added));
-    lines.push(("added", format!("{added}, read at version {version}")));
-    let mut text = format!("{}\n", card.name);
-    for (name, value) in lines {
-        text += &format!("  {name:<10} {value}\n");
-    }
-    text
-}
-
-/// The settings of its training or merge, from a card's origin: `name value`, comma-separated.
-fn settings_of(origin: &serde_json::Value) -> Option<String> {
-    let all = ["train", "merge", "import"];
-    let spec = all.iter().find_map(|kind| origin.get(kind))?.as_object()?;
-    let plain = |(key, value): (&String, &serde_json::Value)| match value {
-        serde_json::Value::Object(_) | serde_json::Value::Array(_) | serde_json::Value::Null => {
-            None
-        }
-        serde_json::Value::String(text) => Some(format!("{key} {text}")),
-        other => Some(format!("{key} {other}")),
-    };
-    let settings: Vec<String> = spec.iter().filter_map(plain).collect();
-    (!settings.is_empty()).then(|| settings.join(", "))
 }
 
 pub(crate) fn history(uri: &str, limit: usize, settings: &Settings) -> Result<()> {

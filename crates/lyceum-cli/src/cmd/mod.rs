@@ -16,6 +16,7 @@ mod merge;
 mod model;
 mod routed;
 mod run;
+mod show;
 mod train;
 
 use anyhow::Result;
@@ -28,7 +29,7 @@ use crate::log;
 use crate::out::{self, Format};
 use crate::project::Project;
 
-/// What the flags of every command ask for.
+/// The flags that every command has, in use.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The cache, the credentials and the use of the network.
@@ -74,7 +75,7 @@ pub(crate) fn run(cli: Cli, project: &Project) -> Result<()> {
         Command::Merge(args) => merge::merge(&args, settings),
         Command::Derive(args) => train::derive(&args, settings),
         Command::List(args) => library::list(&args, settings),
-        Command::Show { uri, name, at } => library::show_expert(&uri, at, &name, settings),
+        Command::Show { uri, name, at } => show::show(&uri, at, &name, settings),
         Command::History { uri, limit } => library::history(&uri, limit, settings),
         Command::Copy(args) => library::copy(&args, settings),
         Command::Remove {

@@ -26,9 +26,10 @@ struct Sums {
 /// use lyceum::eval::{self, RoutingProbe};
 /// use lyceum::prelude::*;
 ///
-/// # fn main() -> Result<()> {
-/// # let model: Model = unimplemented!();
-/// # let (library, test): (Library, Vec<Example>) = unimplemented!();
+/// let library = Library::open("experts")?;
+/// let base = std::sync::Arc::new(lyceum::assets::base(Precision::F32)?);
+/// let model = base.route(&library, &Router::arrow().top_k(2))?;
+/// let test = lyceum::assets::tasks()?.split(Split::Test)?;
 /// let experts: Vec<TaskGroup> = { library.cards()?.into_iter() }
 ///     .map(|card| TaskGroup::new(card.name, card.tasks))
 ///     .collect();
@@ -37,8 +38,7 @@ struct Sums {
 /// for layer in probe.routing("arrow", "private").layers {
 ///     println!("{}: entropy {:.3} nats", layer.layer, layer.entropy);
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<(), lyceum::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct RoutingProbe {

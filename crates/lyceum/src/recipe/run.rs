@@ -55,7 +55,8 @@ pub struct RunInputs {
     pub data: Dataset,
     /// The downstream questions; none by default.
     pub questions: Vec<Question>,
-    /// Where libraries and checkpoints are; by default that of the environment.
+    /// Cache, credentials and network for its libraries and checkpoints; by default that of the
+    /// environment.
     pub session: Session,
 }
 
@@ -85,8 +86,8 @@ impl RunInputs {
     }
 }
 
-/// Runs `recipe` over `inputs` into the folder `out`. Writes the report there and returns it.
-/// What can be checked is checked before the first step.
+/// Runs `recipe` over `inputs` into the folder `out`. Writes the report there and returns it. The
+/// recipe is checked against base and data before the first step.
 ///
 /// # Errors
 /// Whatever a stage runs into; what was done before stays and is reused by the next run.
